@@ -1,0 +1,157 @@
+"""Figures: what was measured, as plain data that a report can hold. Every figure says how it was had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFigures:
+    """One compute layer of a network.
+
+    Args:
+        name: Qualified name of the layer (its weight's name without `.weight`), or the op's name when it has no weight.
+        op: ATen name, such as "conv2d".
+        params: Elements of the parameters it reads.
+        nonzero: Of those, how many are not zero.
+        macs: Multiply-accumulates at batch one, without bias.
+        output_shape: Shape of its output at batch one.
+    """
+
+    name: str
+    op: str
+    params: int
+    nonzero: int
+    macs: int
+    output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFigures:
+    """Latency of one network on one runtime.
+
+    Args:
+        runtime: Name and version, such as "onnxruntime 1.31.1".
+        threads: Intra-op threads.
+        batch: Samples per call.
+        n: Timed calls after the warm-up.
+        median_ms: Median of the timed calls, milliseconds.
+        min_ms: Fastest call.
+        p95_ms: 95th percentile.
+        ratio: Median of the pairwise ratios original / this network when both were timed alternating, else None.
+    """
+
+    runtime: str
+    threads: int
+    batch: int
+    n: int
+    median_ms: float
+    min_ms: float
+    p95_ms: float
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Size and cost of one network. A figure that was not had is None.
+
+    Args:
+        params: Elements of all parameters, tied ones once.
+        nonzero: Of those, how many are not zero.
+        macs: Multiply-accumulates of convolutions and matrix products at batch one, without bias.
+        size_bytes: Bytes of the exported file on disk.
+        ram_bytes: Peak of the live activations at batch one, inputs and outputs included, weights not.
+        latency_ms: Median latency in milliseconds.
+        energy_mj: Energy per call in millijoules.
+        how: Figure name -> how it was had, one sentence each.
+        layers: Compute layers in the order of the network.
+        latency: The whole latency measurement behind `latency_ms`.
+    """
+
+    params: int
+    nonzero: int
+    macs: int
+    size_bytes: int | None = None
+    ram_bytes: int | None = None
+    latency_ms: float | None = None
+    energy_mj: float | None = None
+    how: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[LayerFigures, ...] = ()
+    latency: LatencyFigures | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Comparison of a cut network with its masked original.
+
+    Args:
+        error: Largest relative difference of any output on randomised float64 weights and random inputs.
+        moved: How far masking itself moved the outputs, relative: a proof that moved nothing proves nothing.
+        real_error: The same difference with the real weights on the example inputs, in the network's own dtype.
+        nodes: Graph nodes compared one by one.
+        form: "module" when the result is the user's own class, "graph" when it is a graph module.
+        reason: Why the user's own class could not express the cut; empty for "module".
+    """
+
+    error: float
+    moved: float
+    real_error: float
+    nodes: int
+    form: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFigures:
+    """What happened to one group.
+
+    Args:
+        name: Name of the group.
+        units: Units before.
+        kept: Units after.
+        error: Estimated relative output error of the cut that allocation reckoned with; None when not known.
+    """
+
+    name: str
+    units: int
+    kept: int
+    error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairFigures:
+    """What repair did to one layer.
+
+    Args:
+        layer: Qualified name of the layer.
+        error_before: Relative squared error of its output against the dense network's before the repair, on held-out samples.
+        error_after: The same after the repair.
+        damping: Ridge strength chosen, as a share of the mean diagonal of the Gram matrix.
+        reason: Why the layer was left alone; empty when it was repaired.
+    """
+
+    layer: str
+    error_before: float | None
+    error_after: float | None
+    damping: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFigures:
+    """One epoch of training.
+
+    Args:
+        epoch: Counted from 1.
+        loss: Mean training loss.
+        metrics: Metric name -> value on the validation split.
+        lr: Learning rate at the end of the epoch.
+        seconds: Wall-clock time of the epoch.
+    """
+
+    epoch: int
+    loss: float
+    metrics: Mapping[str, float]
+    lr: float
+    seconds: float

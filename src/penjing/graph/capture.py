@@ -1,0 +1,288 @@
+"""Capture: a network as a functional ATen graph with lifted tensors.
+
+Pre-dispatch ATen in eval mode, so that `conv2d`, `linear` and `batch_norm` stay whole. The batch dimension is dynamic
+where the network allows it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from penjing.errors import CaptureError, InputError
+from penjing.graph.functional import functionalise
+
+Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
+"""A tensor, a tuple (positional) or a dict (keywords)."""
+
+MIN_BATCH = 2  # torch.export specialises sizes 0 and 1, so the batch is captured with two samples
+
+
+def call_args(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split `example_inputs` into positional and keyword arguments of the network.
+
+    Example:
+        >>> call_args({"x": 1})
+        ((), {'x': 1})
+    """
+    if isinstance(example, dict):
+        return (), dict(example)
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    return (example,), {}
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """An exported network. Stored tensors and user inputs are the graph's placeholders.
+
+    Args:
+        graph_module: Functional ATen graph; outputs are a flat tuple.
+        stored: Placeholder name -> qualified name of its parameter, buffer or lifted constant.
+        tensors: Qualified name -> tensor, as the network holds them (tied names share one tensor).
+        parameters: Qualified names that are parameters.
+        buffers: Qualified names that are buffers of the state dict or not; constants are in neither.
+        inputs: Placeholder names of the user's inputs, in flattened order (None entries are left out).
+        example: Flattened example inputs, at least two samples where the batch is dynamic.
+        in_spec: Tree of (args, kwargs).
+        out_spec: Tree of the outputs.
+        dynamic_batch: Whether dimension 0 of every input may differ from the example's.
+        functional_rewrite: True when in-place writes to views forced a full rewrite, in which dropout is lost.
+    """
+
+    graph_module: fx.GraphModule
+    stored: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+    parameters: frozenset[str]
+    buffers: frozenset[str]
+    inputs: tuple[str, ...]
+    example: tuple[Any, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    dynamic_batch: bool
+    functional_rewrite: bool
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph itself."""
+        return self.graph_module.graph
+
+    @cached_property
+    def nodes(self) -> Mapping[str, fx.Node]:
+        """Every node by name, in topological order."""
+        return {node.name: node for node in self.graph.nodes}
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of a node's tensor at the example's sizes; `shapes` for nodes with several outputs."""
+        return concrete_shape(node.meta["val"])
+
+    def flatten_inputs(self, batch: Example) -> list[Any]:
+        """Inputs of one call as a flat list in the order of `inputs`.
+
+        Raises:
+            InputError: The structure differs from the example's.
+        """
+        leaves, spec = pytree.tree_flatten(call_args(batch))
+        if spec != self.in_spec:
+            raise InputError(f"inputs have the structure {spec}, the network was captured with {self.in_spec}")
+        return leaves
+
+    def unflatten_outputs(self, flat: Sequence[Any]) -> Any:
+        """The network's own output structure from the graph's flat outputs."""
+        return pytree.tree_unflatten(list(flat), self.out_spec)
+
+    def bind(self, inputs: Sequence[Any], tensors: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Values of all placeholders by name: stored tensors (or their replacements) and flat user inputs."""
+        tensors = self.tensors if tensors is None else {**self.tensors, **tensors}
+        values: dict[str, Any] = {name: tensors[fqn] for name, fqn in self.stored.items()}
+        values.update(zip(self.inputs, inputs, strict=True))
+        return values
+
+    def run(self, inputs: Sequence[Any], tensors: Mapping[str, Tensor] | None = None) -> list[Any]:
+        """Run the graph on flat inputs.
+
+        Args:
+            inputs: Flat user inputs, as `flatten_inputs` gives them.
+            tensors: Replacements by qualified name, for instance masked or randomised weights.
+
+        Returns:
+            Flat outputs.
+        """
+        values = self.bind(inputs, tensors)
+        return list(fx.Interpreter(self.graph_module).run(*(values[p.name] for p in self.graph.nodes if p.op == "placeholder")))
+
+
+def concrete_size(size: int | torch.SymInt) -> int:
+    """A size at the example's values."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def concrete_shape(value: Tensor) -> tuple[int, ...]:
+    """A (fake) tensor's shape at the example's values."""
+    return tuple(concrete_size(s) for s in value.shape)
+
+
+def capture(model: nn.Module, example: Example) -> Program:
+    """Capture `model` in eval mode; its mode, RNG and buffers are as before when this returns or raises.
+
+    Args:
+        model: Any network that `torch.export` takes.
+        example: A tensor, a tuple (positional) or a dict (keywords), on the device of the network.
+
+    Returns:
+        The captured program.
+
+    Raises:
+        InputError: The network does not run on `example`.
+        CaptureError: `torch.export` failed; the message names the place.
+    """
+    with _quiet_eval(model):
+        check_runs(model, example)
+        exported, dynamic = _export(model, example)
+    return _program(exported, example, dynamic)
+
+
+def check_runs(model: nn.Module, example: Example) -> Any:
+    """Run the network once on the example, without gradient.
+
+    Raises:
+        InputError: It raised; shapes, dtypes and devices of inputs and weights are listed.
+    """
+    args, kwargs = call_args(example)
+    weight = next((p for p in model.parameters()), None)
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        if weight is not None and isinstance(leaf, Tensor) and leaf.device != weight.device:
+            raise InputError(
+                f"the network is on {weight.device}, an example input on {leaf.device}; move one of them: "
+                f"example_inputs.to({str(weight.device)!r})"
+            )
+    try:
+        with torch.no_grad():
+            return model(*args, **kwargs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError) as error:
+        seen = pytree.tree_map(lambda v: describe(v), (args, kwargs))
+        dtype = f" with {weight.dtype} weights" if weight is not None else ""
+        raise InputError(
+            f"the network{dtype} does not run on the example inputs {seen[0] or seen[1]}: "
+            f"{type(error).__name__}: {error}. Give inputs of the shape and dtype that its forward takes"
+        ) from error
+
+
+def describe(value: Any) -> str:
+    """Short description of an input: dtype and shape of a tensor, else its type."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__
+
+
+@contextmanager
+def _quiet_eval(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no warnings inside; every submodule's own mode and the RNG afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    generator = torch.get_rng_state()
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        torch.set_rng_state(generator)
+
+
+def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedProgram, bool]:
+    """Export with a dynamic batch where possible, else with the example's sizes."""
+    args, kwargs = call_args(example)
+    batch = _batch_size(args, kwargs)
+    if batch is not None:
+        repeat = MIN_BATCH if batch == 1 else 1
+        many_args, many_kwargs = pytree.tree_map(lambda v: _repeat(v, repeat), (args, kwargs))
+        dims = pytree.tree_map(
+            lambda v: {0: torch.export.Dim.AUTO} if isinstance(v, Tensor) else None, (many_args, many_kwargs)
+        )
+        program = _try_export(model, many_args, many_kwargs, (*dims[0],) if not kwargs else dims[1] if not args else None)
+        if not isinstance(program, Exception):
+            return program, _has_dynamic_batch(program)
+    program = _try_export(model, args, kwargs, None)
+    if isinstance(program, Exception):
+        raise CaptureError(_explain(program)) from program
+    return program, False
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Size of dimension 0 when all tensor inputs share it."""
+    sizes = {v.shape[0] if v.dim() else None for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _repeat(value: Any, times: int) -> Any:
+    return torch.cat([value] * times) if isinstance(value, Tensor) and times > 1 else value
+
+
+def _try_export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dims: Any
+) -> torch.export.ExportedProgram | Exception:
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
+    except Exception as error:  # noqa: BLE001 - export raises errors of every kind; the caller raises the last one
+        return error
+
+
+def _has_dynamic_batch(program: torch.export.ExportedProgram) -> bool:
+    inputs = set(program.graph_signature.user_inputs)
+    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs]
+    return all(isinstance(v.shape[0], torch.SymInt) for v in values if isinstance(v, Tensor))
+
+
+def _explain(error: Exception) -> str:
+    """Say where export failed and what to change."""
+    text = str(error)
+    line = next((row.strip() for row in text.splitlines() if row.strip().startswith("File ")), "")
+    head = text.strip().splitlines()[0] if text.strip() else "no message"
+    hints: tuple[tuple[Callable[[str], bool], str], ...] = (
+        (lambda t: "data-dependent" in t.lower() or "GuardOnDataDependent" in t, "replace the branch on tensor values by torch.where or torch.cond"),
+        (lambda t: "dynamic control flow" in t.lower(), "replace the branch on tensor values by torch.where or torch.cond"),
+        (lambda t: "pytree" in t.lower() or "register" in t.lower(), "return tensors, tuples or dicts, or switch caches off (use_cache=False)"),
+    )
+    fix = next((hint for test, hint in hints if test(text)), "make forward traceable: no .item(), no numpy, no branches on values")
+    return f"torch.export could not capture the network: {type(error).__name__}: {head} {line}. To mend it, {fix}"
+
+
+def _program(exported: torch.export.ExportedProgram, example: Example, dynamic: bool) -> Program:
+    signature = exported.graph_signature
+    exported, rewritten = functionalise(exported)
+    signature = exported.graph_signature
+    stored = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    tensors = {fqn: exported.state_dict[fqn] if fqn in exported.state_dict else exported.constants[fqn] for fqn in stored.values()}
+    args, kwargs = call_args(example)
+    leaves = pytree.tree_leaves((args, kwargs))
+    repeat = MIN_BATCH if dynamic and _batch_size(args, kwargs) == 1 else 1
+    in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
+    placeholders = [n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in stored]
+    return Program(
+        graph_module=exported.graph_module,
+        stored=stored,
+        tensors=tensors,
+        parameters=frozenset(signature.inputs_to_parameters.values()),
+        buffers=frozenset(signature.inputs_to_buffers.values()),
+        inputs=tuple(placeholders),
+        example=tuple(_repeat(v, repeat) for v in leaves),
+        in_spec=in_spec,
+        out_spec=out_spec,
+        dynamic_batch=dynamic,
+        functional_rewrite=rewritten,
+    )

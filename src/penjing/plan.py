@@ -1,0 +1,215 @@
+"""Groups, locks and plans: the decision what to cut, as data. Names and numbers only, never modules or tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from penjing.errors import PlanError
+
+Scope = Literal["inner", "residual"]
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one unit takes along with it in one dimension of one stored tensor.
+
+    Args:
+        tensor: Qualified name of a parameter or buffer.
+        dim: Dimension that is cut.
+        index: Per unit the positions it removes (all of equal number); None means that unit `u` is position `u`.
+    """
+
+    tensor: str
+    dim: int
+    index: tuple[tuple[int, ...], ...] | None = None
+
+    def positions(self, unit: int) -> tuple[int, ...]:
+        """Positions along `dim` that go when `unit` goes."""
+        return (unit,) if self.index is None else self.index[unit]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Coupled units: when one goes, every slice of it goes.
+
+    Args:
+        name: Unique and stable for one network: the tensor that makes the units, with `#factor` where that is not all.
+        units: Number of units, at least 2.
+        slices: Every stored tensor and dimension that the units own.
+        scope: "inner" for units inside one branch, "residual" for units on a stream that several branches add to.
+        exact: False where a normalisation over the units makes cutting differ from zero-masking (statistics then run
+            over the units that are kept).
+    """
+
+    name: str
+    units: int
+    slices: tuple[Slice, ...]
+    scope: Scope = "inner"
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Positions that cannot be cut, and why.
+
+    Args:
+        tensor: Qualified name of the tensor whose positions are locked.
+        dim: Dimension of the lock.
+        positions: How many positions of that dimension are locked.
+        reason: The op that locked them and why.
+        where: Source line of that op, empty when unknown.
+    """
+
+    tensor: str
+    dim: int
+    positions: int
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """What can be cut and what cannot. Iterates over the groups; `str()` is a table.
+
+    Args:
+        groups: Prunable groups in the order of the network.
+        locked: What is left alone, with reasons.
+        fingerprint: Of the tensor names and shapes the groups were found in.
+        params: Number of parameters of the network.
+        reachable: Share of the parameters that at least one group cuts, in [0, 1].
+    """
+
+    groups: tuple[Group, ...]
+    locked: tuple[Lock, ...]
+    fingerprint: str
+    params: int
+    reachable: float
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, name: str) -> Group:
+        """The group called `name`.
+
+        Raises:
+            PlanError: There is no such group; the known ones are listed.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        known = ", ".join(repr(g.name) for g in self.groups[:10])
+        raise PlanError(f"no group is called {name!r}; the first ones are {known}")
+
+    def __str__(self) -> str:
+        rows = [(g.name, str(g.units), g.scope, f"{len(g.slices)} slices") for g in self.groups]
+        rows += [(k.tensor, f"dim {k.dim}", "locked", f"{k.reason} {k.where}".strip()) for k in self.locked]
+        header = ("group", "units", "scope", "cuts / reason")
+        widths = [max(len(r[i]) for r in (header, *rows)) for i in range(3)]
+        lines = [
+            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]).rstrip()
+            for row in (header, *rows)
+        ]
+        lines.insert(1, "-" * max(len(line) for line in lines))
+        total = f"{len(self.groups)} groups reach {self.reachable:.0%} of {self.params:,} parameters"
+        return "\n".join([*lines, total])
+
+
+def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Short hash of tensor names and shapes.
+
+    Example:
+        >>> fingerprint({"w": (2, 3)}) == fingerprint({"w": [2, 3]})
+        True
+    """
+    text = json.dumps({name: list(shape) for name, shape in sorted(shapes.items())})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Units to drop, by group name; a group that is not named is left alone.
+
+    Args:
+        drop: Per group the units to remove, ascending.
+        units: Units of every group of the network the plan was made for: refuses another network, or a second use.
+        fingerprint: Of the tensor names and shapes the plan was made for.
+
+    Example:
+        >>> plan = Plan({"conv": (0, 2)}, {"conv": 4}, "00")
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    drop: dict[str, tuple[int, ...]]
+    units: dict[str, int]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        for name, units in self.drop.items():
+            if name not in self.units:
+                raise PlanError(f"the plan drops units of {name!r}, which is not among its groups")
+            count = self.units[name]
+            outside = [u for u in units if not 0 <= u < count]
+            if outside:
+                raise PlanError(f"group {name!r} has {count} units (0..{count - 1}); the plan drops {outside}")
+            if list(units) != sorted(set(units)):
+                raise PlanError(f"group {name!r}: units to drop must ascend without repeats, got {list(units)[:8]}")
+            if len(units) == count:
+                raise PlanError(f"group {name!r}: the plan drops all {count} units; at least one must stay")
+
+    def check(self, groups: Groups) -> None:
+        """Refuse a network that the plan was not made for.
+
+        Raises:
+            PlanError: Names, unit counts or tensor shapes differ.
+        """
+        for name, count in self.units.items():
+            seen = next((g.units for g in groups if g.name == name), None)
+            if seen is None:
+                raise PlanError(f"the plan names group {name!r}, which this network does not have; was it made for another?")
+            if seen != count:
+                raise PlanError(
+                    f"group {name!r} has {seen} units and the plan was made for {count}. "
+                    "Was the plan made for another model, or applied twice?"
+                )
+        if self.fingerprint != groups.fingerprint:
+            raise PlanError(
+                f"the plan was made for tensors with fingerprint {self.fingerprint}, this network has "
+                f"{groups.fingerprint}: names or shapes differ. Was the plan made for another model, or applied twice?"
+            )
+
+    def kept(self, name: str) -> tuple[int, ...]:
+        """Units of group `name` that stay."""
+        gone = set(self.drop.get(name, ()))
+        return tuple(u for u in range(self.units[name]) if u not in gone)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        content = {"version": PLAN_VERSION, "fingerprint": self.fingerprint, "units": self.units, "drop": self.drop}
+        return json.dumps(content, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanError: Not JSON, fields missing or of a wrong type, or written by a newer version.
+        """
+        try:
+            content = json.loads(text)
+            version = content["version"]
+            if version > PLAN_VERSION:
+                raise PlanError(f"the plan has version {version}, this penjing reads up to {PLAN_VERSION}; upgrade penjing")
+            drop = {str(name): tuple(int(u) for u in units) for name, units in content["drop"].items()}
+            return cls(drop, {str(k): int(v) for k, v in content["units"].items()}, str(content["fingerprint"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"this is not a plan: {type(error).__name__}: {error}") from error
