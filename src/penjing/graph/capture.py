@@ -56,6 +56,7 @@ class Program:
         out_spec: Tree of the outputs.
         dynamic_batch: Whether dimension 0 of every input may differ from the example's.
         functional_rewrite: True when in-place writes to views forced a full rewrite, in which dropout is lost.
+        transient: Qualified names of buffers that the state dict leaves out.
     """
 
     graph_module: fx.GraphModule
@@ -69,6 +70,7 @@ class Program:
     out_spec: pytree.TreeSpec
     dynamic_batch: bool
     functional_rewrite: bool
+    transient: frozenset[str] = frozenset()
 
     @property
     def graph(self) -> fx.Graph:
@@ -285,4 +287,5 @@ def _program(exported: torch.export.ExportedProgram, example: Example, dynamic: 
         out_spec=out_spec,
         dynamic_batch=dynamic,
         functional_rewrite=rewritten,
+        transient=frozenset(signature.non_persistent_buffers),
     )
