@@ -1,0 +1,165 @@
+"""Labels of every tensor of a captured network: one walk over the graph in order."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from penjing.graph.axes import Atoms, Dim, Reason, fixed
+from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value, where
+from penjing.graph.capture import Program
+from penjing.graph.movement import Move, is_movement
+from penjing.graph.rules import EXPANDERS, MAKERS, RULES, Labels, Site, dead, fixed_outputs, is_pointwise, locked, pointwise
+
+Verdicts = dict[tuple[Any, ...], bool]
+
+
+class Analysis:
+    """Labels of a program's tensors.
+
+    Args:
+        program: The captured network.
+
+    Attributes:
+        program: The captured network.
+        atoms: The algebra with everything that the ops did to it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.atoms = Atoms()
+        self._labels: dict[str, list[Labels]] = {}
+        self._constant: dict[str, bool] = {}
+        self._values: dict[str, Any] = {}
+        self._moves: set[str] = set()
+        self._verdicts: Verdicts = {}
+        self._tied: dict[tuple[Any, ...], Labels] = {}
+        for node in program.graph.nodes:
+            self._visit(node)
+
+    # -------------------------------------------------------------- reading
+
+    def labels(self, node: fx.Node) -> Labels:
+        """Labels of a node's dimensions; of the first output where there are several."""
+        return self._labels[node.name][0] if self._labels[node.name] else []
+
+    def all_labels(self, node: fx.Node) -> list[Labels]:
+        """Labels of each of a node's outputs."""
+        return self._labels[node.name]
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether a node does not depend on the user's inputs."""
+        return self._constant[node.name]
+
+    def is_move(self, node: fx.Node) -> bool:
+        """Whether a node was followed as data movement."""
+        return node.name in self._moves
+
+    def value(self, node: fx.Node) -> Any:
+        """Value of a node that is a size or does not depend on the inputs, computed once.
+
+        Raises:
+            KeyError: The node depends on the inputs.
+        """
+        if not is_tensor(node) and not isinstance(node.meta.get("val"), (list, tuple)):
+            return size_value(node)
+        if node.name not in self._values:
+            if node.op == "placeholder":
+                self._values[node.name] = self.program.tensors[self.program.stored[node.name]].detach()
+            else:
+                self._values[node.name] = Call(node).run(self.value)
+        return self._values[node.name]
+
+    # -------------------------------------------------------------- the walk
+
+    def _visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._placeholder(node)
+        elif node.op == "call_function":
+            self._constant[node.name] = all(self._constant[n.name] for n in node.all_input_nodes)
+            self._labels[node.name] = self._call(node)
+        elif node.op == "output":
+            for out in node.all_input_nodes:
+                for dim in self.labels(out):
+                    self.atoms.lock(dim, Reason("network output"))
+
+    def _placeholder(self, node: fx.Node) -> None:
+        fqn = self.program.stored.get(node.name)
+        self._constant[node.name] = fqn is not None
+        if fqn is None:
+            shape = output_shapes(node)[0]
+            dims = [self.atoms.new(size) if size > 1 else fixed(size) for size in shape or ()]
+            for dim in dims:
+                self.atoms.lock(dim, Reason("network input"))
+            self._labels[node.name] = [dims]
+            return
+        tensor = self.program.tensors[fqn]
+        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        if key not in self._tied or tensor.numel() == 0:
+            self._tied[key] = [self._stored_dim(tensor, size) for size in tensor.shape]
+        self._labels[node.name] = [self._tied[key]]
+
+    def _stored_dim(self, tensor: Tensor, size: int) -> Dim:
+        """Integer tensors are indices: immovable."""
+        return self.atoms.new(size) if size > 1 and tensor.is_floating_point() else fixed(size)
+
+    def _call(self, node: fx.Node) -> list[Labels]:
+        if node.target is operator.getitem:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)  # getitem reads a node
+            return [self._labels[source.name][node.args[1]]]  # type: ignore[index] # an int by construction
+        if all(shape is None for shape in output_shapes(node)):
+            return []
+        site = Site(Call(node), self.atoms, self.labels, self.is_constant, where(node))
+        name = op_name(node)
+        if name in MAKERS or name in EXPANDERS:
+            return RULES[name](site)
+        if dead(site):
+            return fixed_outputs(site)
+        if name in RULES:
+            return RULES[name](site)
+        if is_pointwise(node):
+            return pointwise(site)
+        if name == "repeat":
+            return self._repeat(site)
+        return self._movement(site)
+
+    def _repeat(self, site: Site) -> list[Labels]:
+        """`repeat` of a dimension of size one is an expand; of any other, movement."""
+        shape = output_shapes(site.call.tensors[0])[0] or ()
+        times = site.call.arg("repeats")
+        missing = len(times) - len(shape)
+        grows = [i for i, t in enumerate(times) if t != 1]
+        if all(i < missing or shape[i - missing] == 1 for i in grows):
+            return RULES["expand"](site)
+        return self._movement(site)
+
+    def _movement(self, site: Site) -> list[Labels]:
+        indices = [n for n in site.call.tensors if not n.meta["val"].is_floating_point()]
+        if any(not self.is_constant(n) for n in indices):
+            return locked(site, "gathers by data")
+        if not self._verdict(site.call):
+            return locked(site)
+        self._moves.add(site.call.node.name)
+        shape = self.program.shape
+        return Move(site.call, shape, self.value, self.labels, self.atoms, site.reason(), bool(indices)).outputs()
+
+    def _verdict(self, call: Call) -> bool:
+        """Whether the op is data movement; one answer per op and arguments other than sizes."""
+        key = (call.node.target, str([a for a in call.node.args if not isinstance(a, (fx.Node, list, tuple))]), str(dict(call.node.kwargs)))
+        if key not in self._verdicts or call.name in {"index", "index_put"}:
+            self._verdicts[key] = is_movement(call, self.program.shape, self.value)
+        return self._verdicts[key]
+
+
+def kept(atoms: Atoms, dim: Dim, cut: np.ndarray[Any, np.dtype[np.bool_]]) -> torch.Tensor | None:
+    """Positions of a dimension that stay when the atoms marked in `cut` go; None when all stay."""
+    resolved = atoms.resolve(dim)
+    if resolved.size == 0:
+        return None
+    gone = (np.where(resolved >= 0, cut[np.maximum(resolved, 0)], False)).any(axis=1)
+    return torch.from_numpy(np.flatnonzero(~gone)) if gone.any() else None

@@ -1,0 +1,320 @@
+"""The algebra of axes: labels made of atoms, and the three things that happen to atoms.
+
+Every position of a tensor dimension carries a *label*, a set of atoms: the position goes iff any of its atoms is cut.
+A dimension's labels are an int64 array (positions, factors) of atom numbers, -1 where there is no atom; zero factors mean
+that the dimension never changes. Ops do only three things to atoms:
+
+- *unify* two labels: from now on they go together;
+- *refine* an atom into several: `c[h * E + e] := {H[h], E[e]}`, so that a view that splits a dimension keeps both halves;
+- *lock* an atom with a reason. What cannot be aligned is locked, which is always safe.
+
+Atoms are a union-find over arrays; dimensions whose positions are plain distinct atoms are unified without a Python loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+Dim = NDArray[np.int64]
+"""Labels of one dimension, shape (positions, factors)."""
+Label = tuple[int, ...]
+
+NOTHING = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why atoms are locked: the op with its cause, and its source line."""
+
+    why: str
+    where: str = ""
+
+
+def fixed(size: int) -> Dim:
+    """Labels of a dimension that never changes."""
+    return np.empty((size, 0), np.int64)
+
+
+def pack(labels: Sequence[Label]) -> Dim:
+    """Labels as an array, padded with -1."""
+    width = max((len(label) for label in labels), default=0)
+    dim = np.full((len(labels), width), NOTHING, np.int64)
+    for row, label in zip(dim, labels, strict=True):
+        row[: len(label)] = label
+    return dim
+
+
+def join(parts: Sequence[Dim]) -> Dim:
+    """Dimensions one after the other."""
+    width = max((part.shape[1] for part in parts), default=0)
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=NOTHING) for p in parts]
+    return np.concatenate(padded) if padded else fixed(0)
+
+
+def product(outer: Dim, inner: Dim) -> Dim:
+    """Labels of the merged dimension `outer x inner`: each position carries both labels."""
+    rows = np.repeat(np.arange(len(outer)), len(inner))
+    columns = np.tile(np.arange(len(inner)), len(outer))
+    return np.concatenate([outer[rows], inner[columns]], axis=1)
+
+
+class Atoms:
+    """All atoms of one network: which are the same, which are refined, which are locked, and what they went through."""
+
+    def __init__(self) -> None:
+        self._to = np.empty(0, np.int64)
+        self._lock = np.empty(0, np.int64)
+        self._normalised = np.empty(0, bool)
+        self._stream = np.empty(0, bool)
+        self._parts: dict[int, Label] = {}
+        self._reasons: list[Reason] = [Reason("free")]
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def new(self, count: int) -> Dim:
+        """Labels of a dimension of `count` fresh atoms."""
+        first, self._size = self._size, self._size + count
+        if self._size > len(self._to):
+            grown = max(self._size, 2 * len(self._to), 1024)
+            extra = grown - len(self._to)
+            self._to = np.concatenate([self._to, np.arange(len(self._to), grown)])
+            self._lock = np.concatenate([self._lock, np.zeros(extra, np.int64)])
+            self._normalised = np.concatenate([self._normalised, np.zeros(extra, bool)])
+            self._stream = np.concatenate([self._stream, np.zeros(extra, bool)])
+        return np.arange(first, self._size, dtype=np.int64)[:, None]
+
+    # -------------------------------------------------------------- reading
+
+    def resolve(self, dim: Dim) -> Dim:
+        """Labels in free atoms, refined ones replaced by their parts."""
+        if dim.size == 0:
+            return dim
+        roots = self._roots(dim)
+        if self._parts and np.isin(roots, list(self._parts)).any():
+            return pack([self._expand(row) for row in roots])
+        return roots
+
+    def live(self, dim: Dim) -> Dim:
+        """Labels without locked atoms; a dimension with none left has zero factors."""
+        roots = self.resolve(dim)
+        if roots.size == 0:
+            return fixed(len(dim))
+        alive = np.where((roots >= 0) & (self._lock[roots] == 0), roots, NOTHING)
+        return alive if (alive >= 0).any() else fixed(len(dim))
+
+    def is_live(self, dim: Dim) -> bool:
+        """Whether any position may still be cut."""
+        return self.live(dim).shape[1] > 0
+
+    def reason(self, atom: int) -> Reason:
+        """Why `atom` is locked; "free" when it is not."""
+        return self._reasons[self._lock[self._roots(np.array([atom]))[0]]]
+
+    def is_normalised(self, atom: int) -> bool:
+        """Whether statistics run over the atom's dimension somewhere."""
+        return bool(self._normalised[atom])
+
+    def is_stream(self, atom: int) -> bool:
+        """Whether several branches add up in the atom's dimension."""
+        return bool(self._stream[atom])
+
+    # -------------------------------------------------------------- writing
+
+    def lock(self, dim: Dim, reason: Reason) -> None:
+        """Never cut these positions."""
+        atoms = self._atoms(dim)
+        free = atoms[self._lock[atoms] == 0]
+        if len(free):
+            self._lock[free] = self._reason_number(reason)
+
+    def mark_normalised(self, dim: Dim) -> None:
+        """May be cut, but then the result differs from zero-masking: statistics run over the kept units."""
+        self._normalised[self._atoms(dim)] = True
+
+    def mark_stream(self, dim: Dim) -> None:
+        """Several branches add up here."""
+        self._stream[self._atoms(dim)] = True
+
+    def unify(self, left: Dim, right: Dim, reason: Reason) -> None:
+        """Position by position, make two dimensions of equal length go together."""
+        if left is right or len(left) == 0:
+            return
+        a, b = self.live(left), self.live(right)
+        if a.shape[1] == 0 or b.shape[1] == 0:
+            self.lock(a, self._other_reason(right, reason))
+            self.lock(b, self._other_reason(left, reason))
+        elif a.shape[1] == b.shape[1] == 1:
+            self._unify_columns(a[:, 0], b[:, 0], reason)
+        else:
+            for row_a, row_b in zip(a, b, strict=True):
+                self._unify_labels(tuple(row_a), tuple(row_b), reason)
+
+    def factor(self, labels: NDArray[np.object_], reason: Reason) -> list[Dim]:
+        """Labels over several axes -> one dimension per axis whose product they are; atoms are refined where needed.
+
+        Args:
+            labels: Object array over k axes, each entry a label.
+            reason: Given to atoms that cannot be split over the axes.
+
+        Returns:
+            k dimensions, one per axis.
+        """
+        if labels.ndim == 1:
+            return [pack(list(labels))]
+        alive = np.empty(labels.shape, object)
+        for place in np.ndindex(labels.shape):
+            alive[place] = self._live_label(labels[place])
+        widths = {len(label) for label in alive.flat}
+        if len(widths) > 1:
+            return self._factor_mixed(alive, reason)
+        dims = [fixed(size) for size in alive.shape]
+        for column in range(widths.pop() if widths else 0):
+            atoms = np.vectorize(lambda label, c=column: label[c], otypes=[np.int64])(alive)
+            for axis, part in self._factor_atoms(atoms, reason):
+                dims[axis] = np.concatenate([dims[axis], part], axis=1)
+        return dims
+
+    def split(self, dim: Dim, sizes: Sequence[int], reason: Reason) -> list[Dim]:
+        """The dimensions of `dim` viewed as `sizes`; axes of size one are fixed."""
+        big = [i for i, size in enumerate(sizes) if size > 1]
+        dims = [fixed(size) for size in sizes]
+        if not big or dim.shape[1] == 0:
+            return dims
+        labels = np.empty(len(dim), object)
+        labels[:] = [tuple(int(a) for a in row if a >= 0) for row in dim]
+        for axis, part in zip(big, self.factor(labels.reshape([sizes[i] for i in big]), reason), strict=True):
+            dims[axis] = part
+        return dims
+
+    # -------------------------------------------------------------- inside
+
+    def _roots(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Representative of each atom; -1 stays."""
+        present = atoms >= 0
+        roots = np.where(present, atoms, 0)
+        while True:
+            above = self._to[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        self._to[atoms[present]] = roots[present]
+        return np.where(present, roots, NOTHING)
+
+    def _expand(self, row: Iterable[int]) -> Label:
+        """Free atoms of one label, without repeats, in order."""
+        out: list[int] = []
+        for atom in row:
+            if atom < 0:
+                continue
+            parts = self._expand(self._roots(np.array(self._parts[int(atom)]))) if int(atom) in self._parts else (int(atom),)
+            out += [part for part in parts if part not in out]
+        return tuple(out)
+
+    def _atoms(self, dim: Dim) -> NDArray[np.int64]:
+        resolved = self.resolve(dim)
+        return np.unique(resolved[resolved >= 0])
+
+    def _live_label(self, label: Label) -> Label:
+        if not label:
+            return ()
+        return tuple(int(a) for a in self.live(np.array([label], np.int64))[0] if a >= 0)
+
+    def _reason_number(self, reason: Reason) -> int:
+        if self._reasons[-1] != reason:
+            self._reasons.append(reason)
+        return len(self._reasons) - 1
+
+    def _other_reason(self, dim: Dim, fallback: Reason) -> Reason:
+        """The reason a dimension is locked for, so that a lock tells its first cause."""
+        atoms = self._atoms(dim)
+        locked = atoms[self._lock[atoms] > 0]
+        return self._reasons[self._lock[locked[0]]] if len(locked) else fallback
+
+    def _unify_columns(self, a: NDArray[np.int64], b: NDArray[np.int64], reason: Reason) -> None:
+        """Both sides have at most one atom a position."""
+        for here, there in ((a, b), (b, a)):
+            alone = (here >= 0) & (there < 0)
+            if alone.any():
+                self.lock(here[alone][:, None], reason)
+        both = (a >= 0) & (b >= 0) & (a != b)
+        a, b = a[both], b[both]
+        if len(a) == 0:
+            return
+        if len(np.unique(a)) == len(np.unique(b)) == len(a) and not np.intersect1d(a, b).size:
+            self._bind_free(a, b)
+        else:
+            for left, right in zip(a, b, strict=True):
+                self._unify_labels((int(left),), (int(right),), reason)
+
+    def _bind_free(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
+        """Bind distinct free atoms `a` to distinct free atoms `b`."""
+        self._to[a] = b
+        self._lock[b] = np.where(self._lock[b] == 0, self._lock[a], self._lock[b])
+        self._normalised[b] |= self._normalised[a]
+        self._stream[b] |= self._stream[a]
+
+    def _bind(self, atom: int, label: Label) -> None:
+        """Let `atom` stand for `label`; what it went through is inherited."""
+        if len(label) == 1:
+            self._bind_free(np.array([atom]), np.array(label))
+            return
+        self._parts[atom] = label
+        parts = np.array(label)
+        if self._normalised[atom]:
+            self._normalised[parts] = True
+        if self._stream[atom]:
+            self._stream[parts] = True
+
+    def _unify_labels(self, left: Label, right: Label, reason: Reason) -> None:
+        """Make two labels go together, refining the shorter one."""
+        s, t = self._live_label(left), self._live_label(right)
+        s, t = tuple(a for a in s if a not in t), tuple(a for a in t if a not in s)
+        if not s and not t:
+            return
+        if not s or not t:
+            self.lock(pack([s, t]), self._other_reason(pack([left, right]), reason))
+        elif len(s) == len(t) == 1:
+            self._bind(s[0], t)
+        elif len(s) == len(t):
+            for a, b in zip(s, t, strict=True):
+                self._unify_labels((a,), (b,), reason)
+        elif len(s) == 1:
+            self._bind(s[0], t)
+        elif len(t) == 1:
+            self._bind(t[0], s)
+        else:
+            self.lock(pack([s, t]), Reason(f"{reason.why} (factors do not match)", reason.where))
+
+    def _factor_atoms(self, atoms: NDArray[np.int64], reason: Reason) -> list[tuple[int, Dim]]:
+        """One atom per place -> the axes it varies along, with their labels."""
+        axes = [axis for axis in range(atoms.ndim) if (atoms != atoms.take([0], axis)).any()]
+        rest = tuple(axis for axis in range(atoms.ndim) if axis not in axes)
+        core = atoms.max(axis=rest) if rest else atoms
+        if not axes:
+            self.lock(np.array([[int(atoms.flat[0])]]), Reason(f"{reason.why}: spans the whole dimension", reason.where))
+            return []
+        if len(axes) == 1:
+            return [(axes[0], core[:, None])]
+        parts = [self.new(atoms.shape[axis]) for axis in axes]
+        for place in np.ndindex(core.shape):
+            label = reduce(lambda x, y: x + y, (tuple(p[i]) for p, i in zip(parts, place, strict=True)))
+            self._unify_labels((int(core[place]),), label, reason)
+        return list(zip(axes, parts, strict=True))
+
+    def _factor_mixed(self, alive: NDArray[np.object_], reason: Reason) -> list[Dim]:
+        """Places with and without atoms: only the longest axis stays movable."""
+        dims = [fixed(size) for size in alive.shape]
+        axis = max(range(alive.ndim), key=lambda j: alive.shape[j])
+        rows = np.moveaxis(alive, axis, 0).reshape(alive.shape[axis], -1)
+        for row in rows:
+            for label in row[1:]:
+                self._unify_labels(row[0], label, reason)
+        dims[axis] = pack([row[0] for row in rows])
+        return dims

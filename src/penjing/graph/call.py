@@ -1,0 +1,139 @@
+"""One call in a graph: its arguments by schema name, its shapes, and a way to run it alone."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from penjing.graph.capture import concrete_shape, concrete_size
+
+
+def op_name(node: fx.Node) -> str:
+    """ATen base name: "conv2d" for `aten.conv2d.default`; the Python name for anything else.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> op_name(graph.call_function(torch.ops.aten.add.Tensor, (1, 2)))
+        'add'
+    """
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.split("::")[1]
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def is_tensor(node: object) -> bool:
+    """Whether a node yields one tensor."""
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def output_shapes(node: fx.Node) -> list[tuple[int, ...] | None]:
+    """Shapes of a node's outputs at the example's sizes; None for outputs that are no tensors."""
+    value = node.meta.get("val")
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return [concrete_shape(v) if isinstance(v, Tensor) else None for v in values]
+
+
+def where(node: fx.Node) -> str:
+    """The user's source line of a node as `file.py:12`, empty when unknown."""
+    trace = node.meta.get("stack_trace") or ""
+    lines = [row.strip() for row in trace.splitlines() if row.strip().startswith("File ")]
+    lines = [row for row in lines if "/torch/" not in row] or lines
+    if not lines:
+        return ""
+    parts = lines[-1].split('"')
+    number = lines[-1].partition("line ")[2].partition(",")[0]
+    return f"{parts[1].rsplit('/', 1)[-1]}:{number}" if len(parts) > 1 and number else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A `call_function` node, read by argument name.
+
+    Args:
+        node: The node; its target is an ATen overload.
+    """
+
+    node: fx.Node
+
+    @property
+    def name(self) -> str:
+        """ATen base name."""
+        return op_name(self.node)
+
+    @property
+    def schema(self) -> Any:
+        """Schema of the overload, None for Python operators."""
+        return getattr(self.node.target, "_schema", None)
+
+    def has(self, name: str) -> bool:
+        """Whether the op has an argument of this name."""
+        return self.schema is not None and any(a.name == name for a in self.schema.arguments)
+
+    def arg(self, name: str, default: Any = None) -> Any:
+        """An argument by its schema name; `default` when it was not given and the schema has no default."""
+        for position, argument in enumerate(self.schema.arguments):
+            if argument.name == name:
+                if position < len(self.node.args):
+                    return self.node.args[position]
+                fallback = argument.default_value if argument.has_default_value() else default
+                given = self.node.kwargs.get(name, fallback)
+                return default if given is None else given
+        return default
+
+    def set_arg(self, name: str, value: Any) -> None:
+        """Replace an argument of the node."""
+        position = [a.name for a in self.schema.arguments].index(name)
+        if position < len(self.node.args):
+            self.node.update_arg(position, value)
+        else:
+            self.node.update_kwarg(name, value)
+
+    @property
+    def tensors(self) -> list[fx.Node]:
+        """Tensor arguments, each once, in order."""
+        return [n for n in dict.fromkeys(self.node.all_input_nodes) if is_tensor(n)]
+
+    def run(self, values: Callable[[fx.Node], Any], replace: Mapping[fx.Node, Any] | None = None) -> Any:
+        """Run the op alone.
+
+        Args:
+            values: Value of an argument node.
+            replace: Values that take the place of `values`.
+
+        Returns:
+            What the op returns.
+        """
+        swap = replace or {}
+
+        def lookup(argument: Any) -> Any:
+            if not isinstance(argument, fx.Node):
+                return argument
+            return swap[argument] if argument in swap else values(argument)
+
+        args, kwargs = pytree.tree_map(lookup, (tuple(self.node.args), dict(self.node.kwargs)))
+        target: Any = self.node.target
+        with torch.no_grad():
+            return target(*args, **kwargs)
+
+
+SIZE_OPERATORS = frozenset(
+    {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.truediv, operator.neg, operator.pow}
+)
+
+
+def size_value(node: fx.Node) -> int | float | bool:
+    """Value of a node that is a size or a number, at the example's sizes."""
+    value = node.meta["val"]
+    if isinstance(value, torch.SymInt):
+        return concrete_size(value)
+    if isinstance(value, (torch.SymFloat, torch.SymBool)):
+        hint: float | bool = value.node.hint
+        return hint
+    number: int | float | bool = value
+    return number

@@ -1,0 +1,201 @@
+"""Data movement, found by what an op does and not by its name.
+
+An op that commutes with a random relabelling of its input values only moves them. It is then run once on linear
+indices, which tells for every output position the input position it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from penjing.graph.axes import Atoms, Dim, Label, Reason, fixed, pack
+from penjing.graph.call import Call
+
+VALUES = 498  # random integers lie in -498..498: exact in every float type that is captured
+
+
+def movable(call: Call) -> list[fx.Node]:
+    """Arguments whose values may be replaced by coordinates; integers and masks are indices and stay."""
+    return [n for n in call.tensors if n.meta["val"].is_floating_point()]
+
+
+def is_movement(call: Call, shape: Callable[[fx.Node], tuple[int, ...]], values: Callable[[fx.Node], Any]) -> bool:
+    """Whether the op commutes with a random bijection of the values (both signs, zero fixed).
+
+    Args:
+        call: The op.
+        shape: Shape of an argument.
+        values: Value of an argument that is not movable.
+
+    Returns:
+        False also when the op cannot run on such values.
+    """
+    generator = torch.Generator().manual_seed(0)
+    bijection = torch.randperm(2 * VALUES + 1, generator=generator).double() - VALUES
+    bijection[bijection == 0] = bijection[VALUES].item()
+    bijection[VALUES] = 0
+    inputs = {
+        n: torch.randint(-VALUES, VALUES + 1, shape(n), generator=generator).double() for n in movable(call)
+    }
+
+    def moved(value: Tensor) -> Tensor:
+        return bijection[value.long() + VALUES]
+
+    try:
+        plain = _tensors(call.run(values, inputs))
+        mapped = _tensors(call.run(values, {n: moved(v) for n, v in inputs.items()}))
+    except (RuntimeError, TypeError, NotImplementedError, IndexError):
+        return False
+    if not plain or any(not p.is_floating_point() for p in plain):
+        return False
+    if any(p.numel() and (bool((p != p.round()).any()) or float(p.abs().max()) > VALUES) for p in plain):
+        return False
+    return all(torch.equal(moved(p), q) for p, q in zip(plain, mapped, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One movement op with the labels of its inputs.
+
+    Args:
+        call: The op.
+        shape: Shape of an argument.
+        values: Value of an argument that is not movable.
+        labels: Labels of an argument's dimensions.
+        atoms: The algebra.
+        reason: Given to what cannot be followed.
+        indexed: Whether a constant integer tensor chooses the positions; its values would have to be renumbered.
+    """
+
+    call: Call
+    shape: Callable[[fx.Node], tuple[int, ...]]
+    values: Callable[[fx.Node], Any]
+    labels: Callable[[fx.Node], list[Dim]]
+    atoms: Atoms
+    reason: Reason
+    indexed: bool
+
+    def outputs(self) -> list[list[Dim]]:
+        """Labels of every output."""
+        sources = movable(self.call)
+        sizes = [int(np.prod(self.shape(n))) for n in sources]
+        starts = np.cumsum([1, *sizes])
+        linear = {
+            n: torch.arange(s, s + size, dtype=torch.float64).reshape(self.shape(n))
+            for n, s, size in zip(sources, starts, sizes, strict=False)
+        }
+        found = [t.numpy().astype(np.int64) for t in _tensors(self.call.run(self.values, linear))]
+        return [self._labels_of(index, sources, starts) for index in found]
+
+    def _labels_of(self, index: NDArray[np.int64], sources: Sequence[fx.Node], starts: NDArray[np.int64]) -> list[Dim]:
+        """Labels of one output from the linear index of where each position came from (0: padding)."""
+        candidates: list[list[Dim | None]] = [[] for _ in index.shape]
+        for number, source in enumerate(sources):
+            inside = (index >= starts[number]) & (index < starts[number + 1])
+            if not inside.any():
+                continue
+            places = np.unravel_index(np.where(inside, index - starts[number], 0), self.shape(source) or (1,))
+            here = self._from_source(source, places, inside)
+            for axis, dim in enumerate(here):
+                rest = tuple(a for a in range(index.ndim) if a != axis)
+                candidates[axis].append(_with_gaps(dim, inside.any(axis=rest)))
+        return [self._merge(dims, size) for dims, size in zip(candidates, index.shape, strict=True)]
+
+    def _from_source(
+        self, source: fx.Node, places: Sequence[NDArray[np.int64]], inside: NDArray[np.bool_]
+    ) -> list[Dim]:
+        """Labels that one source gives to each output axis."""
+        out = [fixed(size) for size in inside.shape]
+        for dim, place in zip(self.labels(source), places, strict=True):
+            if len(dim) == 1 or not self.atoms.is_live(dim):
+                continue
+            axes, core = _varying(np.where(inside, place + 1, 0))
+            if not axes:
+                if core.flat[0] > 0:
+                    picked = int(core.flat[0]) - 1
+                    why = f"{self.reason.why} picks one position"
+                    self.atoms.lock(dim[picked : picked + 1], Reason(why, self.reason.where))
+                continue
+            if self.indexed and not (len(axes) == 1 and np.array_equal(core, np.arange(1, len(dim) + 1))):
+                self.atoms.lock(dim, Reason(f"{self.reason.why} with a constant index", self.reason.where))
+                continue
+            if len(axes) == 1:
+                taken = np.where((core > 0)[:, None], dim[np.maximum(core - 1, 0)], -1)
+                parts = [taken]
+            else:
+                parts = self._factor(dim, core)
+            for axis, part in zip(axes, parts, strict=True):
+                out[axis] = np.concatenate([out[axis], part], axis=1)
+        return out
+
+    def _factor(self, dim: Dim, core: NDArray[np.int64]) -> list[Dim]:
+        """Labels along each axis of `core`; equal slices (a repeated pattern over a map) are looked at once."""
+        small, classes = core, []
+        for axis in range(core.ndim):
+            rows = np.moveaxis(small, axis, 0).reshape(small.shape[axis], -1)
+            _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+            order = np.argsort(first)
+            small = small.take(first[order], axis)
+            classes.append(np.argsort(order)[inverse.reshape(-1)])
+        parts = self.atoms.factor(_labels_at(dim, small), self.reason)
+        return [part[inverse] for part, inverse in zip(parts, classes, strict=True)]
+
+    def _merge(self, dims: list[Dim | None], size: int) -> Dim:
+        """One dimension from what the sources said; where several speak, they go together."""
+        said = [d for d in dims if d is not None]
+        if not said:
+            return fixed(size)
+        if len(said) == 1:
+            return np.where(said[0] == GAP, -1, said[0]) if said[0].size else said[0]
+        rows: list[list[Label]] = [[] for _ in range(size)]
+        for dim in said:
+            gaps = (dim == GAP).any(axis=1) if dim.size else np.zeros(size, bool)
+            for position in np.flatnonzero(~gaps):
+                rows[position].append(tuple(int(a) for a in dim[position] if a >= 0))
+        for labels in rows:
+            for other in labels[1:]:
+                self.atoms.unify(pack([labels[0]]), pack([other]), self.reason)
+        return pack([labels[0] if labels else () for labels in rows])
+
+
+GAP = -2  # a position of an output that a source does not reach
+
+
+def _with_gaps(dim: Dim, reached: NDArray[np.bool_]) -> Dim:
+    """Mark the positions that the source does not reach."""
+    if reached.all():
+        return dim
+    wide = dim if dim.shape[1] else np.full((len(dim), 1), -1, np.int64)
+    return np.where(reached[:, None], wide, GAP)
+
+
+def _varying(place: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
+    """Axes along which the source coordinate (1-based, 0 where there is none) varies, and it over those axes."""
+    axes = []
+    for axis in range(place.ndim):
+        high = place.max(axis=axis)
+        low = np.where(place == 0, np.iinfo(np.int64).max, place).min(axis=axis)
+        if ((high > low) & (high > 0)).any():
+            axes.append(axis)
+    rest = tuple(a for a in range(place.ndim) if a not in axes)
+    return axes, np.asarray(place.max(axis=rest)) if rest else place
+
+
+def _labels_at(dim: Dim, core: NDArray[np.int64]) -> NDArray[np.object_]:
+    """The label that each place of `core` points to."""
+    labels = np.empty(core.shape, object)
+    rows = [tuple(int(a) for a in row if a >= 0) for row in dim]
+    for place in np.ndindex(core.shape):
+        labels[place] = rows[core[place] - 1] if core[place] > 0 else ()
+    return labels
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return list(result) if isinstance(result, (list, tuple)) else [result]

@@ -1,0 +1,197 @@
+"""A network ready to be cut: its program, its groups, and what a plan does to both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from penjing.graph.analysis import Analysis, kept
+from penjing.graph.axes import Dim, Reason
+from penjing.graph.call import op_name, where
+from penjing.graph.capture import Example, Program, capture
+from penjing.graph.groups import Units, describe, find_units
+from penjing.graph.rewrite import Rewriter, masked, shape_after, sliced, unproved
+from penjing.plan import Group, Groups, Plan
+
+TRIALS = 8  # rounds of locking; each round locks at least one group, and few networks need a second
+
+
+class Network:
+    """A captured network, its labels and its groups.
+
+    Args:
+        program: The captured network.
+
+    Attributes:
+        program: The captured network.
+        analysis: Labels of every tensor.
+        groups: What can be cut and what cannot.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.analysis = Analysis(program)
+        self._units: dict[str, Units] = {}
+        self.groups: Groups
+        self._prove_movement()
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Example) -> Self:
+        """Capture and analyse a network.
+
+        Args:
+            model: The network; it is not changed.
+            example: A tensor, a tuple (positional) or a dict (keywords).
+
+        Returns:
+            The network, ready to be cut.
+        """
+        return cls(capture(model, example))
+
+    def atoms(self, group: str) -> NDArray[np.int64]:
+        """Atom of each unit of a group."""
+        return self._units[group].atoms
+
+    def plan(self, drop: Mapping[str, Sequence[int]]) -> Plan:
+        """A plan for this network.
+
+        Args:
+            drop: Units to remove, by group name; groups with none are left out.
+
+        Returns:
+            The plan with the unit counts and the fingerprint of this network.
+        """
+        chosen = {name: tuple(sorted(int(u) for u in units)) for name, units in drop.items() if len(units)}
+        return Plan(chosen, {g.name: g.units for g in self.groups}, self.groups.fingerprint)
+
+    def cut(self, plan: Plan) -> Cut:
+        """Apply a plan to the graph; the model is not touched.
+
+        Raises:
+            PlanError: The plan was made for another network.
+        """
+        plan.check(self.groups)
+        return Cut(self, plan)
+
+    def lock(self, nodes: Sequence[fx.Node], drop: Mapping[str, Sequence[int]], why: str) -> None:
+        """Lock every group with dropped units that touch one of `nodes`, then find the groups again.
+
+        Args:
+            nodes: Nodes of the program whose rewritten form was not proved.
+            drop: Units that the trial dropped, by group name.
+            why: Cause, for the table of locks.
+        """
+        dropped = np.concatenate([np.empty(0, np.int64), *(self.atoms(name)[list(u)] for name, u in drop.items())])
+        for node in nodes:
+            dims = [d for n in [*node.all_input_nodes, node] for dims in self.analysis.all_labels(n) for d in dims]
+            live = [self.analysis.atoms.live(dim) for dim in dims]
+            touched = np.intersect1d(np.concatenate([label[label >= 0] for label in live]), dropped)
+            self._lock_groups_of(touched, Reason(f"{op_name(node)}: {why}", where(node)))
+        self._find()
+
+    def _lock_groups_of(self, atoms: NDArray[np.int64], reason: Reason) -> None:
+        for units in self._units.values():
+            if np.isin(units.atoms, atoms).any():
+                self.analysis.atoms.lock(units.atoms[:, None], reason)
+
+    def _find(self) -> None:
+        units = find_units(self.analysis)
+        self._units = {u.group.name: u for u in units}
+        self.groups = describe(self.analysis, units)
+
+    def _prove_movement(self) -> None:
+        """Cut a random half of every group; lock the groups of data movement that cannot be rewritten."""
+        self._find()
+        for trial in range(TRIALS):
+            generator = np.random.default_rng(trial)
+            drop = {g.name: sorted(generator.permutation(g.units)[: g.units // 2].tolist()) for g in self.groups}
+            failed = unproved(self.analysis, self._kept(drop)) if drop else []
+            if not failed:
+                return
+            self.lock(failed, drop, "its rewritten constants are not proved equal")
+
+    def _kept(self, drop: Mapping[str, Sequence[int]]) -> _Kept:
+        gone = np.zeros(len(self.analysis.atoms), bool)
+        for name, units in drop.items():
+            gone[self.atoms(name)[list(units)]] = True
+        return _Kept(self.analysis, gone)
+
+
+class _Kept:
+    """Positions of a dimension that stay; remembered, since the same dimension is asked for often."""
+
+    def __init__(self, analysis: Analysis, gone: NDArray[np.bool_]) -> None:
+        self._analysis, self._gone = analysis, gone
+        self._seen: dict[int, tuple[Dim, Tensor | None]] = {}
+
+    def __call__(self, dim: Dim) -> Tensor | None:
+        if dim.shape[1] == 0:
+            return None
+        if id(dim) not in self._seen:
+            self._seen[id(dim)] = (dim, kept(self._analysis.atoms, dim, self._gone))  # holds `dim`, so its id stays taken
+        return self._seen[id(dim)][1]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """One plan applied to the graph of a network; nothing is written to the model.
+
+    Args:
+        network: The network.
+        plan: What goes.
+    """
+
+    network: Network
+    plan: Plan
+
+    @cached_property
+    def kept(self) -> _Kept:
+        """Positions of a dimension that stay."""
+        return self.network._kept(self.plan.drop)
+
+    def keep(self, node: str, dim: int) -> Tensor | None:
+        """Kept positions (int64, ascending) of one dimension of a node's first output; None when all stay."""
+        return self.kept(self.network.analysis.labels(self.network.program.nodes[node])[dim])
+
+    def shape(self, node: str) -> tuple[int, ...]:
+        """Shape of a node's first output after the cut, at the example's sizes."""
+        return shape_after(self.network.analysis, self.kept, self.network.program.nodes[node])
+
+    @cached_property
+    def program(self) -> Program:
+        """The cut program: same node names, rewritten sizes, fresh sliced tensors."""
+        original = self.network.program
+        module = fx.GraphModule(nn.Module(), Rewriter(self.network.analysis, self.kept).graph())
+        return replace(original, graph_module=module, tensors=self._stored(sliced))
+
+    def masked(self) -> dict[str, Tensor]:
+        """Stored tensors in their original shapes, cut positions set to zero."""
+        return self._stored(masked)
+
+    def slice_like(self, node: str, value: Tensor) -> Tensor:
+        """The kept positions of a tensor that has the original shape of a node's first output."""
+        return sliced(value, self.network.analysis.labels(self.network.program.nodes[node]), self.kept)
+
+    def _stored(self, change: Any) -> dict[str, Tensor]:
+        analysis, out, done = self.network.analysis, {}, dict[int, Tensor]()
+        with torch.no_grad():
+            for name, fqn in self.network.program.stored.items():
+                tensor = self.network.program.tensors[fqn]
+                if id(tensor) not in done:
+                    dims = analysis.labels(self.network.program.nodes[name])
+                    done[id(tensor)] = change(tensor.detach(), dims, self.kept).clone()
+                out[fqn] = done[id(tensor)]
+        return out
+
+
+def group_layers(group: Group) -> list[str]:
+    """Qualified names of the layers (or bare tensors) that a group cuts, each once."""
+    return list(dict.fromkeys(s.tensor.rpartition(".")[0] or s.tensor for s in group.slices))
+
