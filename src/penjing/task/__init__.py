@@ -1,0 +1,22 @@
+"""What "good" means: data, loss, metrics; batches in the shapes people have; calibration data."""
+
+from penjing.task.batches import Batch, split
+from penjing.task.calibration import Calibration
+from penjing.task.comparison import ClassScores, Comparison, agreement, compare
+from penjing.task.definition import Task
+from penjing.task.randomness import evaluating, random_kept, random_state, set_random_state
+
+__all__ = [
+    "Batch",
+    "Calibration",
+    "ClassScores",
+    "Comparison",
+    "Task",
+    "agreement",
+    "compare",
+    "evaluating",
+    "random_kept",
+    "random_state",
+    "set_random_state",
+    "split",
+]

@@ -1,0 +1,223 @@
+"""Calibration data: unlabelled samples, read once, checked, kept on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from penjing.errors import InputError
+from penjing.task.batches import Batch, describe, fresh_iterator, split
+from penjing.task.randomness import random_kept
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Calibration:
+    """Samples for importance, repair and calibration; made by `Calibration.of`.
+
+    Args:
+        leaves: The inputs, flattened; tensors hold all samples in dimension 0.
+        structure: Tree of the inputs of one call.
+        sizes: Samples of each batch, in the order read.
+        labels: Labels of each batch; None where it had none.
+    """
+
+    leaves: tuple[Any, ...]
+    structure: pytree.TreeSpec
+    sizes: tuple[int, ...]
+    labels: tuple[Any, ...]
+
+    @classmethod
+    def of(
+        cls,
+        data: Any,
+        transform_fn: Callable[[Any], Any] | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Read batches once; one-shot generators are fine. No random state is moved.
+
+        Args:
+            data: A loader or any iterable of batches (inputs alone, (inputs, labels), dicts,
+                dataclasses), one tensor or array of samples, or a Calibration.
+            transform_fn: Makes a batch of each item that `data` yields.
+            limit: Samples at most; reading stops there.
+            seed: Random state while reading, so that a shuffling loader gives the same samples.
+
+        Returns:
+            The samples, detached, on the CPU.
+
+        Raises:
+            InputError: No samples, NaN or infinite values, or batches of different structure,
+                shape or dtype; the batch is named.
+        """
+        if isinstance(data, Calibration):
+            return cls._join(list(_limited(data._parts(), limit)))
+        if isinstance(data, (Tensor, dict)) or type(data).__module__ == "numpy":
+            data = [data]
+        _refuse_samples(data)
+        with random_kept(data):
+            torch.manual_seed(seed)
+            items: Iterable[Any] = fresh_iterator(data, "calibration")
+            made = (split(transform_fn(item) if transform_fn else item) for item in items)
+            parts = [_checked(part, i) for i, part in enumerate(_limited(made, limit))]
+        if not parts:
+            raise InputError(
+                "calibration gave no batches: the loader is empty, or a generator that was already "
+                "read; give at least one batch"
+            )
+        return cls._join(parts)
+
+    @classmethod
+    def _join(cls, parts: list[Batch]) -> Self:
+        flat = [pytree.tree_flatten(part.inputs) for part in parts]
+        for i, (leaves, structure) in enumerate(flat):
+            _same(flat[0], (leaves, structure), i, parts)
+        columns = zip(*(leaves for leaves, _ in flat), strict=True)
+        joined = tuple(torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns)
+        sizes = tuple(part.samples for part in parts)
+        return cls(joined, flat[0][1], sizes, tuple(part.labels for part in parts))
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return sum(self.sizes)
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Inputs of each batch as it was read: tensor, tuple or dict, on the CPU; views."""
+        starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        return [self._cut(a, a + n) for a, n in zip(starts, self.sizes, strict=True)]
+
+    def batches(self, size: int) -> Iterator[Any]:
+        """Inputs in batches of `size` samples, the last one with what remains; views, in order.
+
+        Args:
+            size: Samples per batch, at least 1.
+
+        Yields:
+            Inputs of one call: tensor, tuple or dict.
+
+        Raises:
+            InputError: `size` is below 1.
+        """
+        if size < 1:
+            raise InputError(f"a batch of {size} samples was asked for; give at least 1")
+        for start in range(0, self.samples, size):
+            yield self._cut(start, start + size)
+
+    def at_least(self, samples: int, purpose: str) -> None:
+        """Refuse too few samples.
+
+        Raises:
+            InputError: There are fewer than `samples`; the message names `purpose`.
+        """
+        if self.samples < samples:
+            raise InputError(
+                f"calibration has {self.samples} sample{'s'[: self.samples != 1]}, {purpose} needs "
+                f"at least {samples}; give more data"
+            )
+
+    def fingerprint(self) -> str:
+        """Short hash of structure, shapes and content."""
+        digest = hashlib.sha256(str(self.structure).encode())
+        for leaf in self.leaves:
+            digest.update(describe(leaf).encode())
+            if isinstance(leaf, Tensor):
+                raw = leaf.contiguous().reshape(-1).view(torch.uint8)
+                digest.update(raw.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _cut(self, start: int, stop: int) -> Any:
+        leaves = [leaf[start:stop] if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        return pytree.tree_unflatten(leaves, self.structure)
+
+    def _parts(self) -> Iterator[Batch]:
+        for inputs, labels in zip(self.inputs, self.labels, strict=True):
+            yield Batch(inputs, labels)
+
+
+def _refuse_samples(data: Any) -> None:
+    if isinstance(data, torch.utils.data.Dataset) and not isinstance(
+        data, torch.utils.data.IterableDataset
+    ):
+        raise InputError(
+            f"calibration is a {type(data).__name__}, which yields single samples; "
+            "wrap it: DataLoader(dataset, batch_size=64)"
+        )
+
+
+def _limited(parts: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
+    """Batches until `limit` samples, the last one cut."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; it is a number of samples, at least 1")
+    left = limit
+    for part in parts:
+        samples = part.samples
+        if left is not None and samples > left:
+            part = _head(part, left)
+        yield part
+        if left is not None:
+            left -= min(samples, left)
+            if left == 0:
+                return
+
+
+def _head(part: Batch, samples: int) -> Batch:
+    """The first samples of a batch; what has no batch dimension stays whole."""
+    total = part.samples
+
+    def cut(leaf: Any) -> Any:
+        whole = not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != total
+        return leaf if whole else leaf[:samples]
+
+    return Batch(*pytree.tree_map(cut, (part.inputs, part.labels)))
+
+
+def _checked(part: Batch, index: int) -> Batch:
+    """The batch on the CPU, detached, with finite inputs and one size of dimension 0."""
+    part = Batch(*pytree.tree_map(_at_home, (part.inputs, part.labels)))
+    samples = part.samples
+    if samples == 0:
+        raise InputError(f"calibration batch {index} has no samples: {describe(part.inputs)}")
+    for leaf in pytree.tree_leaves(part.inputs):
+        if not isinstance(leaf, Tensor):
+            continue
+        if not leaf.dim() or leaf.shape[0] != samples:
+            raise InputError(
+                f"calibration batch {index}: inputs {describe(part.inputs)} differ in dimension 0, "
+                f"which is the batch; give {samples} rows of each"
+            )
+        if leaf.is_floating_point() and not (finite := leaf.isfinite()).all():
+            row = int((~finite).reshape(samples, -1).any(dim=1).nonzero()[0])
+            raise InputError(
+                f"calibration batch {index} has {int((~finite).sum())} NaN or infinite values in "
+                f"{describe(leaf)}, the first in sample {row}; remove or repair them"
+            )
+    return part
+
+
+def _at_home(leaf: Any) -> Any:
+    return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
+
+
+def _same(first: Any, other: Any, index: int, parts: list[Batch]) -> None:
+    """Refuse a batch whose inputs differ from the first one's in more than the batch size."""
+    (leaves, structure), (others, other_structure) = first, other
+    same = structure == other_structure and all(
+        (a.shape[1:], a.dtype) == (b.shape[1:], b.dtype)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+        else type(a) is type(b) and a == b
+        for a, b in zip(leaves, others, strict=True)
+    )
+    if not same:
+        raise InputError(
+            f"calibration batch {index} is {describe(parts[index].inputs)}, batch 0 is "
+            f"{describe(parts[0].inputs)}; only dimension 0 may differ. Pad or crop with "
+            "transform_fn; if this is one batch (inputs, labels), put it in a list"
+        )

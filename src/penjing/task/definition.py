@@ -1,0 +1,198 @@
+"""The task: what "good" means for one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from penjing.errors import InputError
+from penjing.task.batches import Batch, call, check_call, describe, fresh, prediction, split
+from penjing.task.calibration import Calibration
+from penjing.task.metrics import Scores, higher_is_better, streams
+from penjing.task.randomness import device_of, evaluating, random_kept
+
+Split = Literal["train", "val", "test"]
+Kind = Literal["classes", "binary", "values"]
+
+CALIBRATION_SAMPLES = 1000  # what repair without labels needs (Frantar & Alistarh 2022 use 1024)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Task:
+    """Data, loss and metrics. Everything is optional; what a step needs and does not find, it says.
+
+    Args:
+        train: Loader, list of batches, or a function that returns a fresh iterator.
+        val: The same; early stop and every choice look at this split.
+        test: The same; looked at once, for the report.
+        loss: `loss(outputs, labels) -> scalar tensor`, a mean over the batch.
+        metrics: Name -> torchmetrics object, or a function `(outputs, labels) -> float` over a
+            whole split. The first one is what `max_drop` is about.
+        forward: `forward(model, inputs) -> outputs`, where calling the model is not enough.
+        transform_fn: Makes a batch, `(inputs, labels)`, of each item that the data yields.
+        kind: What the outputs are: scores of "classes", one "binary" logit each, or "values".
+        class_dim: Dimension of the classes in the outputs.
+        classes: Names of the classes, for reports.
+        higher_is_better: Direction by metric name, where the metric does not know its own.
+    """
+
+    train: Any = None
+    val: Any = None
+    test: Any = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+    metrics: Mapping[str, Any] | None = None
+    forward: Callable[[nn.Module, Any], Any] | None = None
+    transform_fn: Callable[[Any], Any] | None = None
+    kind: Kind = "classes"
+    class_dim: int = 1
+    classes: Sequence[str] = ()
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.metrics is not None and not isinstance(self.metrics, Mapping):
+            raise InputError(
+                f"metrics is {describe(self.metrics)}; give a dict from name to metric, for "
+                'instance {"accuracy": Accuracy(task="multiclass", num_classes=10)}'
+            )
+        for name, metric in (self.metrics or {}).items():
+            if not callable(metric) and not streams(metric):
+                raise InputError(
+                    f"metric {name!r} is {describe(metric)}; give a torchmetrics object or a "
+                    "function (outputs, labels) -> float"
+                )
+        if self.kind not in get_args(Kind):
+            raise InputError(f"kind is {self.kind!r}; it is one of {', '.join(get_args(Kind))}")
+        for name in get_args(Split):
+            data = getattr(self, name)
+            if data is not None and not callable(data):
+                fresh(data, name)
+
+    @property
+    def headline(self) -> str:
+        """Name of the figure that `max_drop` and early stop look at: the first metric, or the loss.
+
+        Raises:
+            InputError: The task has neither metrics nor a loss.
+        """
+        if self.metrics:
+            return next(iter(self.metrics))
+        if self.loss is not None:
+            return "loss"
+        raise InputError("the task has no metrics and no loss; give Task(metrics={...})")
+
+    @property
+    def maximise(self) -> bool:
+        """Whether a higher headline figure is better."""
+        name = self.headline
+        if not self.metrics:
+            return False
+        return higher_is_better(name, self.metrics[name], self.higher_is_better)
+
+    def better(self, new: float, old: float) -> bool:
+        """Whether headline figure `new` beats `old`; NaN never does, and loses to every number."""
+        if new != new:
+            return False
+        return old != old or (new > old if self.maximise else new < old)
+
+    def data(self, name: Split) -> Any:
+        """Data of a split.
+
+        Raises:
+            InputError: The task has none; the splits that it has are listed.
+        """
+        data = getattr(self, name)
+        if data is None:
+            known = [n for n in get_args(Split) if getattr(self, n) is not None]
+            has = f"it has {', '.join(known)}" if known else "it has no data at all"
+            raise InputError(f"the task has no {name} data, {has}; give Task({name}=loader)")
+        return data
+
+    def batches(self, name: Split) -> Iterator[Batch]:
+        """Batches of a split, transformed and split into inputs and labels."""
+        for item in fresh(self.data(name), name):
+            yield split(self.transform_fn(item) if self.transform_fn else item)
+
+    def predict(self, model: nn.Module, inputs: Any) -> Any:
+        """Outputs as the loss and the metrics get them, in the mode and grad mode of the caller."""
+        outputs = self.forward(model, inputs) if self.forward else call(model, inputs)
+        return prediction(outputs)
+
+    def loss_of(self, outputs: Any, labels: Any) -> Tensor | None:
+        """The loss, or None when there is no loss function or there are no labels.
+
+        Raises:
+            InputError: The loss is not one number.
+        """
+        if self.loss is None or labels is None:
+            return None
+        value = self.loss(outputs, labels)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise InputError(
+                f"the loss gives {describe(value)}; one number per batch is needed, "
+                "for instance reduction='mean'"
+            )
+        return value
+
+    def evaluate(self, model: nn.Module, split: Split = "val") -> dict[str, float]:
+        """Metrics (first) and mean loss (last) of `model` on a split.
+
+        Modes of the model, random states and metric objects are as before when this returns or
+        raises; batches go to the device of the model.
+
+        Args:
+            model: Read, never changed.
+            split: "train", "val" or "test".
+
+        Returns:
+            Name -> value, in the order of the task's metrics, then "loss" if there is a loss.
+
+        Raises:
+            InputError: No such data, no batches, no labels, or nothing to compute.
+        """
+        figure = self.headline
+        device, loss, samples = device_of(model), 0.0, 0
+        scores = Scores(self.metrics or {}, device)
+        with evaluating(model), random_kept(self.data(split)), torch.inference_mode():
+            for index, batch in enumerate(self.batches(split)):
+                batch = _labelled(batch, index, split, figure).to(device)
+                if index == 0 and self.forward is None:
+                    check_call(model, batch.inputs)
+                outputs = self.predict(model, batch.inputs)
+                scores.update(outputs, batch.labels)
+                value = self.loss_of(outputs, batch.labels)
+                loss += 0.0 if value is None else float(value) * batch.samples
+                samples += batch.samples
+        if not samples:
+            raise InputError(f"{split} gave no batches; is the loader empty?")
+        figures = scores.compute()
+        return figures if self.loss is None else {**figures, "loss": loss / samples}
+
+    def calibration(self, limit: int | None = CALIBRATION_SAMPLES, seed: int = 0) -> Calibration:
+        """Unlabelled samples from the training data, or from validation where there is none.
+
+        Args:
+            limit: Samples at most.
+            seed: Random state while reading.
+
+        Returns:
+            The samples, on the CPU.
+
+        Raises:
+            InputError: The task has no such data, or it cannot be used.
+        """
+        name: Split = "val" if self.train is None and self.val is not None else "train"
+        data = fresh(self.data(name), name)
+        return Calibration.of(data, self.transform_fn, limit, seed)
+
+
+def _labelled(batch: Batch, index: int, name: str, figure: str) -> Batch:
+    if batch.labels is None:
+        raise InputError(
+            f"batch {index} of {name} is {describe(batch.inputs)} without labels, and {figure!r} "
+            "needs them; give (inputs, labels), or a dict with 'labels'"
+        )
+    return batch
