@@ -1,0 +1,1 @@
+"""What is cut: importance, allocation, surgery and its proof."""
