@@ -1,0 +1,1 @@
+"""Recovery: what is done for a cut network without training it."""

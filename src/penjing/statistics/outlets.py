@@ -1,0 +1,153 @@
+"""Outlets: where a layer's output goes, as far as repair and importance look: through a batch norm, into an addition."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from penjing.graph.capture import Program
+from penjing.statistics.grams import Layer, arguments, op_name
+
+MATRIX = 2  # dimensions of an output (samples, channels)
+
+_PASSES = {"dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "alias"}  # change no value in eval mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """A batch norm in eval mode.
+
+    Args:
+        node: Name of its node.
+        weight: Qualified name of gamma, if it has one.
+        bias: Qualified name of beta, if it has one.
+        mean: Qualified name of the running mean.
+        var: Qualified name of the running variance.
+        eps: Added to the variance.
+    """
+
+    node: str
+    weight: str | None
+    bias: str | None
+    mean: str
+    var: str
+    eps: float
+
+    def affine(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale and shift per channel, float64: the norm is `scale * x + shift`."""
+        deviation = (tensors[self.var].double() + self.eps).sqrt()
+        scale = 1 / deviation if self.weight is None else tensors[self.weight].double() / deviation
+        shift = -tensors[self.mean].double() * scale
+        return scale, shift if self.bias is None else shift + tensors[self.bias].double()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlet:
+    """What follows a layer.
+
+    Args:
+        norm: The batch norm that alone reads the layer's output.
+        add: Node of the addition that alone reads what comes before it.
+        other: Node of the addition's other operand.
+    """
+
+    norm: Norm | None = None
+    add: str | None = None
+    other: str | None = None
+
+
+def outlets(program: Program, layers: Mapping[str, Layer]) -> dict[str, Outlet]:
+    """Look behind every layer.
+
+    Args:
+        program: The graph they stand in.
+        layers: Layers by node name.
+
+    Returns:
+        Outlets by node name. Norm and addition are None where there is none, it is shared, or something else reads the
+        value too.
+    """
+    own = norms(program)
+    return {name: _outlet(program, layer, own) for name, layer in layers.items()}
+
+
+def norms(program: Program) -> dict[str, Norm]:
+    """Every batch norm in eval mode whose running statistics nothing else reads, by node name."""
+    ties = tied(program)
+    found = {n.name: _norm(program, n, ties) for n in program.graph.nodes if op_name(n) == "batch_norm"}
+    return {name: norm for name, norm in found.items() if norm is not None}
+
+
+def tied(program: Program) -> frozenset[str]:
+    """Qualified names of stored tensors that are read twice, or that stand for the same memory as another name."""
+    placeholders = [(program.nodes[name], fqn) for name, fqn in program.stored.items()]
+    memory = Counter(t.data_ptr() for t in (program.tensors[fqn] for fqn in program.stored.values()) if t.numel())
+    return frozenset(
+        fqn for node, fqn in placeholders if len(node.users) > 1 or memory[program.tensors[fqn].data_ptr()] > 1
+    )
+
+
+def _outlet(program: Program, layer: Layer, own: Mapping[str, Norm]) -> Outlet:
+    node = program.nodes[layer.node]
+    reader = _only_reader(node)
+    norm = None
+    if reader is not None and op_name(reader) == "batch_norm":
+        norm = own.get(reader.name)
+        if norm is None or not (layer.kernel or len(program.shape(node)) == MATRIX):
+            return Outlet()
+        node, reader = reader, _only_reader(reader)
+    if reader is None or op_name(reader) != "add" or arguments(reader).get("alpha", 1) != 1:
+        return Outlet(norm=norm)
+    others = [n for n in reader.all_input_nodes if _source(n) is not _source(node)]
+    if len(others) != 1 or program.shape(others[0]) != program.shape(node):
+        return Outlet(norm=norm)
+    return Outlet(norm=norm, add=reader.name, other=others[0].name)
+
+
+def _norm(program: Program, node: fx.Node, ties: frozenset[str]) -> Norm | None:
+    """Describe a batch norm in eval mode, unless its tensors are missing, computed or tied."""
+    args = arguments(node)
+    names: dict[str, str | None] = {}
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        given = args.get(key)
+        names[key] = None if given is None else program.stored.get(given.name, "")
+    mean, var = names["running_mean"], names["running_var"]
+    if args["training"] or mean is None or var is None or any(n == "" or n in ties for n in names.values()):
+        return None
+    return Norm(node=node.name, weight=names["weight"], bias=names["bias"], mean=mean, var=var, eps=float(args["eps"]))
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    """The one node that reads `node`, looking through what changes no value; None when there are several."""
+    readers = list(node.users)
+    if len(readers) != 1 or readers[0].op != "call_function":
+        return None
+    reader = readers[0]
+    if op_name(reader) in _PASSES and not arguments(reader).get("train", False):
+        return _only_reader(reader)
+    return reader
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """What `node` repeats, looking backwards through what changes no value."""
+    while op_name(node) in _PASSES and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
+
+
+def per_channel(values: Tensor, layer: Layer, dims: int) -> Tensor:
+    """Reshape a vector of channels so that it broadcasts against the layer's output of `dims` dimensions."""
+    return values.view(-1, *(1,) * len(layer.kernel)) if layer.kernel and dims > 1 else values
+
+
+@torch.no_grad()
+def folded(value: Tensor, layer: Layer, norm: Norm | None, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Output of a layer after its norm."""
+    if norm is None:
+        return value
+    scale, shift = (per_channel(v.to(value.dtype), layer, value.dim()) for v in norm.affine(tensors))
+    return value * scale + shift
