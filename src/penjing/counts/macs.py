@@ -244,7 +244,7 @@ def _implied(terms: Sequence[Sequence[str]]) -> set[str]:
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
-    "convolution": _either_convolution,
+    **dict.fromkeys(("convolution", "_convolution"), _either_convolution),
     "linear": _linear,
     "bilinear": _bilinear,
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner"), _product(0)),
@@ -252,6 +252,7 @@ RULES: Mapping[str, Rule] = {
     "addbmm": _summed_product,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _recurrent_cell),
 }
