@@ -49,6 +49,6 @@ def l2(model: nn.Module, group: Group, /) -> Tensor:
             if weight.dim() > 1
             else weight.float()[:, None]
         )
-        units = by_unit(w_PX.square().sum(dim=1), piece)
+        units = by_unit(w_PX.square().sum(dim=1), piece, group.units)
         total = units if total is None else total + units.to(total.device)
     return torch.zeros(group.units) if total is None else total

@@ -280,7 +280,7 @@ def _first_order(
                 sums[place] = (
                     product.flatten(start_dim=2).sum(dim=2) if product.dim() > 2 else product
                 )
-            units_BU = by_unit(sums[place], piece)
+            units_BU = by_unit(sums[place], piece, group.units)
             terms[group.name] = terms[group.name] + units_BU if group.name in terms else units_BU
     return terms
 

@@ -44,21 +44,22 @@ def cut_parameters(model: nn.Module, group: Group) -> Iterator[tuple[Slice, Tens
             )
 
 
-def by_unit(positions: Tensor, piece: Slice) -> Tensor:
+def by_unit(positions: Tensor, piece: Slice, units: int) -> Tensor:
     """Sum what belongs to each unit.
 
     Args:
         positions: Values per position of the slice's dimension, in the last dimension.
-        piece: Says which positions a unit owns.
+        piece: Says which positions a unit owns; other units or none may own the rest.
+        units: Units of the group.
 
     Returns:
         Values per unit, in the last dimension.
 
     Example:
-        >>> by_unit(torch.tensor([1, 2, 3, 4]), Slice("fc.weight", 1, ((0, 1), (2, 3))))
+        >>> by_unit(torch.tensor([1, 2, 3, 4]), Slice("fc.weight", 1, ((0, 1), (2, 3))), 2)
         tensor([3, 7])
     """
     if piece.index is None:
-        return positions
+        return positions[..., :units]
     index = torch.from_numpy(np.asarray(piece.index, dtype=np.int64)).to(positions.device)
     return positions[..., index].sum(dim=-1)

@@ -1,0 +1,6 @@
+"""Checks that penjing's own strategies pass, shipped for authors of others, and tiny networks."""
+
+from penjing.testing._allocation import check_allocation
+from penjing.testing._importance import check_importance
+
+__all__ = ["check_allocation", "check_importance"]
