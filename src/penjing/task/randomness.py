@@ -23,7 +23,7 @@ def random_state(*loaders: Any) -> dict[str, Any]:
     """
     legacy: Any = np.random.get_state()  # the global state that transforms of images still use
     name, keys, position, has_gauss, gauss = legacy
-    on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    on_cuda = torch.cuda.is_initialized()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if on_cuda else [],

@@ -1,0 +1,349 @@
+"""The one training loop. What is special about a method is a callback, never a second loop.
+
+A run is exactly resumable: a checkpoint holds the model, the optimizer, the callbacks, the random
+states at the start of the epoch (which give the order of the data) and after the last step. To
+resume, the epoch's data is read again up to that step. Loaders with worker processes are as exact,
+as long as the workers live for one epoch (`persistent_workers=False`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from penjing.errors import InputError
+from penjing.figures import EpochFigures
+from penjing.task import Batch, Task, evaluating, random_kept, random_state, set_random_state
+from penjing.task.batches import check_call, describe
+from penjing.task.randomness import device_of, modes_kept
+from penjing.training import resume
+from penjing.training.callbacks import Callback, check_callbacks
+from penjing.training.optimizers import optimizer
+from penjing.training.progress import progress_bar
+from penjing.training.run import FitResult, Run, snapshot, tensors_of, write_back
+from penjing.training.schedules import schedule
+from penjing.training.settings import Fit
+from penjing.training.teacher import weights_hash
+
+DEFAULT = Fit()
+DECISIVE = (
+    *("epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "clip"),
+    *("patience", "keep", "keep_from", "seed"),
+)
+"""Settings that decide what comes out; the others only when and where."""
+
+
+def fit(
+    model: nn.Module, task: Task, settings: Fit = DEFAULT, callbacks: Sequence[Callback] = ()
+) -> FitResult:
+    """Train `model` in place; everything is checked on a trial batch before the first write.
+
+    Train/eval modes and random states are as before when this returns or raises. A loss that is
+    no longer finite ends the run: the model goes back to the best or last good epoch, and the
+    result says where it happened.
+
+    Args:
+        model: Trained on the device where it is.
+        task: Its `train` data and loss; `val` data judges the epochs.
+        settings: How to train.
+        callbacks: What else happens in the loop, in this order.
+
+    Returns:
+        What happened.
+
+    Raises:
+        InputError: No data, no labels, nothing to train, or a first batch without a finite loss.
+        StrategyError: An unknown optimizer, or a callback with a hook that does not exist.
+        CheckpointError: The work folder holds a checkpoint that is damaged or of another run.
+        OSError: A checkpoint cannot be written.
+    """
+    check_callbacks(callbacks)
+    if settings.patience and task.val is None:
+        raise InputError("patience needs validation data; give Task(val=loader)")
+    loaders = [task.data("train"), task.val]
+    made = optimizer(settings.optimizer, model, settings.lr, settings.weight_decay)
+    with random_kept(*loaders), modes_kept(model), progress_bar(settings.progress) as tick:
+        _seed(settings.seed)
+        run = Run(model, task, settings, made, length=_length(task.train))
+        try:
+            return _Loop(run, callbacks, loaders, tick).go()
+        finally:
+            made.zero_grad(set_to_none=True)
+
+
+class _DivergedError(Exception):
+    """The loss or a weight is no longer finite."""
+
+
+@dataclass(eq=False, slots=True)
+class _Loop:
+    """The moving parts of one call of `fit`."""
+
+    run: Run
+    callbacks: Sequence[Callback]
+    loaders: list[Any]
+    tick: Callable[[Run], None]
+    started: float = field(default_factory=time.monotonic)
+    saved_at: float = field(default_factory=time.monotonic)
+    epoch_started: float = field(default_factory=time.monotonic)
+    spent: float = 0.0  # seconds of earlier calls
+    truncated: bool = False
+    identity: dict[str, str] = field(default_factory=dict)
+    epoch_random: dict[str, Any] = field(default_factory=dict)
+    step_random: dict[str, Any] = field(default_factory=dict)
+
+    def go(self) -> FitResult:
+        run = self.run
+        for callback in self.callbacks:
+            callback.on_start(run)
+        with random_kept(*self.loaders):
+            trial = self._rehearse()
+        if self._resume(trial):
+            return self._result()
+        while run.epoch < run.settings.epochs and not run.stopped:
+            try:
+                self._next_epoch()
+            except _DivergedError as error:
+                write_back(run.model, run.kept)
+                run.stop(f"{error}; the state {_after(run.kept_epoch)} was kept")
+        return self._finish()
+
+    def _rehearse(self) -> Batch:
+        """Refuse what cannot be trained before anything is written."""
+        run = self.run
+        batch = next(run.task.batches("train"), None)
+        if batch is None:
+            raise InputError("train gave no batches; is the loader empty?")
+        with evaluating(run.model), torch.no_grad():
+            loss = self._loss(batch)
+        if not math.isfinite(float(loss)):
+            raise InputError(f"the loss of the first batch is {float(loss)}: {_cause(run)}")
+        return batch
+
+    def _resume(self, trial: Batch) -> bool:
+        """Go on where a checkpoint was taken, or begin; True when that run was over."""
+        run = self.run
+        self.identity = _identity(run, self.callbacks, trial)
+        saved = (
+            resume.load(self.folder, run, self.callbacks, self.identity) if self.folder else None
+        )
+        self.spent = run.seconds
+        if saved is None:
+            run.metrics_before = run.task.evaluate(run.model) if run.validates else {}
+            run.kept = snapshot(run.model)
+            return False
+        self.step_random = saved.step_random
+        set_random_state(saved.epoch_random, *self.loaders)
+        return saved.finished
+
+    def _next_epoch(self) -> None:
+        """One epoch, or the end of one that the time limit cut."""
+        run = self.run
+        if not self._expired():
+            self._epoch()
+        self.truncated = self._expired() and run.epoch < run.settings.epochs
+        if self.truncated:
+            done = run.epoch + (run.batch / run.length if run.length else 0)
+            run.stop(
+                f"the time limit of {run.settings.minutes:g} minutes ended it after "
+                f"{done:.2f} of {run.settings.epochs} epochs"
+            )
+        if run.batch:
+            self._judge()
+
+    def _epoch(self) -> None:
+        """Batches to the end of the epoch, a stop, or the time limit."""
+        run = self.run
+        self.epoch_random, self.epoch_started = random_state(*self.loaders), time.monotonic()
+        batches = run.task.batches("train")
+        for _ in range(run.batch):  # read again, so that the loader is where it was
+            next(batches)
+        if run.batch:
+            set_random_state(self.step_random)
+        run.model.train()
+        for batch in batches:
+            self._step(batch)
+            self.tick(run)
+            late = time.monotonic() - self.saved_at >= run.settings.save_seconds
+            if late or self._expired():
+                self._save(random_state())
+            if run.stopped or (self._expired() and run.batch != run.length):
+                return
+        run.length = run.batch
+        self._judge()
+        self.epoch_random = random_state(*self.loaders)
+        if run.epoch < run.settings.epochs and not run.stopped:
+            self._save(self.epoch_random)
+
+    def _step(self, batch: Batch) -> None:
+        run = self.run
+        factor = schedule(run.settings.schedule, run.settings.warmup)(run.progress)
+        for group in run.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        loss = self._loss(batch)
+        value = float(loss)
+        if not math.isfinite(value):
+            raise _DivergedError(f"the loss became {value} at {run.place}: {_cause(run)}")
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for callback in self.callbacks:
+            callback.on_backward(run)
+        if run.settings.clip is not None:
+            parameters = (p for group in run.optimizer.param_groups for p in group["params"])
+            norm = float(nn.utils.clip_grad_norm_(parameters, run.settings.clip))
+            if not math.isfinite(norm):
+                raise _DivergedError(f"the norm of the gradient became {norm} at {run.place}")
+        run.optimizer.step()
+        for callback in self.callbacks:
+            callback.on_step(run)
+        run.loss_sum += value * batch.samples
+        run.samples += batch.samples
+        run.step, run.batch = run.step + 1, run.batch + 1
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Outputs and loss of a batch, with what the callbacks add."""
+        run = self.run
+        moved = batch.to(device_of(run.model))
+        run.inputs, run.labels = moved.inputs, moved.labels
+        if run.step == 0 and run.task.forward is None:
+            check_call(run.model, run.inputs)
+        run.outputs = run.task.predict(run.model, run.inputs)
+        loss = run.task.loss_of(run.outputs, run.labels)
+        for callback in self.callbacks:
+            loss = callback.on_loss(run, loss)
+        if loss is None:
+            lacks = "the task has no loss" if run.task.loss is None else "it has no labels"
+            raise InputError(
+                f"nothing to train on in {run.place}, {describe(batch.inputs)}: {lacks}; give "
+                "Task(loss=...) and (inputs, labels), or a teacher, which needs neither"
+            )
+        return loss
+
+    def _judge(self) -> None:
+        """Close the epoch: figures, the state to keep, patience."""
+        run = self.run
+        metrics = run.task.evaluate(run.model) if run.validates else {}
+        bad = next((n for n, t in tensors_of(run.model).items() if not t.isfinite().all()), None)
+        if bad or (metrics and math.isnan(metrics[run.task.headline])):
+            what = f"{bad} is" if bad else f"{run.task.headline} on validation is"
+            raise _DivergedError(f"{what} no longer finite at the end of epoch {run.epoch + 1}")
+        seconds, loss = time.monotonic() - self.epoch_started, run.loss_sum / run.samples
+        lr = float(run.optimizer.param_groups[0]["lr"])
+        run.epoch += 1
+        run.history.append(EpochFigures(run.epoch, loss, metrics, lr, seconds))
+        run.batch, run.loss_sum, run.samples = 0, 0.0, 0
+        run.inputs = run.labels = run.outputs = None
+        best = run.best_epoch()
+        if not run.keeps_best or best == run.epoch:
+            run.kept, run.kept_epoch = snapshot(run.model), run.epoch
+        patience = run.settings.patience
+        if patience is not None and run.epoch - best >= patience:
+            run.stop(f"no better {run.task.headline} on validation for {patience} epochs")
+        for callback in self.callbacks:
+            callback.on_epoch(run)
+
+    def _finish(self) -> FitResult:
+        run = self.run
+        if run.keeps_best and run.kept_epoch >= run.settings.keep_from:
+            write_back(run.model, run.kept)
+            if run.history and run.kept_epoch == 0:
+                run.notes.append("no epoch was better than the start, which was kept")
+        for callback in self.callbacks:
+            callback.on_end(run)
+        if not self.truncated:
+            self._save(random_state(), finished=True)
+        return self._result()
+
+    def _result(self) -> FitResult:
+        run = self.run
+        return FitResult(
+            epochs=tuple(run.history),
+            kept_epoch=run.kept_epoch,
+            metrics_before=run.metrics_before,
+            metrics_after=run.metrics_of(run.kept_epoch),
+            steps=run.step,
+            seconds=self._elapsed(),
+            stopped=run.stopped,
+            notes=tuple(run.notes),
+        )
+
+    @property
+    def folder(self) -> Path | None:
+        """Where checkpoints go, if anywhere."""
+        return Path(self.run.settings.workdir) if self.run.settings.workdir else None
+
+    def _save(self, step_random: dict[str, Any], *, finished: bool = False) -> None:
+        if self.folder is None:
+            return
+        self.run.seconds = self._elapsed()
+        saved = resume.Saved(
+            self.epoch_random or random_state(*self.loaders), step_random, finished
+        )
+        resume.save(self.folder, self.run, self.callbacks, self.identity, saved)
+        self.saved_at = time.monotonic()
+
+    def _elapsed(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    def _expired(self) -> bool:
+        minutes = self.run.settings.minutes
+        return minutes is not None and self._elapsed() >= 60 * minutes
+
+
+def _after(epoch: int) -> str:
+    return f"after epoch {epoch}" if epoch else "before training"
+
+
+def _cause(run: Run) -> str:
+    """Where values stop being finite."""
+    for leaf in pytree.tree_leaves(run.inputs):
+        if isinstance(leaf, Tensor) and not leaf.isfinite().all():
+            return f"the inputs {describe(leaf)} of the batch have NaN or infinite values"
+    for name, tensor in tensors_of(run.model).items():
+        if not tensor.isfinite().all():
+            return f"{name} has NaN or infinite values"
+    for leaf in pytree.tree_leaves(run.outputs):
+        if isinstance(leaf, Tensor) and not leaf.isfinite().all():
+            return f"the outputs {describe(leaf)} have NaN or infinite values; try a lower lr"
+    return "inputs, weights and outputs are finite, the loss function is not; look at the labels"
+
+
+def _length(data: Any) -> int | None:
+    """Batches per epoch, where the data knows."""
+    try:
+        return len(data)
+    except TypeError:  # iterable data sets have no length
+        return None
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _identity(run: Run, callbacks: Sequence[Callback], trial: Batch) -> dict[str, str]:
+    """What a checkpoint must have been made with to be resumed."""
+    return {
+        "weights": weights_hash(run.model),
+        **{name: _name(getattr(run.settings, name)) for name in DECISIVE},
+        "callbacks": ", ".join(callback.identity() for callback in callbacks),
+        "data": f"{run.length} batches, first {describe(trial.inputs)}",
+    }
+
+
+def _name(value: Any) -> str:
+    """A setting in words that are the same in every process."""
+    return (
+        str(getattr(value, "__qualname__", type(value).__name__)) if callable(value) else str(value)
+    )

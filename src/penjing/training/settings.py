@@ -1,0 +1,107 @@
+"""Settings of one training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from penjing.errors import InputError, StrategyError
+from penjing.training.optimizers import Factory
+from penjing.training.schedules import schedule
+
+Keep = Literal["best", "last"]
+
+
+class FitOptions(TypedDict, total=False):
+    """The fields of `Fit` as keywords."""
+
+    epochs: int
+    optimizer: str | Factory
+    lr: float | None
+    weight_decay: float | None
+    schedule: str | Callable[[float], float]
+    warmup: float
+    clip: float | None
+    patience: int | None
+    keep: Keep
+    keep_from: int
+    minutes: float | None
+    workdir: str | Path | None
+    save_seconds: float
+    seed: int
+    progress: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How to train. The defaults suit a trained network that was cut.
+
+    Args:
+        epochs: Passes over the training data, at least 1.
+        optimizer: "adamw", "adam", "sgd", "package.module:name", a class, or a function of the
+            parameters.
+        lr: Base learning rate; None is the optimizer's own.
+        weight_decay: None is the optimizer's own; by name, vectors never decay.
+        schedule: "cosine", "linear", "one_cycle", "constant", or a function of progress in [0, 1].
+        warmup: Share of the run in which the learning rate rises from zero, in [0, 1).
+        clip: Largest norm of the gradient; None does not clip.
+        patience: Stop after this many epochs without a better headline figure on validation.
+        keep: With validation data, "best" gives back the best epoch, or the start when none is
+            better; "last" the last one. Without validation data it is the last.
+        keep_from: First epoch that counts as best, 0 being the state before training. For callbacks
+            that only finish a network by then.
+        minutes: Time limit, summed over resumed calls; it truncates the run and never changes it.
+        workdir: Folder of the checkpoint; a call with the same arguments goes on from there.
+        save_seconds: A checkpoint at least this often; 0 is after every step.
+        seed: Of everything random.
+        progress: Show a bar on a terminal when it takes more than two seconds.
+
+    Raises:
+        InputError: A number outside its range.
+        StrategyError: An unknown schedule.
+    """
+
+    epochs: int = 3
+    optimizer: str | Factory = "adamw"
+    lr: float | None = None
+    weight_decay: float | None = None
+    schedule: str | Callable[[float], float] = "cosine"
+    warmup: float = 0.05
+    clip: float | None = None
+    patience: int | None = None
+    keep: Keep = "best"
+    keep_from: int = 0
+    minutes: float | None = None
+    workdir: str | Path | None = None
+    save_seconds: float = 60.0
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        ranges = (
+            ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("lr", self.lr, self.lr is None or self.lr > 0, "above 0"),
+            ("warmup", self.warmup, 0 <= self.warmup < 1, "a share of the run in [0, 1)"),
+            ("clip", self.clip, self.clip is None or self.clip > 0, "a norm above 0"),
+            ("patience", self.patience, self.patience is None or self.patience >= 1, "at least 1"),
+            ("keep", self.keep, self.keep in {"best", "last"}, "'best' or 'last'"),
+            ("minutes", self.minutes, self.minutes is None or self.minutes > 0, "above 0"),
+        )
+        for name, value, fine, rule in ranges:
+            if not fine:
+                raise InputError(f"{name} is {value!r}; it must be {rule}")
+        schedule(self.schedule, self.warmup)
+
+    @classmethod
+    def check_names(cls, names: object) -> None:
+        """Refuse settings that do not exist.
+
+        Raises:
+            StrategyError: A name is unknown; the known ones are listed.
+        """
+        unknown = sorted(set(names) - set(FitOptions.__annotations__))  # type: ignore[call-overload]
+        if unknown:
+            known = ", ".join(FitOptions.__annotations__)
+            raise StrategyError(f"unknown setting {unknown[0]!r}; the known ones are {known}")
