@@ -23,6 +23,7 @@ class Cost:
     less: str
     more: str
     show: Callable[[float], str]
+    exact: Callable[[float], str]
     tolerance: float = wording.SAME
 
 
@@ -34,14 +35,22 @@ def _millijoules(value: float) -> str:
     return f"{wording.digits(value)} mJ"
 
 
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _bytes(value: float) -> str:
+    return f"{value:,.0f} B"
+
+
 COSTS = (
-    Cost("macs", "multiply-accumulates", "fewer", "more", wording.count),
-    Cost("latency_ms", "latency", "faster", "slower", _milliseconds, wording.NOISE),
-    Cost("size_bytes", "file size", "smaller", "larger", wording.size),
-    Cost("ram_bytes", "peak activation RAM", "less", "more", wording.size),
-    Cost("energy_mj", "energy per call", "less", "more", _millijoules, wording.NOISE),
-    Cost("params", "parameters", "fewer", "more", wording.count),
-    Cost("nonzero", "nonzero parameters", "fewer", "more", wording.count),
+    Cost("macs", "multiply-accumulates", "fewer", "more", wording.count, _whole),
+    Cost("latency_ms", "latency", "faster", "slower", _milliseconds, _milliseconds, wording.NOISE),
+    Cost("size_bytes", "file size", "smaller", "larger", wording.size, _bytes),
+    Cost("ram_bytes", "peak activation RAM", "less", "more", wording.size, _bytes),
+    Cost("energy_mj", "energy per call", "less", "more", _millijoules, _millijoules, wording.NOISE),
+    Cost("params", "parameters", "fewer", "more", wording.count, _whole),
+    Cost("nonzero", "nonzero parameters", "fewer", "more", wording.count, _whole),
 )
 
 
@@ -58,7 +67,7 @@ class Row:
         verdict: Whether the change is for the better.
         share: After / before, for a bar; None for metrics and when one side is missing.
         how: How the figure was had.
-        exact: Both values in full.
+        exact: Values before and after in full.
         ratio: Before divided by after; None when it cannot be told.
     """
 
@@ -70,7 +79,7 @@ class Row:
     verdict: Verdict
     share: float | None = None
     how: str = ""
-    exact: str = ""
+    exact: tuple[str, str] = ("", "")
     ratio: float | None = None
 
 
@@ -97,9 +106,12 @@ def _cost_rows(data: ReportData) -> Iterator[Row]:
             "" if after is None else cost.show(after),
             words,
             "unknown" if ratio is None else _verdict(ratio - 1, cost.tolerance),
-            after / before if before and after is not None else None,
+            _share(ratio, before, after),
             _how(data, cost.field),
-            " → ".join(f"{value:,}" for value in (before, after) if value is not None),
+            (
+                "" if before is None else cost.exact(before),
+                "" if after is None else cost.exact(after),
+            ),
             ratio,
         )
 
@@ -133,6 +145,13 @@ def _verdict(gain: float, tolerance: float) -> Verdict:
     return "better" if gain > 0 else "worse"
 
 
+def _share(ratio: float | None, before: float | None, after: float | None) -> float | None:
+    """After / before, in step with the ratio that is shown."""
+    if before is None or after is None:
+        return None
+    return 1 / ratio if ratio else after / before if before else None
+
+
 def _how(data: ReportData, field: str) -> str:
     texts = [
         figures.how.get(field, "") for figures in (data.after, data.before) if figures is not None
@@ -153,7 +172,6 @@ def _metric_rows(data: ReportData) -> Iterator[Row]:
             if before is not None and after is not None
             else "",
             metric_verdict(data, name, before, after) if both else "unknown",
-            exact=" → ".join(f"{value:.6g}" for value in (before, after) if value is not None),
         )
 
 
@@ -179,15 +197,7 @@ def higher_is_better(data: ReportData, name: str) -> bool | None:
 def _agreement_rows(data: ReportData) -> Iterator[Row]:
     if data.agreement is not None:
         share = wording.percent(data.agreement)
-        yield Row(
-            "agreement",
-            "agreement with the original",
-            "",
-            share,
-            "",
-            "unknown",
-            exact=f"{data.agreement:.6g}",
-        )
+        yield Row("agreement", "agreement with the original", "", share, "", "unknown")
 
 
 def first_metric(data: ReportData) -> str:

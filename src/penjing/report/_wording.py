@@ -62,6 +62,19 @@ def digits(value: float, n: int = 3) -> str:
     return f"{value:.{max(0, n - 1 - magnitude)}f}"
 
 
+def trimmed(text: str) -> str:
+    """A formatted number without zeros that say nothing.
+
+    Example:
+        >>> trimmed("40.0 M"), trimmed("3.50 ms"), trimmed("100 M")
+        ('40 M', '3.5 ms', '100 M')
+    """
+    digits_, _, unit = text.partition(" ")
+    if "." in digits_:
+        digits_ = digits_.rstrip("0").rstrip(".")
+    return f"{digits_} {unit}".strip()
+
+
 def percent(share: float) -> str:
     """A share in percent.
 
@@ -146,7 +159,7 @@ def points_words(name: str, before: float, after: float) -> str:
 
     Example:
         >>> points_words("accuracy", 0.9339, 0.913), points_words("mse", 0.5, 0.75)
-        ('2.09 points lower', '0.2500 higher')
+        ('2.09 points lower', '0.250 higher')
     """
     moved = after - before
     if math.isnan(moved):
@@ -155,6 +168,6 @@ def points_words(name: str, before: float, after: float) -> str:
         amount, unit = f"{100 * abs(moved):.2f}", " points"
         same = amount == "0.00"
     else:
-        amount, unit = digits(abs(moved), 4), ""
+        amount, unit = digits(abs(moved)), ""
         same = moved == 0
     return "unchanged" if same else f"{amount}{unit} {'higher' if moved > 0 else 'lower'}"

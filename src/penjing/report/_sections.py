@@ -1,0 +1,343 @@
+"""The sections of the page in their order; one that the report has no data for is not made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from penjing.figures import EpochFigures, Proof
+from penjing.report import _charts as charts
+from penjing.report import _tables as tables
+from penjing.report import _wording as wording
+from penjing.report._budget import bound_of, budgets, max_drop
+from penjing.report._charts import Axis, Point, Role
+from penjing.report._comparison import first_metric, higher_is_better, rows
+from penjing.report._tables import Table
+from penjing.report.data import CandidateFigures, ReportData
+
+SHOWN = 12  # histograms drawn; the table lists all of them
+CURVES = 3  # metrics drawn by epoch, likewise
+WEAK = 1e-3  # masking that moves the output less than this proves little
+CLOSE = 1e-6  # relative difference in float64 that rounding alone can explain, with a wide margin
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One drawing with its caption and the signs it uses."""
+
+    picture: Markup
+    caption: str
+    legend: tuple[tuple[Markup, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Pairs of term and value under a heading, which may be empty."""
+
+    title: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One section.
+
+    Args:
+        id: Anchor.
+        title: Heading.
+        lead: Paragraphs.
+        drawings: Charts, side by side where there is room.
+        small: Whether the charts are small multiples.
+        tables: Tables below the charts.
+        facts: Pairs of term and value.
+        code: A command to copy.
+    """
+
+    id: str
+    title: str
+    lead: tuple[str, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
+    small: bool = False
+    tables: tuple[Table, ...] = ()
+    facts: tuple[Facts, ...] = ()
+    code: str = ""
+
+
+def sections(data: ReportData) -> list[Section]:
+    """Every section that has data."""
+    makers: tuple[tuple[object, Callable[[ReportData], Section]], ...] = (
+        (rows(data), _figures),
+        (data.constraints, _budgets),
+        (data.candidates, _candidates),
+        (data.per_class, _classes),
+        (data.groups, _groups),
+        (_layers_known(data), _layers),
+        (data.repair, _repair),
+        (data.histograms, _weights),
+        (data.epochs, _training),
+        (data.locked, _locked),
+        (data.proof, _proof),
+        (_making_known(data), _making),
+    )
+    return [make(data) for known, make in makers if known]
+
+
+def _figures(data: ReportData) -> Section:
+    lead = "A kB is 1000 bytes. The word beside a ratio says which way it went, gain or loss."
+    return Section(
+        id="figures", title="Before and after", lead=(lead,), tables=(tables.figures(data),)
+    )
+
+
+def _budgets(data: ReportData) -> Section:
+    verdicts = [budget.met for budget in budgets(data)]
+    if False in verdicts:
+        lead = f"{verdicts.count(False)} of {len(verdicts)} budgets are not met."
+    elif None in verdicts:
+        met = f"{verdicts.count(True)} of {len(verdicts)} budgets are met"
+        lead = f"{met}; the rest were not measured."
+    else:
+        lead = "Every budget is met." if len(verdicts) > 1 else "The budget is met."
+    return Section(
+        id="budget", title="The budget", lead=(lead,), tables=(tables.constraints(data),)
+    )
+
+
+def _candidates(data: ReportData) -> Section:
+    costs: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+        ("macs", "multiply-accumulates", wording.count),
+        ("latency_ms", "latency", lambda value: f"{wording.digits(value)} ms"),
+    )
+    drawn = (_scatter(data, *cost) for cost in costs)
+    tried = len(data.candidates)
+    chosen = [c.name for c in data.candidates if c.kept]
+    lead = f"{tried} network{'s were' if tried > 1 else ' was'} tried and measured."
+    lead += f" Chosen: {', '.join(chosen)}." if chosen else " None was chosen."
+    return Section(
+        id="candidates",
+        title="Accuracy against cost"
+        if first_metric(data) == "accuracy"
+        else "Quality against cost",
+        lead=(lead,),
+        drawings=tuple(drawing for drawing in drawn if drawing is not None),
+        tables=(tables.candidates(data),),
+    )
+
+
+def _scatter(
+    data: ReportData, field: str, title: str, show: Callable[[float], str]
+) -> Drawing | None:
+    """Quality against one cost; None when fewer than two points have both."""
+    name = first_metric(data)
+    original = _original(data, field, name)
+    points = [
+        Point(x, c.metric, _role(c), f"{c.name}: {show(x)}, {wording.metric(name, c.metric)}")
+        for c in data.candidates
+        if (x := getattr(c, field)) is not None and c.metric is not None and math.isfinite(c.metric)
+    ]
+    if original is not None:
+        text = f"original: {show(original[0])}, {wording.metric(name, original[1])}"
+        points.append(Point(*original, "original", text))
+    if len(points) < 2:
+        return None
+    higher = higher_is_better(data, name) is not False
+    label = "agreement with the original" if name == "agreement" else name
+    y_title = label if higher else f"{label} (lower is better)"
+    lost = max_drop(data)
+    bound = None if lost is None or original is None else original[1] - (lost if higher else -lost)
+    picture = charts.scatter(
+        points,
+        Axis(
+            title=title,
+            show=lambda value: wording.trimmed(show(value)),
+            bound=bound_of(data, field),
+        ),
+        Axis(title=y_title, show=lambda value: _tick(name, value), bound=bound),
+        label=f"{label} against {title} of {len(data.candidates)} candidates; the table below lists them",
+        upward=higher,
+    )
+    return Drawing(picture, f"{label.capitalize()} against {title}.", _legend(points))
+
+
+def _original(data: ReportData, field: str, name: str) -> tuple[float, float] | None:
+    """Where the original network stands in a scatter."""
+    cost = None if data.before is None else getattr(data.before, field)
+    quality = 1.0 if name == "agreement" else data.metrics_before.get(name)
+    return None if cost is None or quality is None else (float(cost), quality)
+
+
+def _role(candidate: CandidateFigures) -> Role:
+    if candidate.kept:
+        return "chosen"
+    return "misses" if candidate.meets is False else "meets"
+
+
+def _tick(name: str, value: float) -> str:
+    return f"{100 * value:.4g} %" if wording.is_share(name) else f"{value:.4g}"
+
+
+def _legend(points: Sequence[Point]) -> tuple[tuple[Markup, str], ...]:
+    seen = {point.role for point in points}
+    names: dict[Role, str] = {
+        "original": "the original",
+        "chosen": "chosen",
+        "meets": "meets the budget" if "misses" in seen else "tried",
+        "misses": "misses the budget",
+    }
+    return tuple((charts.key(role), text) for role, text in names.items() if role in seen)
+
+
+def _classes(data: ReportData) -> Section:
+    lead = "How every class fared: an average can hide one that was given up."
+    judged = [
+        (c.after - c.before, c.name)
+        for c in data.per_class
+        if c.before is not None and c.after is not None
+    ]
+    if judged and min(judged)[0] < 0:
+        change, name = min(judged)
+        lead += f" The largest loss is that of {name}, {-100 * change:.2f} points."
+    elif judged:
+        lead += " No class lost."
+    return Section(
+        id="classes", title="Class by class", lead=(lead,), tables=(tables.classes(data),)
+    )
+
+
+def _groups(data: ReportData) -> Section:
+    units, kept = sum(g.units for g in data.groups), sum(g.kept for g in data.groups)
+    whole = sum(g.kept == g.units for g in data.groups)
+    share = f"{kept:,} of {units:,} units were kept ({kept / max(1, units):.0%})"
+    lead = f"{share} in {len(data.groups)} group{'s' if len(data.groups) > 1 else ''}"
+    lead += f"; {whole} of them were left whole." if whole else "."
+    return Section(id="groups", title="What was cut", lead=(lead,), tables=(tables.groups(data),))
+
+
+def _layers_known(data: ReportData) -> bool:
+    return any(figures is not None and figures.layers for figures in (data.before, data.after))
+
+
+def _layers(data: ReportData) -> Section:
+    return Section(id="layers", title="Layer by layer", tables=(tables.layers(data),))
+
+
+def _repair(data: ReportData) -> Section:
+    done = [r for r in data.repair if not r.reason]
+    better = sum(
+        r.error_before is not None and r.error_after is not None and r.error_after < r.error_before
+        for r in done
+    )
+    alone = len(data.repair) - len(done)
+    lead = (
+        f"{len(done)} layers were solved anew, without labels or training; on samples kept aside "
+        f"the error of {better} of them fell."
+    )
+    lead += f" {alone} were left alone, each with its reason." if alone else ""
+    return Section(id="repair", title="Repair", lead=(lead,), tables=(tables.repair(data),))
+
+
+def _weights(data: ReportData) -> Section:
+    shown = data.histograms[:SHOWN]
+    lead = "Outline: the original. Filled: the result. In counts, so that what is gone is seen."
+    if len(shown) < len(data.histograms):
+        lead += f" The first {len(shown)} of {len(data.histograms)} are drawn; the table has all."
+    drawings = tuple(Drawing(charts.histogram(h), h.tensor) for h in shown)
+    return Section(
+        id="weights",
+        title="Weights",
+        lead=(lead,),
+        drawings=drawings,
+        small=True,
+        tables=(tables.weights(data),),
+    )
+
+
+def _training(data: ReportData) -> Section:
+    seconds = sum(e.seconds for e in data.epochs)
+    n = len(data.epochs)
+    took = f"{n} epoch{'s' if n > 1 else ''} in {wording.duration(seconds)}"
+    lead = f"{took}; metrics on the validation split."
+    names = list(dict.fromkeys(name for e in data.epochs for name in e.metrics))[:CURVES]
+    drawings = [_curve("training loss", [e.loss for e in data.epochs])]
+    drawings += [_curve(name, _series(data.epochs, name)) for name in names]
+    return Section(
+        id="training",
+        title="Training",
+        lead=(lead,),
+        drawings=tuple(drawing for drawing in drawings if drawing is not None),
+        tables=(tables.epochs(data),),
+    )
+
+
+def _series(epochs: Sequence[EpochFigures], name: str) -> list[float]:
+    return [e.metrics.get(name, math.nan) for e in epochs]
+
+
+def _curve(name: str, values: list[float]) -> Drawing | None:
+    """One curve over the epochs; None when a value is missing or there is nothing to connect."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+
+    def show(value: float) -> str:
+        return _tick(name, value)
+
+    label = f"{name} from {show(values[0])} in the first epoch to {show(values[-1])} in the last"
+    return Drawing(
+        charts.line(values, Axis(title=name, show=show), label=label),
+        f"{name.capitalize()} by epoch.",
+    )
+
+
+def _locked(data: ReportData) -> Section:
+    n = len(data.locked)
+    lead = f"{n} place{'s' if n > 1 else ''} could not be cut. Nothing was guessed: each has its reason."
+    return Section(
+        id="locked", title="What was left alone", lead=(lead,), tables=(tables.locked(data.locked),)
+    )
+
+
+def _proof(data: ReportData) -> Section:
+    proof = data.proof
+    assert proof is not None  # the section is made only then
+    facts = (
+        ("largest relative difference, random weights in float64", f"{proof.error:.2e}"),
+        ("the same with the real weights on the example inputs", f"{proof.real_error:.2e}"),
+        ("how far masking itself moved the outputs", f"{proof.moved:.2e}"),
+        ("operations compared one by one", f"{proof.nodes:,}"),
+        ("form of the result", "your own class" if proof.form == "module" else "a graph module"),
+        *((("why not your own class", proof.reason),) if proof.reason else ()),
+    )
+    return Section(
+        id="proof", title="The proof", lead=_proof_words(proof), facts=(Facts("", facts),)
+    )
+
+
+def _proof_words(proof: Proof) -> tuple[str, ...]:
+    lead = "The cut network was compared with the original, its cut units set to zero: both must agree."
+    if not proof.error <= CLOSE:
+        verdict = "They differ by more than rounding explains. Do not rely on this cut."
+    elif proof.moved < WEAK:
+        verdict = "They do, but masking hardly moved the outputs, so this agreement proves little."
+    else:
+        verdict = "They do, and masking moved the outputs far enough for that to mean something."
+    return (lead, verdict)
+
+
+def _making_known(data: ReportData) -> bool:
+    return bool(data.choices or data.environment or data.command or data.seconds)
+
+
+def _making(data: ReportData) -> Section:
+    choices = [(name.replace("_", " "), value) for name, value in data.choices.items()]
+    choices += [("time it took", wording.duration(data.seconds))] if data.seconds else []
+    machine = [(name.replace("_", " "), value) for name, value in data.environment.items()]
+    facts = (Facts("Settings", tuple(choices)), Facts("Environment", tuple(machine)))
+    return Section(
+        id="making",
+        title="How it was made",
+        facts=tuple(block for block in facts if block.pairs),
+        code=data.command,
+    )
