@@ -111,7 +111,10 @@ class Groups:
 
     def __str__(self) -> str:
         rows = [(g.name, str(g.units), g.scope, f"{len(g.slices)} slices") for g in self.groups]
-        rows += [(k.tensor, f"dim {k.dim}", "locked", f"{k.reason} {k.where}".strip()) for k in self.locked]
+        rows += [
+            (k.tensor, f"dim {k.dim}", "locked", f"{k.reason} {k.where}".strip())
+            for k in self.locked
+        ]
         header = ("group", "units", "scope", "cuts / reason")
         widths = [max(len(r[i]) for r in (header, *rows)) for i in range(3)]
         lines = [
@@ -119,7 +122,9 @@ class Groups:
             for row in (header, *rows)
         ]
         lines.insert(1, "-" * max(len(line) for line in lines))
-        total = f"{len(self.groups)} groups reach {self.reachable:.0%} of {self.params:,} parameters"
+        total = (
+            f"{len(self.groups)} groups reach {self.reachable:.0%} of {self.params:,} parameters"
+        )
         return "\n".join([*lines, total])
 
 
@@ -160,11 +165,17 @@ class Plan:
             count = self.units[name]
             outside = [u for u in units if not 0 <= u < count]
             if outside:
-                raise PlanError(f"group {name!r} has {count} units (0..{count - 1}); the plan drops {outside}")
+                raise PlanError(
+                    f"group {name!r} has {count} units (0..{count - 1}); the plan drops {outside}"
+                )
             if list(units) != sorted(set(units)):
-                raise PlanError(f"group {name!r}: units to drop must ascend without repeats, got {list(units)[:8]}")
+                raise PlanError(
+                    f"group {name!r}: units to drop must ascend without repeats, got {list(units)[:8]}"
+                )
             if len(units) == count:
-                raise PlanError(f"group {name!r}: the plan drops all {count} units; at least one must stay")
+                raise PlanError(
+                    f"group {name!r}: the plan drops all {count} units; at least one must stay"
+                )
 
     def check(self, groups: Groups) -> None:
         """Refuse a network that the plan was not made for.
@@ -175,7 +186,9 @@ class Plan:
         for name, count in self.units.items():
             seen = next((g.units for g in groups if g.name == name), None)
             if seen is None:
-                raise PlanError(f"the plan names group {name!r}, which this network does not have; was it made for another?")
+                raise PlanError(
+                    f"the plan names group {name!r}, which this network does not have; was it made for another?"
+                )
             if seen != count:
                 raise PlanError(
                     f"group {name!r} has {seen} units and the plan was made for {count}. "
@@ -194,7 +207,12 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text."""
-        content = {"version": PLAN_VERSION, "fingerprint": self.fingerprint, "units": self.units, "drop": self.drop}
+        content = {
+            "version": PLAN_VERSION,
+            "fingerprint": self.fingerprint,
+            "units": self.units,
+            "drop": self.drop,
+        }
         return json.dumps(content, indent=1)
 
     @classmethod
@@ -208,8 +226,16 @@ class Plan:
             content = json.loads(text)
             version = content["version"]
             if version > PLAN_VERSION:
-                raise PlanError(f"the plan has version {version}, this penjing reads up to {PLAN_VERSION}; upgrade penjing")
-            drop = {str(name): tuple(int(u) for u in units) for name, units in content["drop"].items()}
-            return cls(drop, {str(k): int(v) for k, v in content["units"].items()}, str(content["fingerprint"]))
+                raise PlanError(
+                    f"the plan has version {version}, this penjing reads up to {PLAN_VERSION}; upgrade penjing"
+                )
+            drop = {
+                str(name): tuple(int(u) for u in units) for name, units in content["drop"].items()
+            }
+            return cls(
+                drop,
+                {str(k): int(v) for k, v in content["units"].items()},
+                str(content["fingerprint"]),
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan: {type(error).__name__}: {error}") from error

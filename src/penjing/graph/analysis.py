@@ -13,7 +13,18 @@ from penjing.graph.axes import Atoms, Dim, Reason, fixed
 from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value, where
 from penjing.graph.capture import Program
 from penjing.graph.movement import Move, is_movement
-from penjing.graph.rules import EXPANDERS, MAKERS, RULES, Labels, Site, dead, fixed_outputs, is_pointwise, locked, pointwise
+from penjing.graph.rules import (
+    EXPANDERS,
+    MAKERS,
+    RULES,
+    Labels,
+    Site,
+    dead,
+    fixed_outputs,
+    is_pointwise,
+    locked,
+    pointwise,
+)
 
 Verdicts = dict[tuple[Any, ...], bool]
 
@@ -69,7 +80,9 @@ class Analysis:
             return size_value(node)
         if node.name not in self._values:
             if node.op == "placeholder":
-                self._values[node.name] = self.program.tensors[self.program.stored[node.name]].detach()
+                self._values[node.name] = (
+                    self.program.tensors[self.program.stored[node.name]].detach().cpu()
+                )
             else:
                 self._values[node.name] = Call(node).run(self.value)
         return self._values[node.name]
@@ -98,7 +111,12 @@ class Analysis:
             self._labels[node.name] = [dims]
             return
         tensor = self.program.tensors[fqn]
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        key = (
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tuple(tensor.shape),
+            tensor.stride(),
+        )
         if key not in self._tied or tensor.numel() == 0:
             self._tied[key] = [self._stored_dim(tensor, size) for size in tensor.shape]
         self._labels[node.name] = [self._tied[key]]
@@ -146,11 +164,17 @@ class Analysis:
             return locked(site)
         self._moves.add(site.call.node.name)
         shape = self.program.shape
-        return Move(site.call, shape, self.value, self.labels, self.atoms, site.reason(), bool(indices)).outputs()
+        return Move(
+            site.call, shape, self.value, self.labels, self.atoms, site.reason(), bool(indices)
+        ).outputs()
 
     def _verdict(self, call: Call) -> bool:
         """Whether the op is data movement; one answer per op and arguments other than sizes."""
-        key = (call.node.target, str([a for a in call.node.args if not isinstance(a, (fx.Node, list, tuple))]), str(dict(call.node.kwargs)))
+        key = (
+            call.node.target,
+            str([a for a in call.node.args if not isinstance(a, (fx.Node, list, tuple))]),
+            str(dict(call.node.kwargs)),
+        )
         if key not in self._verdicts or call.name in {"index", "index_put"}:
             self._verdicts[key] = is_movement(call, self.program.shape, self.value)
         return self._verdicts[key]

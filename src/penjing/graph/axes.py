@@ -189,7 +189,9 @@ class Atoms:
             return dims
         labels = np.empty(len(dim), object)
         labels[:] = [tuple(int(a) for a in row if a >= 0) for row in dim]
-        for axis, part in zip(big, self.factor(labels.reshape([sizes[i] for i in big]), reason), strict=True):
+        for axis, part in zip(
+            big, self.factor(labels.reshape([sizes[i] for i in big]), reason), strict=True
+        ):
             dims[axis] = part
         return dims
 
@@ -213,7 +215,11 @@ class Atoms:
         for atom in row:
             if atom < 0:
                 continue
-            parts = self._expand(self._roots(np.array(self._parts[int(atom)]))) if int(atom) in self._parts else (int(atom),)
+            parts = (
+                self._expand(self._roots(np.array(self._parts[int(atom)])))
+                if int(atom) in self._parts
+                else (int(atom),)
+            )
             out += [part for part in parts if part not in out]
         return tuple(out)
 
@@ -298,13 +304,18 @@ class Atoms:
         rest = tuple(axis for axis in range(atoms.ndim) if axis not in axes)
         core = atoms.max(axis=rest) if rest else atoms
         if not axes:
-            self.lock(np.array([[int(atoms.flat[0])]]), Reason(f"{reason.why}: spans the whole dimension", reason.where))
+            self.lock(
+                np.array([[int(atoms.flat[0])]]),
+                Reason(f"{reason.why}: spans the whole dimension", reason.where),
+            )
             return []
         if len(axes) == 1:
             return [(axes[0], core[:, None])]
         parts = [self.new(atoms.shape[axis]) for axis in axes]
         for place in np.ndindex(core.shape):
-            label = reduce(lambda x, y: x + y, (tuple(p[i]) for p, i in zip(parts, place, strict=True)))
+            label = reduce(
+                lambda x, y: x + y, (tuple(p[i]) for p, i in zip(parts, place, strict=True))
+            )
             self._unify_labels((int(core[place]),), label, reason)
         return list(zip(axes, parts, strict=True))
 

@@ -99,7 +99,9 @@ class Call:
         """Tensor arguments, each once, in order."""
         return [n for n in dict.fromkeys(self.node.all_input_nodes) if is_tensor(n)]
 
-    def run(self, values: Callable[[fx.Node], Any], replace: Mapping[fx.Node, Any] | None = None) -> Any:
+    def run(
+        self, values: Callable[[fx.Node], Any], replace: Mapping[fx.Node, Any] | None = None
+    ) -> Any:
         """Run the op alone.
 
         Args:
@@ -123,7 +125,16 @@ class Call:
 
 
 SIZE_OPERATORS = frozenset(
-    {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.truediv, operator.neg, operator.pow}
+    {
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.floordiv,
+        operator.mod,
+        operator.truediv,
+        operator.neg,
+        operator.pow,
+    }
 )
 
 

@@ -94,14 +94,18 @@ class Program:
         """
         leaves, spec = pytree.tree_flatten(call_args(batch))
         if spec != self.in_spec:
-            raise InputError(f"inputs have the structure {spec}, the network was captured with {self.in_spec}")
+            raise InputError(
+                f"inputs have the structure {spec}, the network was captured with {self.in_spec}"
+            )
         return leaves
 
     def unflatten_outputs(self, flat: Sequence[Any]) -> Any:
         """The network's own output structure from the graph's flat outputs."""
         return pytree.tree_unflatten(list(flat), self.out_spec)
 
-    def bind(self, inputs: Sequence[Any], tensors: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    def bind(
+        self, inputs: Sequence[Any], tensors: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
         """Values of all placeholders by name: stored tensors (or their replacements) and flat user inputs."""
         tensors = self.tensors if tensors is None else {**self.tensors, **tensors}
         values: dict[str, Any] = {name: tensors[fqn] for name, fqn in self.stored.items()}
@@ -119,7 +123,11 @@ class Program:
             Flat outputs.
         """
         values = self.bind(inputs, tensors)
-        return list(fx.Interpreter(self.graph_module).run(*(values[p.name] for p in self.graph.nodes if p.op == "placeholder")))
+        return list(
+            fx.Interpreter(self.graph_module).run(
+                *(values[p.name] for p in self.graph.nodes if p.op == "placeholder")
+            )
+        )
 
 
 def concrete_size(size: int | torch.SymInt) -> int:
@@ -169,7 +177,15 @@ def check_runs(model: nn.Module, example: Example) -> Any:
     try:
         with torch.no_grad():
             return model(*args, **kwargs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        KeyError,
+        AssertionError,
+    ) as error:
         seen = pytree.tree_map(lambda v: describe(v), (args, kwargs))
         dtype = f" with {weight.dtype} weights" if weight is not None else ""
         raise InputError(
@@ -209,9 +225,15 @@ def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedPr
         repeat = MIN_BATCH if batch == 1 else 1
         many_args, many_kwargs = pytree.tree_map(lambda v: _repeat(v, repeat), (args, kwargs))
         dims = pytree.tree_map(
-            lambda v: {0: torch.export.Dim.AUTO} if isinstance(v, Tensor) else None, (many_args, many_kwargs)
+            lambda v: {0: torch.export.Dim.AUTO} if isinstance(v, Tensor) else None,
+            (many_args, many_kwargs),
         )
-        program = _try_export(model, many_args, many_kwargs, (*dims[0],) if not kwargs else dims[1] if not args else None)
+        program = _try_export(
+            model,
+            many_args,
+            many_kwargs,
+            (*dims[0],) if not kwargs else dims[1] if not args else None,
+        )
         if not isinstance(program, Exception):
             return program, _has_dynamic_batch(program)
     program = _try_export(model, args, kwargs, None)
@@ -222,7 +244,11 @@ def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedPr
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Size of dimension 0 when all tensor inputs share it."""
-    sizes = {v.shape[0] if v.dim() else None for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
+    sizes = {
+        v.shape[0] if v.dim() else None
+        for v in pytree.tree_leaves((args, kwargs))
+        if isinstance(v, Tensor)
+    }
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -242,7 +268,9 @@ def _try_export(
 
 def _has_dynamic_batch(program: torch.export.ExportedProgram) -> bool:
     inputs = set(program.graph_signature.user_inputs)
-    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs]
+    values = [
+        n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs
+    ]
     return all(isinstance(v.shape[0], torch.SymInt) for v in values if isinstance(v, Tensor))
 
 
@@ -252,11 +280,23 @@ def _explain(error: Exception) -> str:
     line = next((row.strip() for row in text.splitlines() if row.strip().startswith("File ")), "")
     head = text.strip().splitlines()[0] if text.strip() else "no message"
     hints: tuple[tuple[Callable[[str], bool], str], ...] = (
-        (lambda t: "data-dependent" in t.lower() or "GuardOnDataDependent" in t, "replace the branch on tensor values by torch.where or torch.cond"),
-        (lambda t: "dynamic control flow" in t.lower(), "replace the branch on tensor values by torch.where or torch.cond"),
-        (lambda t: "pytree" in t.lower() or "register" in t.lower(), "return tensors, tuples or dicts, or switch caches off (use_cache=False)"),
+        (
+            lambda t: "data-dependent" in t.lower() or "GuardOnDataDependent" in t,
+            "replace the branch on tensor values by torch.where or torch.cond",
+        ),
+        (
+            lambda t: "dynamic control flow" in t.lower(),
+            "replace the branch on tensor values by torch.where or torch.cond",
+        ),
+        (
+            lambda t: "pytree" in t.lower() or "register" in t.lower(),
+            "return tensors, tuples or dicts, or switch caches off (use_cache=False)",
+        ),
     )
-    fix = next((hint for test, hint in hints if test(text)), "make forward traceable: no .item(), no numpy, no branches on values")
+    fix = next(
+        (hint for test, hint in hints if test(text)),
+        "make forward traceable: no .item(), no numpy, no branches on values",
+    )
     return f"torch.export could not capture the network: {type(error).__name__}: {head} {line}. To mend it, {fix}"
 
 
@@ -269,12 +309,17 @@ def _program(exported: torch.export.ExportedProgram, example: Example, dynamic: 
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    tensors = {fqn: exported.state_dict[fqn] if fqn in exported.state_dict else exported.constants[fqn] for fqn in stored.values()}
+    tensors = {
+        fqn: exported.state_dict[fqn] if fqn in exported.state_dict else exported.constants[fqn]
+        for fqn in stored.values()
+    }
     args, kwargs = call_args(example)
     leaves = pytree.tree_leaves((args, kwargs))
     repeat = MIN_BATCH if dynamic and _batch_size(args, kwargs) == 1 else 1
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
-    placeholders = [n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in stored]
+    placeholders = [
+        n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in stored
+    ]
     return Program(
         graph_module=exported.graph_module,
         stored=stored,

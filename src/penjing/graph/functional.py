@@ -60,7 +60,9 @@ def _make_functional(graph: fx.Graph, node: fx.Node) -> bool:
     if target._overloadname not in packet.overloads():
         return False
     order = {n: i for i, n in enumerate(graph.nodes)}
-    written.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node and order[user] > order[node])
+    written.replace_all_uses_with(
+        node, delete_user_cb=lambda user: user is not node and order[user] > order[node]
+    )
     node.target = getattr(packet, target._overloadname)
     return True
 
@@ -79,7 +81,11 @@ def _seen_elsewhere(graph: fx.Graph, written: fx.Node, writer: fx.Node) -> bool:
                 stack.append(user)
     if root.op == "placeholder":
         return True
-    return any(order[user] >= order[writer] and user is not writer for a in aliases - {written} for user in a.users)
+    return any(
+        order[user] >= order[writer] and user is not writer
+        for a in aliases - {written}
+        for user in a.users
+    )
 
 
 def _restore_batch_norm(graph: fx.Graph) -> None:
@@ -90,7 +96,8 @@ def _restore_batch_norm(graph: fx.Graph) -> None:
         x, weight, bias, mean, var, momentum, eps = node.args
         with graph.inserting_before(node):
             norm = graph.call_function(
-                torch.ops.aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False)
+                torch.ops.aten.batch_norm.default,
+                (x, weight, bias, mean, var, False, momentum, eps, False),
             )
         for user in list(node.users):
             norm.meta = dict(user.meta)

@@ -15,7 +15,14 @@ from penjing.graph.call import op_name
 from penjing.plan import Group, Groups, Lock, Slice, fingerprint
 
 OUTPUT_DIM = {"linear": 0, "conv1d": 0, "conv2d": 0, "conv3d": 0, "embedding": 1, "_weight_norm": 0}
-OUTPUT_DIM |= {"conv_transpose1d": 1, "conv_transpose2d": 1, "conv_transpose3d": 1, "matmul": 1, "mm": 1, "addmm": 1}
+OUTPUT_DIM |= {
+    "conv_transpose1d": 1,
+    "conv_transpose2d": 1,
+    "conv_transpose3d": 1,
+    "matmul": 1,
+    "mm": 1,
+    "addmm": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,9 @@ def find_units(analysis: Analysis) -> list[Units]:
     names: dict[str, int] = defaultdict(int)
     for signature, atoms in alike.items():
         places = [place for place, _ in signature]
-        if len(atoms) < 2 or not any(place.tensor in analysis.program.parameters for place in places):
+        if len(atoms) < 2 or not any(
+            place.tensor in analysis.program.parameters for place in places
+        ):
             continue
         atoms.sort(key=lambda a: owned[a][places[0]][0])
         maker = next((p for p in places if outputs.get(p.tensor) == p.dim), places[0])
@@ -70,7 +79,11 @@ def find_units(analysis: Analysis) -> list[Units]:
 
 
 def _units(
-    analysis: Analysis, name: str, places: list[Place], atoms: list[int], owned: dict[int, dict[Place, list[int]]]
+    analysis: Analysis,
+    name: str,
+    places: list[Place],
+    atoms: list[int],
+    owned: dict[int, dict[Place, list[int]]],
 ) -> Units:
     slices = []
     for place in places:
@@ -102,7 +115,9 @@ def _owned_positions(analysis: Analysis) -> dict[int, dict[Place, list[int]]]:
                 place = Place(fqn, axis, factor)
                 column = live[:, factor]
                 for position in np.flatnonzero(column >= 0):
-                    owned.setdefault(int(column[position]), {}).setdefault(place, []).append(int(position))
+                    owned.setdefault(int(column[position]), {}).setdefault(place, []).append(
+                        int(position)
+                    )
     return owned
 
 
@@ -128,14 +143,20 @@ def weight_of(node: fx.Node) -> fx.Node | None:
 def describe(analysis: Analysis, units: list[Units]) -> Groups:
     """Groups and locks of a network as data."""
     program = analysis.program
-    sizes = {name: program.tensors[name].numel() for name in program.parameters if name in program.tensors}
+    sizes = {
+        name: program.tensors[name].numel()
+        for name in program.parameters
+        if name in program.tensors
+    }
     reached = _reached(analysis, {int(a) for u in units for a in u.atoms})
     distinct = {program.tensors[n].data_ptr(): n for n in sizes if sizes[n]}
     total = sum(sizes[n] for n in distinct.values())
     return Groups(
         groups=tuple(u.group for u in units),
         locked=tuple(_locks(analysis)),
-        fingerprint=fingerprint({name: tuple(tensor.shape) for name, tensor in program.tensors.items()}),
+        fingerprint=fingerprint(
+            {name: tuple(tensor.shape) for name, tensor in program.tensors.items()}
+        ),
         params=total,
         reachable=sum(reached.get(n, 0) for n in distinct.values()) / total if total else 0.0,
     )
@@ -151,7 +172,9 @@ def _reached(analysis: Analysis, atoms: set[int]) -> dict[str, int]:
             untouched = 1
             for dim in analysis.labels(node):
                 live = analysis.atoms.live(dim)
-                untouched *= int((~np.isin(live, numbers).any(axis=1)).sum()) if live.size else len(dim)
+                untouched *= (
+                    int((~np.isin(live, numbers).any(axis=1)).sum()) if live.size else len(dim)
+                )
             reached[fqn] = analysis.program.tensors[fqn].numel() - untouched
     return reached
 
@@ -173,4 +196,6 @@ def _locks(analysis: Analysis) -> list[Lock]:
                 atoms = [int(a) for a in resolved[position] if a >= 0] if resolved.shape[1] else []
                 if atoms:
                     counts[fqn, axis, analysis.atoms.reason(atoms[0])] += 1
-    return [Lock(fqn, axis, n, reason.why, reason.where) for (fqn, axis, reason), n in counts.items()]
+    return [
+        Lock(fqn, axis, n, reason.why, reason.where) for (fqn, axis, reason), n in counts.items()
+    ]

@@ -26,7 +26,9 @@ def movable(call: Call) -> list[fx.Node]:
     return [n for n in call.tensors if n.meta["val"].is_floating_point()]
 
 
-def is_movement(call: Call, shape: Callable[[fx.Node], tuple[int, ...]], values: Callable[[fx.Node], Any]) -> bool:
+def is_movement(
+    call: Call, shape: Callable[[fx.Node], tuple[int, ...]], values: Callable[[fx.Node], Any]
+) -> bool:
     """Whether the op commutes with a random bijection of the values (both signs, zero fixed).
 
     Args:
@@ -42,7 +44,8 @@ def is_movement(call: Call, shape: Callable[[fx.Node], tuple[int, ...]], values:
     bijection[bijection == 0] = bijection[VALUES].item()
     bijection[VALUES] = 0
     inputs = {
-        n: torch.randint(-VALUES, VALUES + 1, shape(n), generator=generator).double() for n in movable(call)
+        n: torch.randint(-VALUES, VALUES + 1, shape(n), generator=generator).double()
+        for n in movable(call)
     }
 
     def moved(value: Tensor) -> Tensor:
@@ -55,7 +58,9 @@ def is_movement(call: Call, shape: Callable[[fx.Node], tuple[int, ...]], values:
         return False
     if not plain or any(not p.is_floating_point() for p in plain):
         return False
-    if any(p.numel() and (bool((p != p.round()).any()) or float(p.abs().max()) > VALUES) for p in plain):
+    if any(
+        p.numel() and (bool((p != p.round()).any()) or float(p.abs().max()) > VALUES) for p in plain
+    ):
         return False
     return all(torch.equal(moved(p), q) for p, q in zip(plain, mapped, strict=True))
 
@@ -94,14 +99,18 @@ class Move:
         found = [t.numpy().astype(np.int64) for t in _tensors(self.call.run(self.values, linear))]
         return [self._labels_of(index, sources, starts) for index in found]
 
-    def _labels_of(self, index: NDArray[np.int64], sources: Sequence[fx.Node], starts: NDArray[np.int64]) -> list[Dim]:
+    def _labels_of(
+        self, index: NDArray[np.int64], sources: Sequence[fx.Node], starts: NDArray[np.int64]
+    ) -> list[Dim]:
         """Labels of one output from the linear index of where each position came from (0: padding)."""
         candidates: list[list[Dim | None]] = [[] for _ in index.shape]
         for number, source in enumerate(sources):
             inside = (index >= starts[number]) & (index < starts[number + 1])
             if not inside.any():
                 continue
-            places = np.unravel_index(np.where(inside, index - starts[number], 0), self.shape(source) or (1,))
+            places = np.unravel_index(
+                np.where(inside, index - starts[number], 0), self.shape(source) or (1,)
+            )
             here = self._from_source(source, places, inside)
             for axis, dim in enumerate(here):
                 rest = tuple(a for a in range(index.ndim) if a != axis)
@@ -123,8 +132,12 @@ class Move:
                     why = f"{self.reason.why} picks one position"
                     self.atoms.lock(dim[picked : picked + 1], Reason(why, self.reason.where))
                 continue
-            if self.indexed and not (len(axes) == 1 and np.array_equal(core, np.arange(1, len(dim) + 1))):
-                self.atoms.lock(dim, Reason(f"{self.reason.why} with a constant index", self.reason.where))
+            if self.indexed and not (
+                len(axes) == 1 and np.array_equal(core, np.arange(1, len(dim) + 1))
+            ):
+                self.atoms.lock(
+                    dim, Reason(f"{self.reason.why} with a constant index", self.reason.where)
+                )
                 continue
             if len(axes) == 1:
                 taken = np.where((core > 0)[:, None], dim[np.maximum(core - 1, 0)], -1)

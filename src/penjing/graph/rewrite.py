@@ -14,7 +14,6 @@ from torch import Tensor, fx
 from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Dim
 from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value
-from penjing.graph.capture import concrete_shape
 
 Kept = Callable[[Dim], Tensor | None]
 """Positions of a dimension that stay; None when all do."""
@@ -42,7 +41,9 @@ class Rewriter:
             twins[old] = twin
             if old.op == "call_function":
                 self.rewrite(old, twin)
-            twin.meta = {**old.meta, "val": self._value(old)} if old.op != "output" else dict(old.meta)
+            twin.meta = (
+                {**old.meta, "val": self._value(old)} if old.op != "output" else dict(old.meta)
+            )
         return new
 
     def count(self, dim: Dim) -> int:
@@ -56,7 +57,9 @@ class Rewriter:
 
     def rewrite(self, old: fx.Node, twin: fx.Node) -> None:
         """Recompute the size constants of `twin`, the copy of `old`, in place."""
-        touched = [dims for n in [*old.all_input_nodes, old] for dims in self.analysis.all_labels(n)]
+        touched = [
+            dims for n in [*old.all_input_nodes, old] for dims in self.analysis.all_labels(n)
+        ]
         if not any(self.changed(dim) for dims in touched for dim in dims):
             return
         rule = _RULES.get(op_name(old))
@@ -69,15 +72,24 @@ class Rewriter:
             return self._resized(value, labels[0])
         if isinstance(value, (list, tuple)):
             return type(value)(
-                [self._resized(v, d) if isinstance(v, Tensor) else v for v, d in zip(value, labels, strict=True)]
+                [
+                    self._resized(v, d) if isinstance(v, Tensor) else v
+                    for v, d in zip(value, labels, strict=True)
+                ]
             )
         return value
 
     def _resized(self, value: Tensor, labels: Sequence[Dim]) -> Tensor:
         if not any(self.changed(dim) for dim in labels):
             return value
-        shape = [self.count(dim) if self.changed(dim) else size for dim, size in zip(labels, concrete_shape(value), strict=True)]
-        return torch.empty(shape, dtype=value.dtype, device="meta")
+        sizes = list(value.shape)  # symbols of a dynamic batch stay
+        for axis, dim in enumerate(labels):
+            if self.changed(dim):
+                whole = isinstance(sizes[axis], int)
+                sizes[axis] = (
+                    self.count(dim) if whole else sizes[axis] * self.count(dim) // len(dim)
+                )
+        return value.new_empty(sizes)
 
     def labels(self, node: Any) -> list[Dim]:
         """Labels of a node's dimensions."""
@@ -87,7 +99,9 @@ class Rewriter:
 Rewrite = Callable[[Rewriter, Call, Call], None]
 
 
-def _sizes(rewriter: Rewriter, given: Sequence[Any], dims: Sequence[Dim], twin: fx.Node) -> list[Any]:
+def _sizes(
+    rewriter: Rewriter, given: Sequence[Any], dims: Sequence[Dim], twin: fx.Node
+) -> list[Any]:
     """Sizes with those of cut dimensions replaced; a symbolic size keeps its symbol, scaled."""
     out: list[Any] = []
     for size, dim in zip(given, dims, strict=True):
@@ -101,12 +115,16 @@ def _sizes(rewriter: Rewriter, given: Sequence[Any], dims: Sequence[Dim], twin: 
 
 
 def _scaled(size: fx.Node, numerator: int, denominator: int, twin: fx.Node) -> fx.Node:
-    """size * numerator // denominator, computed before `twin`."""
+    """size * numerator // denominator, computed before `twin` under names that no ATen op has."""
     value = size_value(size)
     with twin.graph.inserting_before(twin):
-        product = twin.graph.call_function(operator.mul, (size, numerator))
+        product = twin.graph.create_node(
+            "call_function", operator.mul, (size, numerator), name="kept_product"
+        )
         product.meta["val"] = value * numerator
-        quotient = twin.graph.call_function(operator.floordiv, (product, denominator))
+        quotient = twin.graph.create_node(
+            "call_function", operator.floordiv, (product, denominator), name="kept_size"
+        )
         quotient.meta["val"] = int(value * numerator // denominator)
     return quotient
 
@@ -156,7 +174,10 @@ def _slice(rewriter: Rewriter, old: Call, twin: Call) -> None:
             twin.set_arg(name, _before(rewriter, dim, bound))
     if old.has("length"):
         start = old.arg("start")
-        twin.set_arg("length", _before(rewriter, dim, start + old.arg("length")) - _before(rewriter, dim, start))
+        twin.set_arg(
+            "length",
+            _before(rewriter, dim, start + old.arg("length")) - _before(rewriter, dim, start),
+        )
 
 
 def _split(rewriter: Rewriter, old: Call, twin: Call) -> None:
@@ -211,11 +232,31 @@ def _attention(rewriter: Rewriter, old: Call, twin: Call) -> None:
 
 _RULES: dict[str, Rewrite] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _view),
-    **dict.fromkeys(("expand", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "broadcast_to"), _made),
+    **dict.fromkeys(
+        (
+            "expand",
+            "zeros",
+            "ones",
+            "full",
+            "empty",
+            "new_zeros",
+            "new_ones",
+            "new_full",
+            "new_empty",
+            "broadcast_to",
+        ),
+        _made,
+    ),
     **dict.fromkeys(("slice", "narrow", "select"), _slice),
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"), _split),
+    **dict.fromkeys(
+        ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"),
+        _split,
+    ),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
+    **dict.fromkeys(
+        ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        _convolution,
+    ),
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
     "unflatten": _unflatten,
     "repeat": _repeat,
@@ -264,14 +305,23 @@ def unproved(analysis: Analysis, kept: Kept) -> list[fx.Node]:
     ]
 
 
-def _moves_alike(rewriter: Rewriter, old: fx.Node, twin: fx.Node, generator: torch.Generator) -> bool:
+def _moves_alike(
+    rewriter: Rewriter, old: fx.Node, twin: fx.Node, generator: torch.Generator
+) -> bool:
     analysis, kept = rewriter.analysis, rewriter.kept
-    if not any(rewriter.changed(d) for n in [*old.all_input_nodes, old] for dims in analysis.all_labels(n) for d in dims):
+    if not any(
+        rewriter.changed(d)
+        for n in [*old.all_input_nodes, old]
+        for dims in analysis.all_labels(n)
+        for d in dims
+    ):
         return True
     values: dict[str, Any] = {}
     for node in old.all_input_nodes:
         if is_tensor(node) and node.meta["val"].is_floating_point():
-            values[node.name] = torch.randn(analysis.program.shape(node), generator=generator, dtype=torch.float64)
+            values[node.name] = torch.randn(
+                analysis.program.shape(node), generator=generator, dtype=torch.float64
+            )
         else:
             values[node.name] = analysis.value(node)
     want = _as_list(Call(old).run(lambda n: values[n.name]))

@@ -83,12 +83,18 @@ def fixed_outputs(site: Site) -> list[Labels]:
     return [[fixed(size) for size in shape] for shape in site.shapes]
 
 
-def broadcast(site: Site, operands: Sequence[Labels], shape: Sequence[int], what: str = "") -> Labels:
+def broadcast(
+    site: Site, operands: Sequence[Labels], shape: Sequence[int], what: str = ""
+) -> Labels:
     """Labels of operands broadcast to `shape`; dimensions of full size go together."""
     out: Labels = []
     for axis in range(-len(shape), 0):
         size = shape[axis]
-        dims = [labels[axis] for labels in operands if len(labels) >= -axis and len(labels[axis]) == size]
+        dims = [
+            labels[axis]
+            for labels in operands
+            if len(labels) >= -axis and len(labels[axis]) == size
+        ]
         for left, right in pairwise(dims):
             site.unify(left, right, what)
         out.append(next((d for d in dims if d.shape[1]), dims[0] if dims else fixed(size)))
@@ -146,7 +152,13 @@ def expand(site: Site) -> list[Labels]:
     out: Labels = []
     for axis, size in enumerate(shape):
         source = x[axis - missing] if axis >= missing else None
-        out.append(source if source is not None and len(source) == size else site.atoms.new(size) if size > 1 else fixed(size))
+        out.append(
+            source
+            if source is not None and len(source) == size
+            else site.atoms.new(size)
+            if size > 1
+            else fixed(size)
+        )
     return [out]
 
 
@@ -157,7 +169,9 @@ def fill(site: Site) -> list[Labels]:
 
 def cat(site: Site) -> list[Labels]:
     """One after the other along `dim`, together along the rest."""
-    nodes = [n for n in site.call.arg("tensors") if len(output_shapes(n)[0] or ()) == len(site.shapes[0])]
+    nodes = [
+        n for n in site.call.arg("tensors") if len(output_shapes(n)[0] or ()) == len(site.shapes[0])
+    ]
     parts = [site.labels_of(n) for n in nodes]
     axis = site.call.arg("dim", 0) % len(site.shapes[0])
     out: Labels = []
@@ -256,7 +270,9 @@ def matmul(site: Site) -> list[Labels]:
 
 def addmm(site: Site) -> list[Labels]:
     """bias + a b."""
-    bias, left, right = (site.labels_of(n) for n in site.call.node.args[:3] if isinstance(n, fx.Node))
+    bias, left, right = (
+        site.labels_of(n) for n in site.call.node.args[:3] if isinstance(n, fx.Node)
+    )
     out = _matmul(site, left, right, site.shapes[0])
     return [broadcast(site, [out, bias], site.shapes[0], "bias")]
 
@@ -286,7 +302,12 @@ def einsum(site: Site) -> list[Labels]:
 
 def attention(site: Site) -> list[Labels]:
     """softmax(q k^T scale + mask) v: heads, q-k dims and v dims are separate axes; keys are not cut."""
-    q, k, v, mask = site.must("query"), site.must("key"), site.must("value"), site.labels("attn_mask")
+    q, k, v, mask = (
+        site.must("query"),
+        site.must("key"),
+        site.must("value"),
+        site.labels("attn_mask"),
+    )
     if site.call.arg("enable_gqa", False):
         return locked(site, "with enable_gqa is not followed")
     site.unify(q[-1], k[-1], "q and k dims")
@@ -379,7 +400,9 @@ def along(site: Site) -> list[Labels]:
     outputs: list[Labels] = []
     for shape in site.shapes:
         dims = kept if len(shape) == len(x) else [d for j, d in enumerate(kept) if j not in axes]
-        outputs.append([d if len(d) == size else fixed(size) for d, size in zip(dims, shape, strict=True)])
+        outputs.append(
+            [d if len(d) == size else fixed(size) for d, size in zip(dims, shape, strict=True)]
+        )
     return outputs
 
 
@@ -418,7 +441,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "hardswish softplus masked_fill where zeros_like ones_like full_like rand_like randn_like bernoulli mish "
             "hardtanh relu6 leaky_relu elu selu celu silu gelu logsigmoid log_sigmoid softsign threshold",
         ),
-        **_named(same, "dropout feature_dropout alpha_dropout contiguous clone to _to_copy detach alias lift_fresh_copy"),
+        **_named(
+            same,
+            "dropout feature_dropout alpha_dropout contiguous clone to _to_copy detach alias lift_fresh_copy",
+        ),
         **_named(prelu, "prelu"),
         **_named(glu, "glu"),
         **_named(fill, " ".join(MAKERS)),
@@ -439,14 +465,23 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(weight_norm, "_weight_norm"),
         **_named(reduce_exact, "sum linalg_vector_norm norm"),
         **_named(reduce_normalised, "mean var std amax amin"),
-        **_named(along, "softmax _softmax log_softmax _log_softmax cumsum cumprod sort argsort topk argmax argmin max min"),
-        **_named(spatial(1), "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d upsample_linear1d"),
+        **_named(
+            along,
+            "softmax _softmax log_softmax _log_softmax cumsum cumprod sort argsort topk argmax argmin max min",
+        ),
+        **_named(
+            spatial(1),
+            "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d upsample_linear1d",
+        ),
         **_named(
             spatial(2),
             "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "
             "upsample_bicubic2d max_pool2d_with_indices",
         ),
-        **_named(spatial(3), "max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d upsample_trilinear3d"),
+        **_named(
+            spatial(3),
+            "max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d upsample_trilinear3d",
+        ),
     }
 )
 
@@ -460,7 +495,9 @@ def is_pointwise(node: fx.Node) -> bool:
     """Whether torch itself tags the op as element-wise."""
     import torch
 
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+    return (
+        isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+    )
 
 
 def as_numbers(value: Any) -> list[int]:

@@ -1,0 +1,144 @@
+"""A cut network as a module: the user's own class where its forward follows, else the graph form, compared either way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from penjing.errors import PenjingError, VerificationError
+from penjing.figures import Proof
+from penjing.graph.capture import Program
+from penjing.graph.form import graph_form
+from penjing.graph.network import Cut
+from penjing.pruning.surgery import cut_module, write_tensors
+from penjing.pruning.verify import prove, random_like, randomised, relative_difference
+
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+"""Relative, by the dtype of the outputs: different kernels for different widths round differently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A cut network and the proof that it is right.
+
+    Args:
+        model: The module.
+        proof: What the comparison showed.
+    """
+
+    model: nn.Module
+    proof: Proof
+
+
+def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
+    """Cut a network, prove the cut, and choose the form.
+
+    Args:
+        model: The user's network, on the CPU; not changed.
+        cut: What goes.
+        seed: Of the random weights and inputs of the proof.
+
+    Returns:
+        A module of the user's class when its outputs equal the cut graph's on random weights and on the real ones, else
+        the graph form.
+
+    Raises:
+        VerificationError: The cut graph differs from the masked original.
+    """
+    evidence = prove(cut, seed)
+    try:
+        made = cut_module(model, cut)
+        reason = _compare_forms(made, cut, seed)
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        AssertionError,
+        PenjingError,
+    ) as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    if reason:
+        made = graph_form(cut.program)
+        made.train(model.training)
+    proof = Proof(
+        error=evidence.error,
+        moved=evidence.moved,
+        real_error=module_difference(made, cut.program, list(cut.program.example)),
+        nodes=evidence.nodes,
+        form="graph" if reason else "module",
+        reason=reason,
+    )
+    limit = TOLERANCES.get(_dtype(cut.program), 1e-4)
+    if proof.real_error > limit:
+        raise VerificationError(
+            f"the cut {proof.form} form differs from the cut graph by {proof.real_error:.1e} (relative) on the example "
+            f"inputs, more than {limit:.0e}; the cut is refused"
+        )
+    return Made(made, proof)
+
+
+def _compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
+    """Why the module does not compute what the cut graph computes; empty when it does. Random weights, own dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    program = cut.program
+    dtypes = {fqn: t.dtype for fqn, t in program.tensors.items()}
+    random = {fqn: t.to(dtypes[fqn]) for fqn, t in randomised(program, generator).items()}
+    own = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    kept = {fqn: t.detach().clone() for fqn, t in program.tensors.items()}
+    tensors = {fqn: t if fqn in own else kept[fqn] for fqn, t in random.items()}
+    inputs = [_as(v, random_like(v, generator)) for v in program.example]
+    try:
+        write_tensors(module, tensors)
+        difference = module_difference(module, program, inputs, tensors)
+    finally:
+        write_tensors(module, kept)
+    limit = TOLERANCES.get(_dtype(program), 1e-4)
+    return (
+        ""
+        if difference <= limit
+        else f"its forward differs by {difference:.1e} (relative): it bakes in a size that changed"
+    )
+
+
+def _as(like: Any, value: Any) -> Any:
+    return value.to(like.dtype) if isinstance(like, Tensor) else value
+
+
+def module_difference(
+    module: nn.Module,
+    program: Program,
+    inputs: list[Any],
+    tensors: Mapping[str, Tensor] | None = None,
+) -> float:
+    """Largest relative difference between a module and a program on the same flat inputs, in eval mode."""
+    args, kwargs = pytree.tree_unflatten(inputs, program.in_spec)
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            got = pytree.tree_leaves(module(*args, **kwargs))
+            want = program.run(inputs, tensors)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    pairs = [(g, w) for g, w in zip(got, want, strict=True) if isinstance(w, Tensor)]
+    return max((relative_difference(g, w) for g, w in pairs), default=0.0)
+
+
+def _dtype(program: Program) -> torch.dtype:
+    return next(
+        (program.tensors[n].dtype for n in sorted(program.parameters) if n in program.tensors),
+        torch.float32,
+    )
+
+
+def with_tensors(program: Program, tensors: Mapping[str, Tensor]) -> Program:
+    """A program with some of its tensors replaced."""
+    return replace(program, tensors={**program.tensors, **tensors})

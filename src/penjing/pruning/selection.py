@@ -1,0 +1,116 @@
+"""Which layers a person means: by module, name, glob or type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from penjing.errors import StrategyError
+from penjing.plan import Group
+
+Key = nn.Module | str | type
+"""A module of the network, its qualified name, a glob over names, or a type of module."""
+
+
+def layers_of(group: Group) -> list[str]:
+    """Qualified names of the layers (or bare tensors) that a group cuts, each once.
+
+    Example:
+        >>> from penjing.plan import Slice
+        >>> layers_of(Group("fc", 2, (Slice("fc.weight", 0), Slice("fc.bias", 0))))
+        ['fc']
+    """
+    return list(dict.fromkeys(s.tensor.rpartition(".")[0] or s.tensor for s in group.slices))
+
+
+def makers_of(group: Group) -> list[str]:
+    """Layers whose outputs the units are: those that the group cuts in dimension 0 of a tensor called weight."""
+    made = [
+        s.tensor.rpartition(".")[0]
+        for s in group.slices
+        if s.dim == 0 and s.tensor.endswith("weight")
+    ]
+    return list(dict.fromkeys([group.name.partition("#")[0], *made]))
+
+
+def matches(model: nn.Module, key: Key) -> set[str]:
+    """Names of the modules that a key means, and of everything inside them.
+
+    Args:
+        model: The network.
+        key: A module of the network, a name, a glob or a type.
+
+    Returns:
+        Qualified names.
+
+    Raises:
+        StrategyError: The key means no module of the network.
+    """
+    names = {name: module for name, module in model.named_modules() if name}
+    if isinstance(key, str):
+        tensors = [n for n, _ in model.named_parameters()]
+        roots = [n for n in [*names, *tensors] if n == key or fnmatchcase(n, key)]
+    elif isinstance(key, type):
+        roots = [n for n, m in names.items() if isinstance(m, key)]
+    else:
+        roots = [n for n, m in names.items() if m is key]
+    if not roots:
+        shown = key if isinstance(key, (str, type)) else type(key).__name__
+        some = ", ".join(list(names)[:8])
+        raise StrategyError(
+            f"{shown!r} matches no layer of the network; layers are called {some}, ..."
+        )
+    return {n for n in [*names, *roots] for r in roots if n == r or n.startswith(f"{r}.")}
+
+
+def ignored_groups(
+    model: nn.Module, groups: Iterable[Group], ignored_layers: Iterable[Key]
+) -> set[str]:
+    """Groups that would change an ignored layer in any way, at its outputs or at its inputs.
+
+    Args:
+        model: The network.
+        groups: Its groups.
+        ignored_layers: Layers to leave exactly as they are.
+
+    Returns:
+        Names of the groups to leave alone.
+    """
+    untouched: set[str] = set()
+    for key in ignored_layers:
+        untouched |= matches(model, key)
+    return {g.name for g in groups if untouched & {*layers_of(g), *(s.tensor for s in g.slices)}}
+
+
+def ratios_by_group(
+    model: nn.Module, groups: Iterable[Group], ratios: Mapping[Any, float]
+) -> dict[str, float]:
+    """Ratios of single layers as ratios of the groups that those layers make; the first key that matches counts.
+
+    Args:
+        model: The network.
+        groups: Its groups.
+        ratios: Share of units to drop, by module, name, glob or type.
+
+    Returns:
+        Group name -> share of units to drop.
+
+    Raises:
+        StrategyError: A key matches no layer, or only layers whose units cannot be cut.
+    """
+    groups = list(groups)
+    found: dict[str, float] = {}
+    for key, ratio in ratios.items():
+        names = matches(model, key)
+        made = [g.name for g in groups if names & set(makers_of(g))]
+        if not made:
+            raise StrategyError(
+                f"pruning_ratio_dict[{key!r}] matches only layers whose outputs are not cut here; "
+                "penjing.find_groups tells what locks them"
+            )
+        for name in made:
+            found.setdefault(name, ratio)
+    return found

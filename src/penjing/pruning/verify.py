@@ -1,0 +1,396 @@
+"""Proof that a cut is right: the cut graph against the masked original, node by node, on random weights and inputs.
+
+Comparing network outputs alone is blind where a unit hardly reaches them, so every node of the cut graph is compared with
+its masked original in one lockstep run in float64. Parameters and running statistics are randomised around their values,
+so that a zero gamma or a dead head hides nothing. Along an axis that statistics run over, the reference is computed here
+from the kept units, by formulas of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from penjing.errors import VerificationError
+from penjing.graph.axes import Dim
+from penjing.graph.call import Call, op_name
+from penjing.graph.capture import Program
+from penjing.graph.network import Cut
+from penjing.graph.rewrite import masked, sliced
+
+TOLERANCE = 1e-9  # relative, float64: six digits above rounding, six below any real mistake
+CAST_TOLERANCE = 1e-4  # where the network itself casts to a narrower type
+
+
+class Mismatch(VerificationError):
+    """A node of the cut graph differs from its masked original.
+
+    Args:
+        message: Which node, and by how much.
+        node: The node of the original graph.
+    """
+
+    def __init__(self, message: str, node: fx.Node) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a lockstep run showed.
+
+    Args:
+        error: Largest relative difference of any compared node.
+        moved: Largest relative change of the outputs by masking.
+        nodes: Nodes compared.
+    """
+
+    error: float
+    moved: float
+    nodes: int
+
+
+def prove(cut: Cut, seed: int = 0) -> Evidence:
+    """Compare a cut graph with its masked original, node by node.
+
+    Args:
+        cut: What goes.
+        seed: Of the random weights and inputs.
+
+    Returns:
+        How far the two differ and how far masking moved the outputs.
+
+    Raises:
+        Mismatch: A node differs by more than the tolerance.
+        VerificationError: Masking moved nothing, so equality proves nothing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    program = cut.network.program
+    tensors = randomised(program, generator)
+    inputs = [random_like(v, generator) for v in program.example]
+    with torch.no_grad():
+        run = _Lockstep(cut, tensors, inputs)
+        evidence = run.walk()
+    if cut.plan.drop and evidence.moved == 0.0:
+        raise VerificationError(
+            "masking the units of the plan moved no output, so the cut cannot be proved: "
+            f"{sorted(cut.plan.drop)[:5]} do not reach the outputs on the example inputs"
+        )
+    return evidence
+
+
+def randomised(program: Program, generator: torch.Generator) -> dict[str, Tensor]:
+    """Stored tensors in float64 on the CPU: parameters and running statistics moved at random, constants as they are."""
+    variances, means = _running_statistics(program)
+    out: dict[str, Tensor] = {}
+    for fqn, tensor in program.tensors.items():
+        value = tensor.detach().cpu()
+        if not value.is_floating_point():
+            out[fqn] = value
+            continue
+        value = value.double()
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        if fqn in variances:
+            value = 0.5 + 1.5 * torch.rand(value.shape, generator=generator, dtype=torch.float64)
+        elif fqn in means:
+            value = 0.2 * noise
+        elif fqn in program.parameters and value.numel():
+            scale = float(value.square().mean().sqrt())
+            value = value + noise * (
+                0.5 * scale + (0.1 if value.dim() < 2 or scale < 1e-3 else 0.0)
+            )
+        out[fqn] = value
+    return out
+
+
+def random_like(value: Any, generator: torch.Generator) -> Any:
+    """A float tensor as float64 noise of the same spread; anything else as it is."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value.cpu() if isinstance(value, Tensor) else value
+    value = value.detach().cpu().double()
+    spread = float(value.std()) if value.numel() > 1 else 1.0
+    spread = spread if math.isfinite(spread) and spread > 0 else 1.0
+    return value.mean() + spread * torch.randn(
+        value.shape, generator=generator, dtype=torch.float64
+    )
+
+
+def relative_difference(got: Any, want: Any) -> float:
+    """Largest absolute difference over the largest magnitude; infinite when shapes differ or a value is not finite alike."""
+    if not isinstance(got, Tensor) or not isinstance(want, Tensor):
+        return 0.0 if got == want else math.inf
+    if got.shape != want.shape:
+        return math.inf
+    if want.numel() == 0 or not want.is_floating_point():
+        return 0.0 if torch.equal(got, want) else math.inf
+    got, want = got.detach().double(), want.detach().double()
+    finite = torch.isfinite(want)
+    if not torch.equal(finite, torch.isfinite(got)):
+        return math.inf
+    got, want = got[finite], want[finite]
+    if want.numel() == 0:
+        return 0.0
+    return float((got - want).abs().max() / want.abs().max().clamp_min(1e-30))
+
+
+def _running_statistics(program: Program) -> tuple[set[str], set[str]]:
+    variances, means = set(), set()
+    for node in program.graph.nodes:
+        if node.op == "call_function" and op_name(node) in {"batch_norm", "instance_norm"}:
+            for name, found in (("running_var", variances), ("running_mean", means)):
+                stored = Call(node).arg(name)
+                if stored is not None:
+                    found.add(program.stored.get(stored.name, ""))
+    return variances, means
+
+
+class _Lockstep:
+    """The original, the masked original and the cut graph, run side by side; values are freed after their last use."""
+
+    def __init__(self, cut: Cut, tensors: Mapping[str, Tensor], inputs: Sequence[Any]) -> None:
+        self.cut = cut
+        self.analysis = cut.network.analysis
+        program = cut.network.program
+        self.dense = program.bind(inputs, dict(tensors))
+        self.masked: dict[str, Any] = {}
+        self.small: dict[str, Any] = {}
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                dims, value = self.analysis.labels(node), self.dense[node.name]
+                tensor = isinstance(value, Tensor)
+                self.masked[node.name] = masked(value, dims, cut.kept) if tensor else value
+                self.small[node.name] = sliced(value, dims, cut.kept) if tensor else value
+        self.error, self.nodes = 0.0, 0
+
+    def walk(self) -> Evidence:
+        """Run every node; the first that differs raises."""
+        originals = self.cut.network.program.nodes
+        last, last_small = (
+            _last_uses(self.cut.network.program.graph),
+            _last_uses(self.cut.program.graph),
+        )
+        for twin in self.cut.program.graph.nodes:
+            if twin.op == "call_function":
+                self._step(originals.get(twin.name), twin)
+            elif twin.op == "output":
+                moved = self._moved(originals[twin.name])
+            for name in last_small.get(twin.name, ()):
+                self.small.pop(name)
+            for name in last.get(twin.name, ()):
+                self.dense.pop(name), self.masked.pop(name)
+        return Evidence(self.error, moved, self.nodes)
+
+    def _step(self, old: fx.Node | None, twin: fx.Node) -> None:
+        self.small[twin.name] = _run(twin, self.small)
+        if old is None:  # a size computed for the cut graph alone
+            return
+        self.dense[old.name] = _run(old, self.dense)
+        value = reference(Call(old), self.masked, self.analysis.labels, self.cut.kept)
+        labels = self.analysis.all_labels(old)
+        self.masked[old.name] = _each(value, labels, lambda v, dims: masked(v, dims, self.cut.kept))
+        want = _each(self.masked[old.name], labels, lambda v, dims: sliced(v, dims, self.cut.kept))
+        self._compare(old, self.small[twin.name], want)
+
+    def _compare(self, node: fx.Node, got: Any, want: Any) -> None:
+        pairs = zip(_leaves(got), _leaves(want), strict=True)
+        error = max(
+            (relative_difference(g, w) for g, w in pairs if isinstance(w, Tensor)), default=0.0
+        )
+        narrow = any(
+            isinstance(w, Tensor) and w.is_floating_point() and w.dtype != torch.float64
+            for w in _leaves(want)
+        )
+        if error > (CAST_TOLERANCE if narrow else TOLERANCE):
+            raise Mismatch(
+                f"after the cut, node {node.name!r} ({op_name(node)}) differs from the masked original by {error:.1e} "
+                f"(relative); the cut is refused",
+                node,
+            )
+        self.error, self.nodes = max(self.error, error), self.nodes + 1
+
+    def _moved(self, output: fx.Node) -> float:
+        moved = 0.0
+        for node in output.all_input_nodes:
+            dense, hidden = self.dense[node.name], self.masked[node.name]
+            if isinstance(dense, Tensor) and dense.is_floating_point():
+                moved = max(moved, relative_difference(hidden, dense))
+        return moved
+
+
+def _last_uses(graph: fx.Graph) -> dict[str, list[str]]:
+    """Node -> values that nobody reads after it."""
+    last: dict[str, str] = {}
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            last[source.name] = node.name
+    ends: dict[str, list[str]] = {}
+    for name, node in last.items():
+        ends.setdefault(node, []).append(name)
+    return ends
+
+
+def _run(node: fx.Node, env: Mapping[str, Any]) -> Any:
+    return _run_double(Call(node), env)
+
+
+def _run_double(call: Call, env: Mapping[str, Any]) -> Any:
+    """Run an op; explicit casts to float32 or narrower become casts to float64, so that the proof keeps its digits."""
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+
+    def widen(value: Any) -> Any:
+        return torch.float64 if isinstance(value, torch.dtype) and value in narrow else value
+
+    args, kwargs = call.node.args, call.node.kwargs
+    args, kwargs = pytree.tree_map(
+        lambda a: env[a.name] if isinstance(a, fx.Node) else widen(a), (tuple(args), dict(kwargs))
+    )
+    target: Any = call.node.target
+    return target(*args, **kwargs)
+
+
+def _each(
+    value: Any, labels: Sequence[list[Dim]], change: Callable[[Tensor, list[Dim]], Tensor]
+) -> Any:
+    if isinstance(value, Tensor):
+        return change(value, labels[0])
+    if isinstance(value, (list, tuple)):
+        return [
+            change(v, dims) if isinstance(v, Tensor) else v
+            for v, dims in zip(value, labels, strict=True)
+        ]
+    return value
+
+
+def _leaves(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+# ---------------------------------------------------------------- references over kept units
+
+
+def reference(
+    call: Call,
+    env: Mapping[str, Any],
+    labels: Callable[[fx.Node], list[Dim]],
+    kept: Callable[[Dim], Tensor | None],
+) -> Any:
+    """What an op gives on masked inputs, with statistics over the kept positions only.
+
+    Args:
+        call: The op.
+        env: Masked values by node name.
+        labels: Labels of a node.
+        kept: Positions that stay.
+
+    Returns:
+        The op's output in its original shape.
+    """
+    rule = _REFERENCES.get(call.name)
+    source = call.tensors[0] if call.tensors else None
+    if rule is None or source is None or all(kept(dim) is None for dim in labels(source)):
+        return _run_double(call, env)
+    x = env[source.name]
+    stays = torch.ones_like(x)
+    for axis, dim in enumerate(labels(source)):
+        positions = kept(dim)
+        if positions is not None:
+            hole = torch.zeros(len(dim), dtype=x.dtype)
+            hole[positions] = 1
+            stays = stays * hole.view([-1 if j == axis else 1 for j in range(x.dim())])
+    return rule(call, x, stays, env)
+
+
+def _value(call: Call, name: str, env: Mapping[str, Any]) -> Any:
+    argument = call.arg(name)
+    return env[argument.name] if isinstance(argument, fx.Node) else argument
+
+
+def _axes(call: Call, x: Tensor) -> list[int]:
+    given = call.arg("dim") if call.has("dim") else None
+    if given is None or given == []:
+        return list(range(x.dim()))
+    return [a % x.dim() for a in (given if isinstance(given, (list, tuple)) else [given])]
+
+
+def _moments(x: Tensor, stays: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and biased variance over kept positions, with the reduced axes kept as size one."""
+    count = stays.sum(axes, keepdim=True)
+    mean = (x * stays).sum(axes, keepdim=True) / count
+    variance = ((x - mean).square() * stays).sum(axes, keepdim=True) / count
+    return count, mean, variance
+
+
+def _squeeze(call: Call, value: Tensor, axes: list[int]) -> Tensor:
+    keep = call.arg("keepdim", False) if call.has("keepdim") else False
+    return value if keep else value.squeeze(tuple(axes))
+
+
+def _mean(call: Call, x: Tensor, stays: Tensor, _env: Mapping[str, Any]) -> Tensor:
+    axes = _axes(call, x)
+    return _squeeze(call, _moments(x, stays, axes)[1], axes)
+
+
+def _variance(call: Call, x: Tensor, stays: Tensor, _env: Mapping[str, Any]) -> Tensor:
+    axes = _axes(call, x)
+    count, _, variance = _moments(x, stays, axes)
+    correction = (
+        call.arg("correction", 1) if call.has("correction") else int(call.arg("unbiased", True))
+    )
+    variance = variance * count / (count - correction)
+    return _squeeze(call, variance.sqrt() if call.name == "std" else variance, axes)
+
+
+def _extreme(call: Call, x: Tensor, stays: Tensor, _env: Mapping[str, Any]) -> Tensor:
+    axes, sign = _axes(call, x), 1 if call.name == "amax" else -1
+    hidden = (sign * x).masked_fill(stays == 0, -math.inf)
+    return _squeeze(call, sign * hidden.amax(axes, keepdim=True), axes)
+
+
+def _layer_norm(call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]) -> Tensor:
+    rank = len(call.arg("normalized_shape"))
+    axes = list(range(x.dim() - rank, x.dim()))
+    count, mean, variance = _moments(x, stays, axes)
+    if call.name == "rms_norm":
+        mean, variance = (
+            torch.zeros_like(mean),
+            (x.square() * stays).sum(axes, keepdim=True) / count,
+        )
+    eps = call.arg("eps")
+    y = (x - mean) / torch.sqrt(variance + (torch.finfo(torch.float64).eps if eps is None else eps))
+    weight, bias = (
+        _value(call, "weight", env),
+        _value(call, "bias", env) if call.has("bias") else None,
+    )
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _group_norm(call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]) -> Tensor:
+    groups = call.arg("num_groups")
+    runs = x.reshape(len(x), groups, -1)
+    count, mean, variance = _moments(runs, stays.expand_as(x).reshape(runs.shape), [2])
+    y = torch.where(
+        count > 0, (runs - mean) / torch.sqrt(variance + call.arg("eps", 1e-5)), 0.0
+    ).reshape(x.shape)
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    weight, bias = _value(call, "weight", env), _value(call, "bias", env)
+    y = y if weight is None else y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)
+
+
+_REFERENCES: dict[str, Callable[[Call, Tensor, Tensor, Mapping[str, Any]], Tensor]] = {
+    "mean": _mean,
+    "var": _variance,
+    "std": _variance,
+    "amax": _extreme,
+    "amin": _extreme,
+    "layer_norm": _layer_norm,
+    "rms_norm": _layer_norm,
+    "group_norm": _group_norm,
+}

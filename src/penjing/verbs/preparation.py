@@ -1,0 +1,356 @@
+"""Preparation: everything a cut is decided from, gathered once and used for any number of budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from penjing.counts.macs import Counter
+from penjing.counts.memory import Liveness
+from penjing.errors import InputError, StrategyError
+from penjing.figures import Figures, GroupFigures
+from penjing.graph.capture import Example, Program
+from penjing.graph.network import Network
+from penjing.graph.sizing import Sizing, node_shape
+from penjing.plan import Group, Plan
+from penjing.pruning.allocation import resolve as resolve_allocation
+from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
+from penjing.pruning.importance import resolve as resolve_importance
+from penjing.pruning.importance.protocol import HasErrors, Importance, Prepares
+from penjing.pruning.selection import Key, ignored_groups, ratios_by_group
+from penjing.recovery.reconstruct import Reconstruct
+from penjing.task import Calibration
+
+KIB = 1024  # a kB of flash or RAM is 1024 bytes, as data sheets have it
+REPAIRS = ("auto", "least_squares", "recalibrate")
+
+Repair = Literal["auto", "least_squares", "recalibrate"] | Reconstruct | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """How to prune, apart from how much.
+
+    Args:
+        importance: Short name, class, object or callable; None is "obs" with calibration data, else "l2".
+        allocation: Short name, object or callable; None is "dp" with calibration data, else "uniform".
+        repair: "auto" is least squares with calibration data, else off; "least_squares", its settings as a
+            `Reconstruct`, "recalibrate" (norm statistics only), or None for none.
+        round_to: Units that remain are rounded up to a multiple of this.
+        max_pruning_ratio: Largest share of one group that may go.
+        ignored_layers: Modules, names, globs or types that are left exactly as they are, inputs included.
+        pruning_ratio_dict: Share of units to drop of single layers, by module, name, glob or type.
+        scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream.
+        seed: Of everything random.
+    """
+
+    importance: str | Importance | Prepares | type | None = None
+    allocation: str | Allocation | None = None
+    repair: Repair = "auto"
+    round_to: int | None = None
+    max_pruning_ratio: float = 0.9
+    ignored_layers: tuple[Key, ...] = ()
+    pruning_ratio_dict: Mapping[Any, float] = field(default_factory=dict)
+    scope: frozenset[str] = frozenset({"inner", "residual"})
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = set(self.scope) - {"inner", "residual"}
+        if unknown or not self.scope:
+            raise StrategyError(f"scope is {set(self.scope)!r}; give 'inner', 'residual' or both")
+        known = (
+            self.repair is None or isinstance(self.repair, Reconstruct) or self.repair in REPAIRS
+        )
+        if not known:
+            raise StrategyError(
+                f"repair is {self.repair!r}; known are {', '.join(map(repr, REPAIRS))}, None or a Reconstruct"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """A network with scores, error curves and costs; `plan` answers any demand from them.
+
+    Args:
+        model: The user's network, on the CPU; not changed.
+        network: Its capture and groups.
+        calibration: Unlabelled samples; None when there are none.
+        choices: How to prune.
+    """
+
+    model: nn.Module
+    network: Network
+    calibration: Calibration | None
+    choices: Choices
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        example_inputs: Example,
+        calibration: Calibration | None,
+        choices: Choices,
+    ) -> Preparation:
+        """Capture and analyse a network; scores are computed when they are first needed.
+
+        Args:
+            model: The network, on the CPU.
+            example_inputs: A tensor, a tuple (positional) or a dict (keywords).
+            calibration: Unlabelled samples, or None.
+            choices: How to prune.
+
+        Returns:
+            The preparation.
+
+        Raises:
+            InputError: A weight is not finite, or the network does not run on the example inputs.
+            CaptureError: The network does not export.
+            StrategyError: An unknown strategy, or layers that match nothing.
+        """
+        check_finite(model)
+        preparation = cls(model, Network.of(model, example_inputs), calibration, choices)
+        preparation.check()
+        return preparation
+
+    def check(self) -> None:
+        """Resolve every name before the first expensive step."""
+        _ = self.importance, self.allocation, self.groups, self.ratios
+        if self.calibration is None and (
+            isinstance(self.importance, Prepares) or self.repair is not None
+        ):
+            what = (
+                f"importance {self.importance_name!r}"
+                if isinstance(self.importance, Prepares)
+                else f"repair {self.repair_name!r}"
+            )
+            raise StrategyError(
+                f"{what} needs data; pass calibration=batches (unlabelled inputs are enough)"
+            )
+
+    # -------------------------------------------------------------- resolved choices
+
+    @cached_property
+    def importance(self) -> Importance | Prepares:
+        """The importance that is used."""
+        chosen = self.choices.importance
+        return resolve_importance(
+            chosen if chosen is not None else "obs" if self.calibration else "l2"
+        )
+
+    @property
+    def importance_name(self) -> str:
+        """Its name, for the report."""
+        return _name(self.choices.importance, "obs" if self.calibration else "l2")
+
+    @cached_property
+    def allocation(self) -> Allocation:
+        """The allocation that is used."""
+        chosen = self.choices.allocation
+        return resolve_allocation(
+            chosen if chosen is not None else "dp" if self.calibration else "uniform"
+        )
+
+    @property
+    def allocation_name(self) -> str:
+        """Its name, for the report."""
+        return _name(self.choices.allocation, "dp" if self.calibration else "uniform")
+
+    @property
+    def repair(self) -> Reconstruct | Literal["recalibrate"] | None:
+        """The repair that is done."""
+        chosen = self.choices.repair
+        if chosen == "auto":
+            return Reconstruct(seed=self.choices.seed) if self.calibration else None
+        if chosen == "least_squares":
+            return Reconstruct(seed=self.choices.seed)
+        return chosen
+
+    @property
+    def repair_name(self) -> str:
+        """Its name, for the report."""
+        return {None: "off", "recalibrate": "recalibrate"}.get(self.repair, "least_squares")  # type: ignore[arg-type] # settings are the default
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Groups that may be cut: in scope and not ignored."""
+        ignored = ignored_groups(self.model, self.network.groups, self.choices.ignored_layers)
+        return tuple(
+            g
+            for g in self.network.groups
+            if g.scope in self.choices.scope and g.name not in ignored
+        )
+
+    @cached_property
+    def ratios(self) -> dict[str, float]:
+        """Ratios of single groups."""
+        return ratios_by_group(self.model, self.groups, self.choices.pruning_ratio_dict)
+
+    # -------------------------------------------------------------- evidence
+
+    @cached_property
+    def judge(self) -> Importance:
+        """The importance after it has seen the data."""
+        if isinstance(self.importance, Prepares):
+            assert self.calibration is not None  # `check` refused the other case
+            return self.importance.prepare(self.network, self.calibration)
+        return self.importance
+
+    @cached_property
+    def scores(self) -> dict[str, Tensor]:
+        """Importance of every unit, by group."""
+        return {g.name: checked(g, self.judge(self.model, g)) for g in self.groups}
+
+    @cached_property
+    def errors(self) -> dict[str, Tensor]:
+        """Error after dropping the k lowest units, by group; empty where the importance does not know."""
+        judge = self.judge
+        return (
+            {g.name: judge.errors(g) for g in self.groups} if isinstance(judge, HasErrors) else {}
+        )
+
+    @cached_property
+    def original(self) -> dict[str, float]:
+        """Costs of the network as it is, by name."""
+        return {name: cost({}) for name, cost in self.costs.items()}
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """Exact cost of any candidate, by units kept per group: macs, params, ram_kb."""
+        program = self.network.program
+        sizing, counter, liveness = Sizing(self.network), Counter(program), Liveness(program)
+
+        def by_shape(count: Callable[[Any], float]) -> Cost:
+            def cost(kept: Mapping[str, int]) -> float:
+                shapes = sizing.shapes(kept)
+                return count(lambda node: node_shape(shapes, node))
+
+            return cost
+
+        return {
+            "macs": by_shape(counter.macs),
+            "params": by_shape(counter.params),
+            "ram_kb": by_shape(lambda shape: liveness.peak(shape).ram_bytes / KIB),
+        }
+
+    # -------------------------------------------------------------- decisions
+
+    def demand(
+        self, pruning_ratio: float | None = None, budgets: Mapping[str, float] | None = None
+    ) -> Demand:
+        """What is wanted, with the limits of the choices.
+
+        Args:
+            pruning_ratio: Share of units to drop.
+            budgets: Absolute upper bounds by cost name.
+
+        Returns:
+            The demand.
+        """
+        return Demand(
+            pruning_ratio=pruning_ratio,
+            budgets=dict(budgets or {}),
+            round_to=self.choices.round_to,
+            max_pruning_ratio=self.choices.max_pruning_ratio,
+            ratios=self.ratios,
+        )
+
+    def plan(self, demand: Demand) -> Plan:
+        """Units to drop: as many as the allocation says, the lowest-scored first.
+
+        Args:
+            demand: What is wanted.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InfeasibleError: No permitted number of units meets the budgets.
+        """
+        if not self.groups:
+            return self.network.plan({})
+        kept = self.allocation(self.groups, self.scores, self.errors, self.costs, demand)
+        order = {g.name: torch.argsort(self.scores[g.name], stable=True) for g in self.groups}
+        return self.network.plan(
+            {g.name: order[g.name][: g.units - kept[g.name]].tolist() for g in self.groups}
+        )
+
+    def group_figures(self, plan: Plan) -> tuple[GroupFigures, ...]:
+        """What a plan does to every group of the network."""
+        rows = []
+        for group in self.network.groups:
+            dropped = len(plan.drop.get(group.name, ()))
+            curve = self.errors.get(group.name) if "errors" in self.__dict__ else None
+            error = float(curve[dropped]) if curve is not None else None
+            rows.append(GroupFigures(group.name, group.units, group.units - dropped, error))
+        return tuple(rows)
+
+
+def program_figures(program: Program) -> Figures:
+    """What can be counted on a graph alone."""
+    counter = Counter(program)
+    layers = counter.figures()
+    tensors = {
+        id(program.tensors[n]): program.tensors[n]
+        for n in program.parameters
+        if n in program.tensors
+    }
+    return Figures(
+        params=counter.params(),
+        nonzero=sum(int(torch.count_nonzero(t)) for t in tensors.values()),
+        macs=counter.macs(),
+        ram_bytes=Liveness(program).peak().ram_bytes,
+        how={
+            "params": "counted, tied parameters once",
+            "nonzero": "counted, tied parameters once",
+            "macs": "counted on the exported graph: convolutions and matrix products at batch one, no bias",
+            "ram_bytes": "peak of live activations at batch one, by liveness on the exported graph",
+        },
+        layers=layers,
+    )
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        InputError: Names the first such tensor and how many of its values are bad.
+    """
+    tensors: Iterable[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and name in dict(model.named_parameters()):
+            bad = int((~torch.isfinite(tensor.detach())).sum())
+            if bad:
+                raise InputError(
+                    f"parameter {name!r} holds {bad} of {tensor.numel()} values that are NaN or infinite; "
+                    "load a checkpoint from before the training diverged"
+                )
+
+
+def checked(group: Group, scores: Tensor) -> Tensor:
+    """Scores of an importance, refused when they break its contract.
+
+    Raises:
+        StrategyError: Wrong shape, or a value that is negative or not finite.
+    """
+    if scores.shape != (group.units,):
+        raise StrategyError(
+            f"the importance gave scores of shape {tuple(scores.shape)} for group {group.name!r} of {group.units} units"
+        )
+    if not bool(torch.isfinite(scores).all()) or bool((scores < 0).any()):
+        raise StrategyError(
+            f"the importance gave a score that is negative or not finite in group {group.name!r}"
+        )
+    return scores
+
+
+def _name(chosen: object, default: str) -> str:
+    if chosen is None:
+        return default
+    if isinstance(chosen, str):
+        return chosen
+    return getattr(chosen, "__name__", type(chosen).__name__)

@@ -1,0 +1,407 @@
+"""`prune`: remove units, prove the cut, repair what is left."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from penjing.errors import BudgetError, VerificationError
+from penjing.figures import Proof, RepairFigures
+from penjing.graph.capture import Example, capture
+from penjing.graph.network import Cut, Network
+from penjing.plan import Plan
+from penjing.pruning.allocation.protocol import Allocation
+from penjing.pruning.budgets import absolute
+from penjing.pruning.importance.protocol import Importance, Prepares
+from penjing.pruning.result import Made, make, with_tensors
+from penjing.pruning.selection import Key
+from penjing.pruning.surgery import shrink, write_tensors
+from penjing.pruning.verify import Mismatch
+from penjing.recovery.recalibrate import recalibrate
+from penjing.recovery.reconstruct import reconstruct
+from penjing.report import Histogram, Report, ReportData, environment
+from penjing.task import Calibration
+from penjing.verbs.preparation import Choices, Preparation, Repair, program_figures
+
+BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
+HISTOGRAMS = 6  # the largest weights are drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A smaller network.
+
+    Args:
+        model: Of the user's own class when its forward allows it, else a graph module; trainable either way.
+        plan: What was removed, as data; `penjing.prune(fresh, example_inputs, plan=plan)` repeats it.
+        report: Figures before and after, the proof, the repair.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: Report
+
+
+def prune(  # noqa: PLR0913 - the public contract: names that users of other pruners know
+    model: nn.Module,
+    example_inputs: Example,
+    *,
+    pruning_ratio: float | None = None,
+    constraints: Mapping[str, float | str] | None = None,
+    plan: Plan | None = None,
+    calibration: Any = None,
+    importance: str | Importance | Prepares | type | None = None,
+    allocation: str | Allocation | None = None,
+    repair: Repair = "auto",
+    round_to: int | None = None,
+    ignored_layers: Iterable[Key] | Key = (),
+    pruning_ratio_dict: Mapping[Any, float] | None = None,
+    max_pruning_ratio: float = 0.9,
+    iterative_steps: int = 1,
+    scope: Iterable[str] = ("inner", "residual"),
+    transform_fn: Callable[[Any], Any] | None = None,
+    seed: int = 0,
+    inplace: bool = False,
+) -> Pruned:
+    """Remove whole units (channels, neurons) from a network and repair it without labels.
+
+    Args:
+        model: Any network that `torch.export` takes. Left alone unless `inplace`.
+        example_inputs: A tensor, a tuple (positional) or a dict (keywords), on the network's device.
+        pruning_ratio: Share of units to remove, 0 <= x < 1: of every group under "uniform", of all units weighted by
+            their parameters under any other allocation.
+        constraints: Upper bounds instead of a ratio: macs, params, ram_kb; a number, or "50%" of the original.
+        plan: A plan made before, instead of a ratio or constraints.
+        calibration: Unlabelled batches (inputs alone, or with labels that are ignored).
+        importance: "l1", "l2", "random", "taylor", "obs" or an object; None is "obs" with calibration, else "l2".
+        allocation: "uniform", "global", "dp" or an object; None is "dp" with calibration, else "uniform".
+        repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`, "recalibrate", None.
+        round_to: Units that remain are rounded up to a multiple of this.
+        ignored_layers: Modules, names, globs or types that stay exactly as they are, at their inputs too.
+        pruning_ratio_dict: Share of units to remove by module, name, glob or type; the first key that matches counts.
+        max_pruning_ratio: Largest share of one group that may go.
+        iterative_steps: Cut in this many steps, judging and repairing anew after each.
+        scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or both.
+        transform_fn: Makes a batch from what `calibration` yields.
+        seed: Of everything random; the same seed gives the same plan.
+        inplace: Write the result into `model` itself; refused when only a graph module can express it.
+
+    Returns:
+        The smaller network, the plan and the report.
+
+    Raises:
+        InputError: Bad example inputs, weights or calibration data.
+        CaptureError: The network does not export.
+        BudgetError: A ratio or constraint that makes no sense; `InfeasibleError` when none can meet it.
+        PlanError: The plan was made for another network.
+        StrategyError: An unknown strategy, or layers that match nothing.
+        VerificationError: The cut differs from the masked original, or cannot be done in place.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruned = prune(net, torch.ones(1, 4), pruning_ratio=0.5)
+        >>> pruned.model[0].out_features
+        4
+    """
+    started = time.perf_counter()
+    given = [
+        n
+        for n, v in (("pruning_ratio", pruning_ratio), ("constraints", constraints), ("plan", plan))
+        if v is not None
+    ]
+    if len(given) > 1 or not (given or pruning_ratio_dict):
+        raise BudgetError(
+            f"give exactly one of pruning_ratio, constraints and plan; got {given or 'none'}"
+        )
+    if iterative_steps < 1:
+        raise BudgetError(f"iterative_steps is {iterative_steps}; it is at least 1")
+    keys = (
+        (ignored_layers,)
+        if isinstance(ignored_layers, (str, type, nn.Module))
+        else tuple(ignored_layers)
+    )
+    choices = Choices(
+        importance=importance,
+        allocation=allocation,
+        repair=repair,
+        round_to=round_to,
+        max_pruning_ratio=max_pruning_ratio,
+        ignored_layers=keys,
+        pruning_ratio_dict=dict(pruning_ratio_dict or {}),
+        scope=frozenset(scope),
+        seed=seed,
+    )
+    samples = None if calibration is None else Calibration.of(calibration, transform_fn, seed=seed)
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    worker, example = _on_cpu(model, example_inputs, home)
+    if plan is not None:
+        goal = Goal(plan=plan)
+    else:
+        goal = Goal(pruning_ratio, dict(constraints or {}))
+    work = _prune_in_steps(worker, example, samples, choices, goal, iterative_steps)
+    result = _placed(model, work, home, inplace)
+    report = Report(
+        replace(work.report_data(worker, samples), seconds=time.perf_counter() - started)
+    )
+    return Pruned(result, work.plan, report)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """How much is asked for.
+
+    Args:
+        pruning_ratio: Share of units.
+        constraints: Bounds as the caller wrote them.
+        plan: A plan that decides instead.
+    """
+
+    pruning_ratio: float | None = None
+    constraints: Mapping[str, float | str] | None = None
+    plan: Plan | None = None
+
+    def after(
+        self, step: int, steps: int, original: Mapping[str, float]
+    ) -> tuple[float | None, dict[str, float]]:
+        """Ratio and absolute bounds after `step` of `steps`: equal factors from the original to the goal."""
+        share = step / steps
+        ratio = None if self.pruning_ratio is None else 1 - (1 - self.pruning_ratio) ** share
+        bounds = absolute(self.constraints or {}, original)
+        return ratio, {
+            n: original[n] * (b / original[n]) ** share if b < original[n] else b
+            for n, b in bounds.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A pruned network on the CPU with everything a report tells.
+
+    Args:
+        model: The result.
+        preparation: What the (last) cut was decided from.
+        cut: The (last) cut.
+        plan: The whole plan, for the original network.
+        proof: That the cut is right.
+        repair: What repair did, layer by layer.
+        network: The original network.
+        tensors: Tensors of the result by name.
+        notes: What the reader of the report must know.
+    """
+
+    model: nn.Module
+    preparation: Preparation
+    cut: Cut
+    plan: Plan
+    proof: Proof
+    repair: tuple[RepairFigures, ...]
+    network: Network
+    tensors: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+    def report_data(self, original: nn.Module, samples: Calibration | None) -> ReportData:
+        """Everything that can be told without timing or labels."""
+        choices = self.preparation.choices
+        agreement = None
+        if samples is not None:
+            from penjing.task import agreement as share_alike
+
+            agreement = share_alike(
+                self.model,
+                original,
+                [(b,) if not isinstance(b, (tuple, dict)) else b for b in samples.batches(128)],
+            )
+        return ReportData(
+            kind="prune",
+            title=type(original).__name__,
+            before=program_figures(self.network.program),
+            after=program_figures(with_tensors(self.cut.program, self.tensors)),
+            agreement=agreement,
+            groups=self.preparation.group_figures(self.cut.plan),
+            repair=self.repair,
+            histograms=histograms(self.network, self.tensors),
+            locked=self.network.groups.locked,
+            proof=self.proof,
+            choices={
+                "importance": self.preparation.importance_name,
+                "allocation": self.preparation.allocation_name,
+                "repair": self.preparation.repair_name,
+                "scope": ", ".join(sorted(choices.scope)),
+                "round_to": str(choices.round_to or 1),
+                "max_pruning_ratio": str(choices.max_pruning_ratio),
+                "calibration samples": str(samples.samples if samples else 0),
+                "seed": str(choices.seed),
+            },
+            environment=environment(),
+            notes=self.notes,
+        )
+
+
+def _prune_in_steps(
+    model: nn.Module,
+    example: Example,
+    samples: Calibration | None,
+    choices: Choices,
+    goal: Goal,
+    steps: int,
+) -> Work:
+    """Cut, prove and repair, `steps` times; each step judges the network that the step before left."""
+    original = Preparation.of(model, example, samples, choices)
+    preparation, plan, work = original, original.network.plan({}), None
+    for step in range(1, steps + 1):
+        if work is not None:
+            preparation = Preparation.of(work.model, example, samples, choices)
+        work = one_cut(preparation, _step_goal(original, preparation, goal, step, steps))
+        plan = compose(original.network, plan, work.plan)
+    assert work is not None  # steps is at least 1
+    return replace(work, plan=plan, network=original.network)
+
+
+def _step_goal(
+    original: Preparation, present: Preparation, goal: Goal, step: int, steps: int
+) -> Plan:
+    """The plan of one step."""
+    if goal.plan is not None:
+        goal.plan.check(original.network.groups)
+        return goal.plan
+    ratio, bounds = goal.after(step, steps, original.original)
+    if ratio is not None and step > 1:  # of what is left
+        done = goal.after(step - 1, steps, original.original)[0] or 0.0
+        ratio = 1 - (1 - ratio) / (1 - done)
+    return present.plan(present.demand(ratio, bounds))
+
+
+def one_cut(preparation: Preparation, plan: Plan) -> Work:
+    """Carry out one plan: surgery, proof, repair.
+
+    Args:
+        preparation: What the plan was made from.
+        plan: What goes.
+
+    Returns:
+        The result on the CPU.
+
+    Raises:
+        VerificationError: The cut or the repaired network is not what it should be.
+    """
+    cut = preparation.network.cut(plan)
+    try:
+        made = (
+            make(preparation.model, cut, preparation.choices.seed)
+            if plan.drop
+            else _untouched(preparation)
+        )
+    except Mismatch as error:
+        raise VerificationError(
+            f"{error}. Leave the layers of that node out with ignored_layers=, and please report the network"
+        ) from error
+    tensors, rows = repaired(preparation, cut)
+    write_tensors(made.model, tensors)
+    return Work(
+        model=made.model,
+        preparation=preparation,
+        cut=cut,
+        plan=plan,
+        proof=made.proof,
+        repair=tuple(rows),
+        network=preparation.network,
+        tensors={**cut.program.tensors, **tensors},
+        notes=("nothing was cut: the network has no group in scope",)
+        if not preparation.groups
+        else (),
+    )
+
+
+def _untouched(preparation: Preparation) -> Made:
+    """A copy of a network from which nothing goes."""
+    return Made(copy.deepcopy(preparation.model), Proof(0.0, 0.0, 0.0, 0, "module"))
+
+
+def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], list[RepairFigures]]:
+    """New values for the tensors of a cut network.
+
+    Args:
+        preparation: Says which repair, and holds the samples.
+        cut: What goes.
+
+    Returns:
+        Qualified name -> value, and a row per layer.
+    """
+    samples, how = preparation.calibration, preparation.repair
+    if how is None or samples is None or not cut.plan.drop:
+        return {}, []
+    if how == "recalibrate":
+        return recalibrate(cut.program, cut.program.tensors, samples), []
+    return reconstruct(cut, samples, how)
+
+
+def compose(network: Network, first: Plan, second: Plan) -> Plan:
+    """The plan for the original network that does what `first` and then `second` do.
+
+    Args:
+        network: The original network.
+        first: A plan for it.
+        second: A plan for the network that `first` leaves.
+
+    Returns:
+        One plan.
+    """
+    drop = {}
+    for group in network.groups:
+        kept = first.kept(group.name)
+        gone = set(first.drop.get(group.name, ())) | {
+            kept[u] for u in second.drop.get(group.name, ())
+        }
+        drop[group.name] = sorted(gone)
+    return network.plan(drop)
+
+
+def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogram, ...]:
+    """Weights before and after, of the largest tensors that changed."""
+    names = [
+        n
+        for n in network.program.parameters
+        if n in tensors and network.program.tensors[n].dim() > 1
+    ]
+    names.sort(key=lambda n: (-network.program.tensors[n].numel(), n))
+    out = []
+    for name in names[:HISTOGRAMS]:
+        before, after = (
+            network.program.tensors[name].detach().float(),
+            tensors[name].detach().float(),
+        )
+        limit = max(float(before.abs().max()), float(after.abs().max()), 1e-12)
+        edges = torch.linspace(-limit, limit, BINS + 1)
+        counts = [torch.histogram(t.flatten(), edges).hist.int().tolist() for t in (before, after)]
+        out.append(Histogram(name, tuple(edges.tolist()), tuple(counts[0]), tuple(counts[1])))
+    return tuple(out)
+
+
+def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.Module, Example]:
+    """The network and its example on the CPU, where all analysis is done; themselves when they are there."""
+    if home.type == "cpu":
+        return model, example
+    capture(model, example)  # says what is wrong in the user's own terms, before anything is copied
+    moved = torch.utils._pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, example)
+    return copy.deepcopy(model).cpu(), moved
+
+
+def _placed(model: nn.Module, work: Work, home: torch.device, inplace: bool) -> nn.Module:
+    """The result on the network's device, in the network itself when asked for."""
+    if not inplace:
+        return work.model.to(home)
+    if work.proof.form != "module":
+        raise VerificationError(
+            f"{type(model).__name__} cannot express this cut in place ({work.proof.reason}); "
+            "use inplace=False, which returns a graph module"
+        )
+    cut = work.network.cut(work.plan)
+    shrink(model, cut)
+    write_tensors(model, work.tensors)
+    return model
