@@ -191,11 +191,12 @@ class _Loop:
         for group in run.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         loss = self._loss(batch)
-        value = float(loss)
+        value = float(loss.detach())
         if not math.isfinite(value):
             raise _DivergedError(f"the loss became {value} at {run.place}: {_cause(run)}")
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        run.outputs = pytree.tree_map(_detached, run.outputs)
         for callback in self.callbacks:
             callback.on_backward(run)
         if run.settings.clip is not None:
@@ -204,11 +205,11 @@ class _Loop:
             if not math.isfinite(norm):
                 raise _DivergedError(f"the norm of the gradient became {norm} at {run.place}")
         run.optimizer.step()
-        for callback in self.callbacks:
-            callback.on_step(run)
         run.loss_sum += value * batch.samples
         run.samples += batch.samples
         run.step, run.batch = run.step + 1, run.batch + 1
+        for callback in self.callbacks:
+            callback.on_step(run)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Outputs and loss of a batch, with what the callbacks add."""
@@ -298,6 +299,10 @@ class _Loop:
     def _expired(self) -> bool:
         minutes = self.run.settings.minutes
         return minutes is not None and self._elapsed() >= 60 * minutes
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 def _after(epoch: int) -> str:

@@ -31,7 +31,7 @@ class Run:
         step: Optimizer steps done.
         inputs: Inputs of the current batch, on the device of the model.
         labels: Its labels, or None.
-        outputs: What the model gave for it.
+        outputs: What the model gave for it; without its graph once the gradient is there.
         loss_sum: Sum of the loss over the samples of the current epoch.
         samples: Samples of the current epoch so far.
         history: Finished epochs.
