@@ -7,7 +7,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchmetrics.regression import MeanSquaredError
 
 from penjing.errors import InputError
-from penjing.task import Task, agreement, compare
+from penjing.task import Calibration, Task, agreement, compare
 
 # a network whose outputs are its inputs: decisions can be read off the data
 X = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 3.0], [1.0, 0.0, 0.0]])
@@ -197,7 +197,22 @@ def test_values_agree_by_the_variance_that_is_reproduced():
 
 def test_single_scores_are_refused_as_classes():
     with pytest.raises(InputError, match='kind="binary"'):
-        agreement(Pass(), Pass(), [X[:, :1]])
+        agreement(Pass(), Pass(), [X[:, :1]], task=Task())
+
+
+def test_without_a_task_single_scores_are_compared_as_values():
+    halved = Pass()
+    nn.init.constant_(halved.scale, 0.5)
+    assert agreement(halved, Pass(), [X[:, :1]]) < 1.0
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(InputError, match="no batches"):
+        agreement(Pass(), Pass(), [])
+
+
+def test_a_calibration_can_be_compared_on():
+    assert agreement(Pass(), Pass(), Calibration.of([(X, Y)])) == 1.0
 
 
 def test_outputs_of_different_shapes_are_refused_with_the_shapes():

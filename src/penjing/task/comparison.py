@@ -60,7 +60,8 @@ def compare(
         model: The new network.
         reference: The one it was made from.
         batches: A Calibration or any iterable of batches, labelled or not.
-        task: Gives `kind`, `class_dim`, `classes`, `forward` and `transform_fn`.
+        task: Gives `kind`, `class_dim`, `classes`, `forward` and `transform_fn`. Without one,
+            outputs that hold no scores of classes in dimension 1 are compared as values.
 
     Returns:
         Agreement, and rows per class when labels of single-label classes are there.
@@ -68,11 +69,19 @@ def compare(
     Raises:
         InputError: No batches, or outputs of different shapes.
     """
-    task = task or Task()
-    total = _Total(task)
-    for mine, theirs, labels in _outputs(model, reference, batches, task):
+    total: _Total | None = None
+    for mine, theirs, labels in _outputs(model, reference, batches, task or Task()):
+        total = total or _Total(task or _guess(mine))
         total.add(mine, theirs, labels)
+    if total is None:
+        raise InputError("nothing to compare: there are no batches")
     return total.comparison()
+
+
+def _guess(outputs: list[Tensor]) -> Task:
+    """Classes where every output has at least two scores in dimension 1, else values."""
+    scores = all(x.dim() > 1 and x.shape[1] > 1 for x in outputs)
+    return Task(kind="classes" if scores else "values")
 
 
 def _outputs(

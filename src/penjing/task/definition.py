@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -91,6 +92,15 @@ class Task:
         if not self.metrics:
             return False
         return higher_is_better(name, self.metrics[name], self.higher_is_better)
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Name of each figure -> whether higher is better, where that is known."""
+        known: dict[str, bool] = {}
+        for name, metric in (self.metrics or {}).items():
+            with suppress(InputError):
+                known[name] = higher_is_better(name, metric, self.higher_is_better)
+        return known if self.loss is None else {**known, "loss": False}
 
     def better(self, new: float, old: float) -> bool:
         """Whether headline figure `new` beats `old`; NaN never does, and loses to every number."""

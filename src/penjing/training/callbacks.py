@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from penjing.errors import StrategyError
 from penjing.training.run import Run
 
 
-class Callback(Protocol):
+class Callback:
     """Subclass and write the hooks you need; the others do nothing.
 
     Hooks of several callbacks run in the order in which the callbacks were given.

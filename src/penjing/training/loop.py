@@ -32,7 +32,7 @@ from penjing.training.optimizers import optimizer
 from penjing.training.progress import progress_bar
 from penjing.training.run import FitResult, Run, snapshot, tensors_of, write_back
 from penjing.training.schedules import schedule
-from penjing.training.settings import Fit
+from penjing.training.settings import Fit, in_words
 from penjing.training.teacher import weights_hash
 
 DEFAULT = Fit()
@@ -341,14 +341,7 @@ def _identity(run: Run, callbacks: Sequence[Callback], trial: Batch) -> dict[str
     """What a checkpoint must have been made with to be resumed."""
     return {
         "weights": weights_hash(run.model),
-        **{name: _name(getattr(run.settings, name)) for name in DECISIVE},
+        **{name: in_words(getattr(run.settings, name)) for name in DECISIVE},
         "callbacks": ", ".join(callback.identity() for callback in callbacks),
         "data": f"{run.length} batches, first {describe(trial.inputs)}",
     }
-
-
-def _name(value: Any) -> str:
-    """A setting in words that are the same in every process."""
-    return (
-        str(getattr(value, "__qualname__", type(value).__name__)) if callable(value) else str(value)
-    )

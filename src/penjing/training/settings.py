@@ -105,3 +105,13 @@ class Fit:
         if unknown:
             known = ", ".join(FitOptions.__annotations__)
             raise StrategyError(f"unknown setting {unknown[0]!r}; the known ones are {known}")
+
+
+def in_words(value: object) -> str:
+    """A setting in words that are the same in every process.
+
+    Example:
+        >>> in_words(3), in_words(in_words)
+        ('3', 'in_words')
+    """
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else str(value)
