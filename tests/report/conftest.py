@@ -1,9 +1,10 @@
-"""A report as a real run would fill it: a ResNet-56 on CIFAR-10, with numbers that hang together."""
+"""A report as a real run would fill it: ResNet-56 on CIFAR-10, with numbers that hang together."""
 
 import math
 import random
 
 import pytest
+
 from penjing.figures import (
     EpochFigures,
     Figures,
@@ -113,7 +114,7 @@ def _figures(layers, params, size, ram, latency, ratio):
         "macs": "counted on the graph at batch one, without bias",
         "size_bytes": "bytes of the ONNX file that was written and read again",
         "ram_bytes": "peak of live activations on the graph at batch one",
-        "latency_ms": "onnxruntime 1.31.1, 1 thread, median of 200 calls alternating with the original",
+        "latency_ms": "onnxruntime 1.31.1, 1 thread, median of 200 calls, alternating",
     }
     macs = sum(layer.macs for layer in layers)
     return Figures(params, params, macs, size, ram, latency, None, how, layers, timed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from penjing.report import _wording as wording
@@ -12,9 +13,11 @@ from penjing.report.data import ReportData
 # Constraint name -> figure and how many of its units one unit of the constraint is.
 FIGURES = {
     **{cost.field: (cost.field, 1) for cost in COSTS},
-    "flash_kb": ("size_bytes", 1000),
-    "ram_kb": ("ram_bytes", 1000),
+    "flash_kb": ("size_bytes", wording.KIB),
+    "ram_kb": ("ram_bytes", wording.KIB),
 }
+
+ROUNDING = 1e-9  # a difference of two metrics is not exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def _budget(data: ReportData, name: str, limit: str) -> Budget:
     if cost is None or bound is None or actual is None:
         return Budget(name, limit, "", None)
     text = cost.show(actual)
-    if limit.strip().endswith("%"):
+    if _read(limit)[1]:
         text = f"{text}, {wording.percent(actual / getattr(data.before, field))} of the original"
     return Budget(name, limit, text, actual <= bound)
 
@@ -62,11 +65,10 @@ def _budget(data: ReportData, name: str, limit: str) -> Budget:
 def bound_of(data: ReportData, name: str) -> float | None:
     """Upper bound of a constraint in the unit of its figure; None when none can be read."""
     field, unit = FIGURES.get(name, ("", 1))
-    limit = data.constraints.get(name, "").strip()
-    number = _number(limit.removesuffix("%"))
+    number, relative = _read(data.constraints.get(name, ""))
     if number is None or not field:
         return None
-    if not limit.endswith("%"):
+    if not relative:
         return number * unit
     original = getattr(data.before, field, None)
     return None if not original else original * number / 100
@@ -74,11 +76,8 @@ def bound_of(data: ReportData, name: str) -> float | None:
 
 def max_drop(data: ReportData) -> float | None:
     """Bound on the loss of the first metric, absolute; None when none can be read."""
-    limit = data.constraints.get("max_drop", "").strip()
-    number = _number(limit.removesuffix("%"))
-    if number is None:
-        return None
-    return number / 100 if limit.endswith("%") else number
+    number, relative = _read(data.constraints.get("max_drop", ""))
+    return number / 100 if relative and number is not None else number
 
 
 def _drop(data: ReportData, limit: str) -> Budget:
@@ -88,10 +87,13 @@ def _drop(data: ReportData, limit: str) -> Budget:
     name = first_metric(data)
     if name == "agreement":
         return Budget(
-            "max_drop", limit, f"{wording.percent(lost)} answered differently", lost <= bound
+            "max_drop",
+            limit,
+            f"{wording.percent(lost)} answered differently",
+            lost <= bound + ROUNDING,
         )
     words = wording.points_words(name, data.metrics_before[name], data.metrics_after[name])
-    return Budget("max_drop", limit, f"{name} {words}", lost <= bound)
+    return Budget("max_drop", limit, f"{name} {words}", lost <= bound + ROUNDING)
 
 
 def drop(data: ReportData) -> float | None:
@@ -105,9 +107,9 @@ def drop(data: ReportData) -> float | None:
     return after - before if higher_is_better(data, name) is False else before - after
 
 
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+def _read(limit: str) -> tuple[float | None, bool]:
+    """The number that a bound begins with, and whether it is in percent."""
+    found = re.match(r"\s*(\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(%?)", limit)
+    if found is None:
+        return None, False
+    return float(found[1].replace(",", "")), bool(found[2])

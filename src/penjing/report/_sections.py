@@ -86,7 +86,7 @@ def sections(data: ReportData) -> list[Section]:
 
 
 def _figures(data: ReportData) -> Section:
-    lead = "A kB is 1000 bytes. The word beside a ratio says which way it went, gain or loss."
+    lead = "A kB is 1024 bytes. The word beside a ratio says which way it went, gain or loss."
     return Section(
         id="figures", title="Before and after", lead=(lead,), tables=(tables.figures(data),)
     )
@@ -156,7 +156,7 @@ def _scatter(
             bound=bound_of(data, field),
         ),
         Axis(title=y_title, show=lambda value: _tick(name, value), bound=bound),
-        label=f"{label} against {title} of {len(data.candidates)} candidates; the table below lists them",
+        label=f"{label} against {title} of {len(points)} networks; the table lists them",
         upward=higher,
     )
     return Drawing(picture, f"{label.capitalize()} against {title}.", _legend(points))
@@ -293,7 +293,7 @@ def _curve(name: str, values: list[float]) -> Drawing | None:
 
 def _locked(data: ReportData) -> Section:
     n = len(data.locked)
-    lead = f"{n} place{'s' if n > 1 else ''} could not be cut. Nothing was guessed: each has its reason."
+    lead = f"{n} place{'s' if n > 1 else ''} could not be cut, each for its reason."
     return Section(
         id="locked", title="What was left alone", lead=(lead,), tables=(tables.locked(data.locked),)
     )
@@ -316,7 +316,7 @@ def _proof(data: ReportData) -> Section:
 
 
 def _proof_words(proof: Proof) -> tuple[str, ...]:
-    lead = "The cut network was compared with the original, its cut units set to zero: both must agree."
+    lead = "The cut network was compared with the original, cut units set to zero: both must agree."
     if not proof.error <= CLOSE:
         verdict = "They differ by more than rounding explains. Do not rely on this cut."
     elif proof.moved < WEAK:

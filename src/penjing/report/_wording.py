@@ -12,6 +12,7 @@ SHARES = (
 
 SAME = 0.005  # relative change below which a ratio of two decimals shows nothing
 NOISE = 0.02  # the same for latencies, which scatter
+KIB = 1024
 
 
 def count(value: float) -> str:
@@ -27,13 +28,13 @@ def count(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes; a kB is 1000 of them.
+    """Bytes; a kB is 1024 of them, as in data sheets.
 
     Example:
         >>> size(512), size(3_437_120)
-        ('512 B', '3.44 MB')
+        ('512 B', '3.28 MB')
     """
-    return _scaled(value, 1000, ("B", "kB", "MB", "GB", "TB"))
+    return _scaled(value, KIB, ("B", "kB", "MB", "GB", "TB"))
 
 
 def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:
