@@ -8,8 +8,8 @@ solution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +29,8 @@ PRICES = (
 EXCHANGES = 32  # swaps that improve the filled solution
 REACH = 4  # options that one swap may rise
 PROBES = 33  # exact costs drawn per group where a parabola does not fit
+CHECKS = (0.25, 0.75)  # where a parabola is checked, once per group
+PROGRESS = 1e-3  # of the error; a round that gains less is the last
 
 
 def dp(
@@ -99,23 +101,29 @@ def _losses(group: Group, scores: Mapping[str, Tensor], errors: Mapping[str, Ten
 
 @dataclass(frozen=True, eq=False)
 class _Solver:
+    """One demand.
+
+    Args:
+        space: What may be kept, and its exact costs.
+        losses: Error of every option, per group.
+        degrees: Of the polynomial that a group's costs are, by number of the group; -1 for none.
+    """
+
     space: Space
     losses: tuple[Floats, ...]
+    degrees: dict[int, int] = field(default_factory=dict)
 
     def solve(self) -> Candidate:
         if self.space.feasible(self.space.largest):
             return self.space.largest
-        point, seen = self.space.largest, set[Candidate]()
-        start = smallest_share(self.space, 0.0)
-        found = [self.improved(start, self.tables(start))]
+        best, point = smallest_share(self.space, 0.0), self.space.largest
         for _ in range(ROUNDS):
-            if point in seen:
-                break
-            seen.add(point)
             tables = self.tables(point)
             point = self.improved(self.priced(tables), tables)
-            found.append(point)
-        best = min(found, key=self._rank)
+            before = self.total(best)
+            best = min(best, point, key=self._rank)
+            if self.total(best) > before * (1 - PROGRESS):
+                break
         return min(best, self.improved(best, self.tables(best)), key=self._rank)
 
     def _rank(self, candidate: Candidate) -> tuple[float, Candidate]:
@@ -136,12 +144,15 @@ class _Solver:
             at = [(*point[:number], option, *point[number + 1 :]) for option in drawn]
             return np.stack([self.space.usage(candidate) for candidate in at], axis=1)
 
-        if last >= 4:  # MACs and parameters are at most quadratic in the units of one group
-            knots = [0, last // 2, last]
-            fit = _parabola(kept[knots], exact(knots), kept)
-            check = [last // 4, 3 * last // 4]
-            if np.allclose(fit[:, check], exact(check), rtol=0, atol=TOLERANCE):
+        degree = self.degrees.get(number, 0)
+        if last > len(CHECKS) + 1 and degree >= 0:
+            known = [point[number], *(o for o in (0, last, last // 2) if o != point[number])]
+            fit = _polynomial(kept, known[: (degree or 2) + 1], exact)
+            check = [] if degree else [int(share * last) for share in CHECKS]
+            if not check or np.allclose(fit[:, check], exact(check), rtol=0, atol=TOLERANCE):
+                self.degrees[number] = degree or _degree(fit)
                 return fit
+            self.degrees[number] = -1
         drawn = np.unique(np.linspace(0, last, min(last + 1, PROBES)).astype(int)).tolist()
         values = exact(drawn)
         return np.stack([np.interp(kept, kept[drawn], row) for row in values])
@@ -276,13 +287,16 @@ class _Solver:
         return found
 
 
-def _parabola(x: Floats, y: Floats, at: Floats) -> Floats:
-    """The parabolas through three points each: `x` (3,), `y` (rows, 3), result (rows, len(at))."""
-    basis = np.stack(
-        [
-            np.prod([(at - x[j]) / (x[i] - x[j]) for j in range(3) if j != i], axis=0)
-            for i in range(3)
-        ]
-    )
-    values: Floats = y @ basis
+def _polynomial(
+    x: Floats, knots: Sequence[int], exact: Callable[[Sequence[int]], Floats]
+) -> Floats:
+    """Polynomials through the exact values at the knots, at every option: (limits, options)."""
+    basis = [np.prod([(x - x[j]) / (x[i] - x[j]) for j in knots if j != i], axis=0) for i in knots]
+    values: Floats = exact(knots) @ np.stack(basis)
     return values
+
+
+def _degree(fit: Floats) -> int:
+    """1 where every row is a straight line over evenly spaced options, else 2."""
+    bend = np.abs(np.diff(fit[:, :-1], n=2, axis=1)).max(initial=0.0)
+    return 1 if bend <= TOLERANCE else 2
