@@ -210,5 +210,10 @@ def test_a_single_network_that_was_measured_makes_a_page():
     assert "1,000" in page(ReportData("measure", "n", Figures(100, 100, 1000)))
 
 
+def test_a_network_that_was_only_measured_is_not_said_to_be_compared():
+    shown = page(ReportData("measure", "n", Figures(100, 100, 1000))).split("<body>")[1]
+    assert "before" not in shown.split("<script>")[0]
+
+
 def test_making_a_page_twice_gives_the_same(full):
     assert page(full) == page(full)

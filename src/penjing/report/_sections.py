@@ -86,10 +86,12 @@ def sections(data: ReportData) -> list[Section]:
 
 
 def _figures(data: ReportData) -> Section:
-    lead = "A kB is 1024 bytes. The word beside a ratio says which way it went, gain or loss."
-    return Section(
-        id="figures", title="Before and after", lead=(lead,), tables=(tables.figures(data),)
-    )
+    lead = "A kB is 1024 bytes."
+    compared = any(row.words for row in rows(data))
+    if compared:
+        lead += " The word beside a ratio says which way it went, gain or loss."
+    title = "Before and after" if compared else "Figures"
+    return Section(id="figures", title=title, lead=(lead,), tables=(tables.figures(data),))
 
 
 def _budgets(data: ReportData) -> Section:
@@ -112,9 +114,8 @@ def _candidates(data: ReportData) -> Section:
         ("latency_ms", "latency", lambda value: f"{wording.digits(value)} ms"),
     )
     drawn = (_scatter(data, *cost) for cost in costs)
-    tried = len(data.candidates)
     chosen = [c.name for c in data.candidates if c.kept]
-    lead = f"{tried} network{'s were' if tried > 1 else ' was'} tried and measured."
+    lead = f"{_many(len(data.candidates), 'network')} tried."
     lead += f" Chosen: {', '.join(chosen)}." if chosen else " None was chosen."
     return Section(
         id="candidates",
@@ -211,9 +212,13 @@ def _groups(data: ReportData) -> Section:
     units, kept = sum(g.units for g in data.groups), sum(g.kept for g in data.groups)
     whole = sum(g.kept == g.units for g in data.groups)
     share = f"{kept:,} of {units:,} units were kept ({kept / max(1, units):.0%})"
-    lead = f"{share} in {len(data.groups)} group{'s' if len(data.groups) > 1 else ''}"
+    lead = f"{share} in {_many(len(data.groups), 'group')}"
     lead += f"; {whole} of them were left whole." if whole else "."
     return Section(id="groups", title="What was cut", lead=(lead,), tables=(tables.groups(data),))
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _layers_known(data: ReportData) -> bool:
@@ -232,10 +237,10 @@ def _repair(data: ReportData) -> Section:
     )
     alone = len(data.repair) - len(done)
     lead = (
-        f"{len(done)} layers were solved anew, without labels or training; on samples kept aside "
+        f"{_many(len(done), 'layer')} solved anew, no labels, no training; on samples kept aside "
         f"the error of {better} of them fell."
     )
-    lead += f" {alone} were left alone, each with its reason." if alone else ""
+    lead += f" {_many(alone, 'layer')} left alone, each for its reason." if alone else ""
     return Section(id="repair", title="Repair", lead=(lead,), tables=(tables.repair(data),))
 
 
@@ -257,8 +262,7 @@ def _weights(data: ReportData) -> Section:
 
 def _training(data: ReportData) -> Section:
     seconds = sum(e.seconds for e in data.epochs)
-    n = len(data.epochs)
-    took = f"{n} epoch{'s' if n > 1 else ''} in {wording.duration(seconds)}"
+    took = f"{_many(len(data.epochs), 'epoch')} in {wording.duration(seconds)}"
     lead = f"{took}; metrics on the validation split."
     names = list(dict.fromkeys(name for e in data.epochs for name in e.metrics))[:CURVES]
     drawings = [_curve("training loss", [e.loss for e in data.epochs])]
@@ -292,8 +296,7 @@ def _curve(name: str, values: list[float]) -> Drawing | None:
 
 
 def _locked(data: ReportData) -> Section:
-    n = len(data.locked)
-    lead = f"{n} place{'s' if n > 1 else ''} could not be cut, each for its reason."
+    lead = f"{_many(len(data.locked), 'place')} could not be cut, each for its reason."
     return Section(
         id="locked", title="What was left alone", lead=(lead,), tables=(tables.locked(data.locked),)
     )

@@ -92,14 +92,17 @@ def _number(value: float | None, text: str) -> Cell:
 
 def figures(data: ReportData) -> Table:
     """Every figure before and after, with how it was had."""
+    shown = rows(data)
+    compared = any(row.words for row in shown)
     columns = (
         Column("figure"),
-        Column("before", numeric=True),
-        Column("after", numeric=True),
+        Column("before" if compared else "value", numeric=True),
+        Column("after" if compared else "value", numeric=True),
         Column("change"),
         Column("how it was had"),
     )
-    return _table("Every figure, before and after", columns, map(_figure, rows(data)))
+    caption = "Every figure, before and after" if compared else "Every figure"
+    return _table(caption, columns, map(_figure, shown))
 
 
 def _figure(row: Row) -> list[Cell]:
