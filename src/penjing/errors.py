@@ -1,19 +1,21 @@
 """Every error that penjing raises on purpose.
 
     PenjingError
-    ├── InputError            example inputs, batches, weights: wrong shape, dtype, device, NaN, empty
+    ├── InputError            inputs, batches, weights: wrong shape, dtype, device, NaN, empty
     ├── CaptureError          the network does not export; says where and what to change
     ├── StrategyError         an unknown name or a strategy used where it cannot work
     ├── PlanError             a plan that does not fit the network
     ├── BudgetError           a ratio or constraint that makes no sense
     │   └── InfeasibleError   a budget below what is possible; carries the nearest feasible point
     ├── VerificationError     a cut, export or checkpoint that is not equal to its original
+    ├── ExportError           a format or runtime that cannot express the network
     ├── CheckpointError       a saved folder that is damaged, foreign or newer than this version
     ├── SourceError           a model file, function or folder that cannot be read
     ├── MissingDependencyError  an optional package or system tool is absent
     └── UnavailableError      part of the design that this version does not have yet
 
-Messages start in lower case and say what is wrong, where (qualified name), the values seen and the fix.
+Messages start in lower case and say what is wrong, where (qualified name), the values seen and the
+fix.
 """
 
 from __future__ import annotations
@@ -62,6 +64,10 @@ class InfeasibleError(BudgetError):
 
 class VerificationError(PenjingError):
     """A result is not equal to what it was made from, and was refused."""
+
+
+class ExportError(PenjingError):
+    """A format cannot express the network, or its runtime cannot run it."""
 
 
 class CheckpointError(PenjingError):

@@ -1,4 +1,4 @@
-"""Figures: what was measured, as plain data that a report can hold. Every figure says how it was had."""
+"""Figures: what was measured and how, as plain data that a report can hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class LayerFigures:
     """One compute layer of a network.
 
     Args:
-        name: Qualified name of the layer (its weight's name without `.weight`), or the op's name when it has no weight.
+        name: Qualified name of the layer (its weight's name without `.weight`), or the op's name
+            when it has no weight.
         op: ATen name, such as "conv2d".
         params: Elements of the parameters it reads.
         nonzero: Of those, how many are not zero.
@@ -39,7 +40,8 @@ class LatencyFigures:
         median_ms: Median of the timed calls, milliseconds.
         min_ms: Fastest call.
         p95_ms: 95th percentile.
-        ratio: Median of the pairwise ratios original / this network when both were timed alternating, else None.
+        ratio: Median of the pairwise ratios original / this network when both were timed
+            alternating, else None.
     """
 
     runtime: str
@@ -61,7 +63,8 @@ class Figures:
         nonzero: Of those, how many are not zero.
         macs: Multiply-accumulates of convolutions and matrix products at batch one, without bias.
         size_bytes: Bytes of the exported file on disk.
-        ram_bytes: Peak of the live activations at batch one, inputs and outputs included, weights not.
+        ram_bytes: Peak of the live activations at batch one, inputs and outputs included, weights
+            not.
         latency_ms: Median latency in milliseconds.
         energy_mj: Energy per call in millijoules.
         how: Figure name -> how it was had, one sentence each.
@@ -86,9 +89,12 @@ class Proof:
     """Comparison of a cut network with its masked original.
 
     Args:
-        error: Largest relative difference of any output on randomised float64 weights and random inputs.
-        moved: How far masking itself moved the outputs, relative: a proof that moved nothing proves nothing.
-        real_error: The same difference with the real weights on the example inputs, in the network's own dtype.
+        error: Largest relative difference of any output on randomised float64 weights and random
+            inputs.
+        moved: How far masking itself moved the outputs, relative: a proof that moved nothing proves
+            nothing.
+        real_error: The same difference with the real weights on the example inputs, in the
+            network's own dtype.
         nodes: Graph nodes compared one by one.
         form: "module" when the result is the user's own class, "graph" when it is a graph module.
         reason: Why the user's own class could not express the cut; empty for "module".
@@ -110,7 +116,8 @@ class GroupFigures:
         name: Name of the group.
         units: Units before.
         kept: Units after.
-        error: Estimated relative output error of the cut that allocation reckoned with; None when not known.
+        error: Estimated relative output error of the cut that allocation reckoned with; None when
+            not known.
     """
 
     name: str
@@ -125,7 +132,8 @@ class RepairFigures:
 
     Args:
         layer: Qualified name of the layer.
-        error_before: Relative squared error of its output against the dense network's before the repair, on held-out samples.
+        error_before: Relative squared error of its output against the dense network's before the
+            repair, on held-out samples.
         error_after: The same after the repair.
         damping: Ridge strength chosen, as a share of the mean diagonal of the Gram matrix.
         reason: Why the layer was left alone; empty when it was repaired.

@@ -22,7 +22,8 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
         The path written.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; an existing file is left as it was.
+        OSError: The disk is full or the folder cannot be written; an existing file is left as it
+            was.
     """
     return write_with(path, lambda part: part.write_bytes(content))
 
@@ -48,7 +49,8 @@ def write_with(path: str | Path, writer: Callable[[Path], object]) -> Path:
         The path written.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; an existing file is left as it was.
+        OSError: The disk is full or the folder cannot be written; an existing file is left as it
+            was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Groups, locks and plans: the decision what to cut, as data. Names and numbers only, never modules or tensors."""
+"""Groups, locks and plans: the decision what to cut, as names and numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Slice:
     Args:
         tensor: Qualified name of a parameter or buffer.
         dim: Dimension that is cut.
-        index: Per unit the positions it removes (all of equal number); None means that unit `u` is position `u`.
+        index: Per unit the positions it removes (all of equal number); None means that unit `u` is
+            position `u`.
     """
 
     tensor: str
@@ -39,12 +40,14 @@ class Group:
     """Coupled units: when one goes, every slice of it goes.
 
     Args:
-        name: Unique and stable for one network: the tensor that makes the units, with `#factor` where that is not all.
+        name: Unique and stable for one network: the tensor that makes the units, with `#factor`
+            where that is not all.
         units: Number of units, at least 2.
         slices: Every stored tensor and dimension that the units own.
-        scope: "inner" for units inside one branch, "residual" for units on a stream that several branches add to.
-        exact: False where a normalisation over the units makes cutting differ from zero-masking (statistics then run
-            over the units that are kept).
+        scope: "inner" for units inside one branch, "residual" for units on a stream that several
+            branches add to.
+        exact: False where a normalisation over the units makes cutting differ from zero-masking
+            (statistics then run over the units that are kept).
     """
 
     name: str
@@ -110,7 +113,9 @@ class Groups:
         raise PlanError(f"no group is called {name!r}; the first ones are {known}")
 
     def __str__(self) -> str:
-        rows = [(g.name, str(g.units), g.scope, f"{len(g.slices)} slices") for g in self.groups]
+        rows: list[tuple[str, str, str, str]] = [
+            (g.name, str(g.units), g.scope, f"{len(g.slices)} slices") for g in self.groups
+        ]
         rows += [
             (k.tensor, f"dim {k.dim}", "locked", f"{k.reason} {k.where}".strip())
             for k in self.locked
@@ -145,7 +150,8 @@ class Plan:
 
     Args:
         drop: Per group the units to remove, ascending.
-        units: Units of every group of the network the plan was made for: refuses another network, or a second use.
+        units: Units of every group of the network the plan was made for: refuses another network,
+            or a second use.
         fingerprint: Of the tensor names and shapes the plan was made for.
 
     Example:
@@ -170,7 +176,8 @@ class Plan:
                 )
             if list(units) != sorted(set(units)):
                 raise PlanError(
-                    f"group {name!r}: units to drop must ascend without repeats, got {list(units)[:8]}"
+                    f"group {name!r}: units to drop must ascend without repeats, got "
+                    f"{list(units)[:8]}"
                 )
             if len(units) == count:
                 raise PlanError(
@@ -187,7 +194,8 @@ class Plan:
             seen = next((g.units for g in groups if g.name == name), None)
             if seen is None:
                 raise PlanError(
-                    f"the plan names group {name!r}, which this network does not have; was it made for another?"
+                    f"the plan names group {name!r}, which this network does not have; was it made "
+                    "for another?"
                 )
             if seen != count:
                 raise PlanError(
@@ -196,8 +204,10 @@ class Plan:
                 )
         if self.fingerprint != groups.fingerprint:
             raise PlanError(
-                f"the plan was made for tensors with fingerprint {self.fingerprint}, this network has "
-                f"{groups.fingerprint}: names or shapes differ. Was the plan made for another model, or applied twice?"
+                f"the plan was made for tensors with fingerprint {self.fingerprint}, this network "
+                "has "
+                f"{groups.fingerprint}: names or shapes differ. Was the plan made for another "
+                "model, or applied twice?"
             )
 
     def kept(self, name: str) -> tuple[int, ...]:
@@ -227,7 +237,8 @@ class Plan:
             version = content["version"]
             if version > PLAN_VERSION:
                 raise PlanError(
-                    f"the plan has version {version}, this penjing reads up to {PLAN_VERSION}; upgrade penjing"
+                    f"the plan has version {version}, this penjing reads up to {PLAN_VERSION}; "
+                    "upgrade penjing"
                 )
             drop = {
                 str(name): tuple(int(u) for u in units) for name, units in content["drop"].items()

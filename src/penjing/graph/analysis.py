@@ -129,7 +129,9 @@ class Analysis:
         if node.target is operator.getitem:
             source = node.args[0]
             assert isinstance(source, fx.Node)  # getitem reads a node
-            return [self._labels[source.name][node.args[1]]]  # type: ignore[index] # an int by construction
+            number = node.args[1]
+            assert isinstance(number, int)  # of an op's output
+            return [self._labels[source.name][number]]
         if all(shape is None for shape in output_shapes(node)):
             return []
         site = Site(Call(node), self.atoms, self.labels, self.is_constant, where(node))

@@ -1,14 +1,17 @@
 """The algebra of axes: labels made of atoms, and the three things that happen to atoms.
 
-Every position of a tensor dimension carries a *label*, a set of atoms: the position goes iff any of its atoms is cut.
-A dimension's labels are an int64 array (positions, factors) of atom numbers, -1 where there is no atom; zero factors mean
-that the dimension never changes. Ops do only three things to atoms:
+Every position of a tensor dimension carries a *label*, a set of atoms: the position goes iff any of
+its atoms is cut. A dimension's labels are an int64 array (positions, factors) of atom numbers, -1
+where there is no atom; zero factors mean that the dimension never changes. Ops do only three things
+to atoms:
 
 - *unify* two labels: from now on they go together;
-- *refine* an atom into several: `c[h * E + e] := {H[h], E[e]}`, so that a view that splits a dimension keeps both halves;
+- *refine* an atom into several: `c[h * E + e] := {H[h], E[e]}`, so that a view that splits a
+  dimension keeps both halves;
 - *lock* an atom with a reason. What cannot be aligned is locked, which is always safe.
 
-Atoms are a union-find over arrays; dimensions whose positions are plain distinct atoms are unified without a Python loop.
+Atoms are a union-find over arrays; dimensions whose positions are plain distinct atoms are unified
+without a Python loop.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ def product(outer: Dim, inner: Dim) -> Dim:
 
 
 class Atoms:
-    """All atoms of one network: which are the same, which are refined, which are locked, and what they went through."""
+    """All atoms of one network: which are the same, refined, locked, and what they went through."""
 
     def __init__(self) -> None:
         self._to = np.empty(0, np.int64)
@@ -107,15 +110,15 @@ class Atoms:
         if roots.size == 0:
             return fixed(len(dim))
         alive = np.where((roots >= 0) & (self._lock[roots] == 0), roots, NOTHING)
-        return alive if (alive >= 0).any() else fixed(len(dim))
+        return alive if bool((alive >= 0).any()) else fixed(len(dim))
 
     def is_live(self, dim: Dim) -> bool:
         """Whether any position may still be cut."""
-        return self.live(dim).shape[1] > 0
+        return bool(self.live(dim).shape[1])
 
     def reason(self, atom: int) -> Reason:
         """Why `atom` is locked; "free" when it is not."""
-        return self._reasons[self._lock[self._roots(np.array([atom]))[0]]]
+        return self._reasons[int(self._lock[self._roots(np.array([atom]))[0]])]
 
     def is_normalised(self, atom: int) -> bool:
         """Whether statistics run over the atom's dimension somewhere."""
@@ -135,7 +138,7 @@ class Atoms:
             self._lock[free] = self._reason_number(reason)
 
     def mark_normalised(self, dim: Dim) -> None:
-        """May be cut, but then the result differs from zero-masking: statistics run over the kept units."""
+        """May be cut, but not like zero-masking: statistics run over the kept units."""
         self._normalised[self._atoms(dim)] = True
 
     def mark_stream(self, dim: Dim) -> None:
@@ -157,7 +160,9 @@ class Atoms:
                 self._unify_labels(tuple(row_a), tuple(row_b), reason)
 
     def factor(self, labels: NDArray[np.object_], reason: Reason) -> list[Dim]:
-        """Labels over several axes -> one dimension per axis whose product they are; atoms are refined where needed.
+        """Labels over several axes -> one dimension per axis, whose product they are.
+
+        Atoms are refined where needed.
 
         Args:
             labels: Object array over k axes, each entry a label.
@@ -170,11 +175,11 @@ class Atoms:
             return [pack(list(labels))]
         alive = np.empty(labels.shape, object)
         for place in np.ndindex(labels.shape):
-            alive[place] = self._live_label(labels[place])
+            alive[place] = self._live_label(tuple(labels[place]))
         widths = {len(label) for label in alive.flat}
         if len(widths) > 1:
             return self._factor_mixed(alive, reason)
-        dims = [fixed(size) for size in alive.shape]
+        dims: list[Dim] = [fixed(size) for size in tuple(alive.shape)]
         for column in range(widths.pop() if widths else 0):
             atoms = np.vectorize(lambda label, c=column: label[c], otypes=[np.int64])(alive)
             for axis, part in self._factor_atoms(atoms, reason):
@@ -321,7 +326,7 @@ class Atoms:
 
     def _factor_mixed(self, alive: NDArray[np.object_], reason: Reason) -> list[Dim]:
         """Places with and without atoms: only the longest axis stays movable."""
-        dims = [fixed(size) for size in alive.shape]
+        dims: list[Dim] = [fixed(size) for size in tuple(alive.shape)]
         axis = max(range(alive.ndim), key=lambda j: alive.shape[j])
         rows = np.moveaxis(alive, axis, 0).reshape(alive.shape[axis], -1)
         for row in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +75,7 @@ class Call:
         return self.schema is not None and any(a.name == name for a in self.schema.arguments)
 
     def arg(self, name: str, default: Any = None) -> Any:
-        """An argument by its schema name; `default` when it was not given and the schema has no default."""
+        """An argument by its schema name, else the schema's default, else `default`."""
         for position, argument in enumerate(self.schema.arguments):
             if argument.name == name:
                 if position < len(self.node.args):
@@ -122,20 +121,6 @@ class Call:
         target: Any = self.node.target
         with torch.no_grad():
             return target(*args, **kwargs)
-
-
-SIZE_OPERATORS = frozenset(
-    {
-        operator.add,
-        operator.sub,
-        operator.mul,
-        operator.floordiv,
-        operator.mod,
-        operator.truediv,
-        operator.neg,
-        operator.pow,
-    }
-)
 
 
 def size_value(node: fx.Node) -> int | float | bool:

@@ -1,7 +1,7 @@
 """Capture: a network as a functional ATen graph with lifted tensors.
 
-Pre-dispatch ATen in eval mode, so that `conv2d`, `linear` and `batch_norm` stay whole. The batch dimension is dynamic
-where the network allows it.
+Pre-dispatch ATen in eval mode, so that `conv2d`, `linear` and `batch_norm` stay whole. The batch
+dimension is dynamic where the network allows it.
 """
 
 from __future__ import annotations
@@ -49,13 +49,16 @@ class Program:
         stored: Placeholder name -> qualified name of its parameter, buffer or lifted constant.
         tensors: Qualified name -> tensor, as the network holds them (tied names share one tensor).
         parameters: Qualified names that are parameters.
-        buffers: Qualified names that are buffers of the state dict or not; constants are in neither.
-        inputs: Placeholder names of the user's inputs, in flattened order (None entries are left out).
+        buffers: Qualified names that are buffers of the state dict or not; constants are in
+            neither.
+        inputs: Placeholder names of the user's inputs, in flattened order (None entries are left
+            out).
         example: Flattened example inputs, at least two samples where the batch is dynamic.
         in_spec: Tree of (args, kwargs).
         out_spec: Tree of the outputs.
         dynamic_batch: Whether dimension 0 of every input may differ from the example's.
-        functional_rewrite: True when in-place writes to views forced a full rewrite, in which dropout is lost.
+        functional_rewrite: True when in-place writes to views forced a full rewrite, in which
+            dropout is lost.
         transient: Qualified names of buffers that the state dict leaves out.
     """
 
@@ -83,7 +86,7 @@ class Program:
         return {node.name: node for node in self.graph.nodes}
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape of a node's tensor at the example's sizes; `shapes` for nodes with several outputs."""
+        """Shape of a node's single tensor at the example's sizes."""
         return concrete_shape(node.meta["val"])
 
     def flatten_inputs(self, batch: Example) -> list[Any]:
@@ -106,7 +109,7 @@ class Program:
     def bind(
         self, inputs: Sequence[Any], tensors: Mapping[str, Tensor] | None = None
     ) -> dict[str, Any]:
-        """Values of all placeholders by name: stored tensors (or their replacements) and flat user inputs."""
+        """Values of all placeholders: stored tensors (or replacements) and flat user inputs."""
         tensors = self.tensors if tensors is None else {**self.tensors, **tensors}
         values: dict[str, Any] = {name: tensors[fqn] for name, fqn in self.stored.items()}
         values.update(zip(self.inputs, inputs, strict=True))
@@ -141,7 +144,7 @@ def concrete_shape(value: Tensor) -> tuple[int, ...]:
 
 
 def capture(model: nn.Module, example: Example) -> Program:
-    """Capture `model` in eval mode; its mode, RNG and buffers are as before when this returns or raises.
+    """Capture `model` in eval mode; its mode, RNG and buffers are as before afterwards.
 
     Args:
         model: Any network that `torch.export` takes.
@@ -154,7 +157,7 @@ def capture(model: nn.Module, example: Example) -> Program:
         InputError: The network does not run on `example`.
         CaptureError: `torch.export` failed; the message names the place.
     """
-    with _quiet_eval(model):
+    with quiet_eval(model):
         check_runs(model, example)
         exported, dynamic = _export(model, example)
     return _program(exported, example, dynamic)
@@ -171,7 +174,8 @@ def check_runs(model: nn.Module, example: Example) -> Any:
     for leaf in pytree.tree_leaves((args, kwargs)):
         if weight is not None and isinstance(leaf, Tensor) and leaf.device != weight.device:
             raise InputError(
-                f"the network is on {weight.device}, an example input on {leaf.device}; move one of them: "
+                f"the network is on {weight.device}, an example input on {leaf.device}; move one "
+                "of them: "
                 f"example_inputs.to({str(weight.device)!r})"
             )
     try:
@@ -190,7 +194,8 @@ def check_runs(model: nn.Module, example: Example) -> Any:
         dtype = f" with {weight.dtype} weights" if weight is not None else ""
         raise InputError(
             f"the network{dtype} does not run on the example inputs {seen[0] or seen[1]}: "
-            f"{type(error).__name__}: {error}. Give inputs of the shape and dtype that its forward takes"
+            f"{type(error).__name__}: {error}. Give inputs of the shape and dtype that its forward "
+            "takes"
         ) from error
 
 
@@ -202,7 +207,7 @@ def describe(value: Any) -> str:
 
 
 @contextmanager
-def _quiet_eval(model: nn.Module) -> Iterator[None]:
+def quiet_eval(model: nn.Module) -> Iterator[None]:
     """Eval mode and no warnings inside; every submodule's own mode and the RNG afterwards."""
     modes = {module: module.training for module in model.modules()}
     generator = torch.get_rng_state()
@@ -262,7 +267,7 @@ def _try_export(
     try:
         with torch.no_grad():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
-    except Exception as error:  # noqa: BLE001 - export raises errors of every kind; the caller raises the last one
+    except Exception as error:  # noqa: BLE001 - of every kind; the caller raises the last
         return error
 
 
@@ -297,7 +302,10 @@ def _explain(error: Exception) -> str:
         (hint for test, hint in hints if test(text)),
         "make forward traceable: no .item(), no numpy, no branches on values",
     )
-    return f"torch.export could not capture the network: {type(error).__name__}: {head} {line}. To mend it, {fix}"
+    return (
+        f"torch.export could not capture the network: {type(error).__name__}: {head} {line}. "
+        f"To mend it, {fix}"
+    )
 
 
 def _program(exported: torch.export.ExportedProgram, example: Example, dynamic: bool) -> Program:

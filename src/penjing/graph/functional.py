@@ -1,7 +1,8 @@
 """In-place ops made functional, so that no tensor of a running graph changes after it was written.
 
-A write to a whole fresh tensor (`relu_`, `add_`) becomes its functional twin. A write to a view needs the full
-functionalisation of torch, after which batch norm is put together again; dropout does not survive that.
+A write to a whole fresh tensor (`relu_`, `add_`) becomes its functional twin. A write to a view
+needs the full functionalisation of torch, after which batch norm is put together again; dropout
+does not survive that.
 """
 
 from __future__ import annotations

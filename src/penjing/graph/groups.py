@@ -58,8 +58,8 @@ def find_units(analysis: Analysis) -> list[Units]:
     """
     owned = _owned_positions(analysis)
     alike: dict[tuple[tuple[Place, int], ...], list[int]] = defaultdict(list)
-    for atom, places in owned.items():
-        alike[tuple((place, len(at)) for place, at in places.items())].append(atom)
+    for atom, owns in owned.items():
+        alike[tuple((place, len(at)) for place, at in owns.items())].append(atom)
     outputs = _output_dims(analysis)
     found: list[Units] = []
     names: dict[str, int] = defaultdict(int)

@@ -1,7 +1,7 @@
 """Data movement, found by what an op does and not by its name.
 
-An op that commutes with a random relabelling of its input values only moves them. It is then run once on linear
-indices, which tells for every output position the input position it came from.
+An op that commutes with a random relabelling of its input values only moves them. It is then run
+once on linear indices, which tells for every output position the input position it came from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VALUES = 498  # random integers lie in -498..498: exact in every float type that
 
 
 def movable(call: Call) -> list[fx.Node]:
-    """Arguments whose values may be replaced by coordinates; integers and masks are indices and stay."""
+    """Arguments whose values may be replaced by coordinates; integers and masks are indices."""
     return [n for n in call.tensors if n.meta["val"].is_floating_point()]
 
 
@@ -76,7 +76,8 @@ class Move:
         labels: Labels of an argument's dimensions.
         atoms: The algebra.
         reason: Given to what cannot be followed.
-        indexed: Whether a constant integer tensor chooses the positions; its values would have to be renumbered.
+        indexed: Whether a constant integer tensor chooses the positions; its values would have to
+            be renumbered.
     """
 
     call: Call
@@ -102,7 +103,7 @@ class Move:
     def _labels_of(
         self, index: NDArray[np.int64], sources: Sequence[fx.Node], starts: NDArray[np.int64]
     ) -> list[Dim]:
-        """Labels of one output from the linear index of where each position came from (0: padding)."""
+        """Labels of one output from the linear index where each position came from (0: padding)."""
         candidates: list[list[Dim | None]] = [[] for _ in index.shape]
         for number, source in enumerate(sources):
             inside = (index >= starts[number]) & (index < starts[number + 1])
@@ -149,7 +150,7 @@ class Move:
         return out
 
     def _factor(self, dim: Dim, core: NDArray[np.int64]) -> list[Dim]:
-        """Labels along each axis of `core`; equal slices (a repeated pattern over a map) are looked at once."""
+        """Labels along each axis of `core`; equal slices are looked at once."""
         small, classes = core, []
         for axis in range(core.ndim):
             rows = np.moveaxis(small, axis, 0).reshape(small.shape[axis], -1)
@@ -190,7 +191,7 @@ def _with_gaps(dim: Dim, reached: NDArray[np.bool_]) -> Dim:
 
 
 def _varying(place: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
-    """Axes along which the source coordinate (1-based, 0 where there is none) varies, and it over those axes."""
+    """Axes along which a source coordinate (1-based, 0 for none) varies, and it over those axes."""
     axes = []
     for axis in range(place.ndim):
         high = place.max(axis=axis)

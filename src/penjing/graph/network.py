@@ -18,9 +18,10 @@ from penjing.graph.call import op_name, where
 from penjing.graph.capture import Example, Program, capture
 from penjing.graph.groups import Units, describe, find_units
 from penjing.graph.rewrite import Rewriter, masked, shape_after, sliced, unproved
-from penjing.plan import Group, Groups, Plan
+from penjing.plan import Groups, Plan
 
-PASSES = 3  # trial cuts in a row that must be proved: one may pass by chance (a rolled dimension, one time in eight)
+PASSES = 3
+"""Trial cuts in a row that must be proved: a rolled dimension passes one in eight by chance."""
 
 
 class Network:
@@ -83,7 +84,7 @@ class Network:
         return Cut(self, plan)
 
     def lock(self, nodes: Sequence[fx.Node], drop: Mapping[str, Sequence[int]], why: str) -> None:
-        """Lock every group with dropped units that touch one of `nodes`, then find the groups again.
+        """Lock every group with dropped units that touch one of `nodes`, then find groups again.
 
         Args:
             nodes: Nodes of the program whose rewritten form was not proved.
@@ -116,7 +117,7 @@ class Network:
         self.groups = describe(self.analysis, units)
 
     def _prove_movement(self) -> None:
-        """Cut a random half of every group; lock the groups of data movement that cannot be rewritten."""
+        """Cut a random half of every group; lock those whose data movement cannot be rewritten."""
         self._find()
         passed, trial = 0, 0
         while passed < PASSES and self.groups.groups:
@@ -138,7 +139,7 @@ class Network:
 
 
 class _Kept:
-    """Positions of a dimension that stay; remembered, since the same dimension is asked for often."""
+    """Positions of a dimension that stay; remembered, since a dimension is asked for often."""
 
     def __init__(self, analysis: Analysis, gone: NDArray[np.bool_]) -> None:
         self._analysis, self._gone = analysis, gone
@@ -173,7 +174,7 @@ class Cut:
         return self.network._kept(self.plan.drop)
 
     def keep(self, node: str, dim: int) -> Tensor | None:
-        """Kept positions (int64, ascending) of one dimension of a node's first output; None when all stay."""
+        """Kept positions (int64, ascending) of a dim of a node's first output; None for all."""
         return self.kept(self.network.analysis.labels(self.network.program.nodes[node])[dim])
 
     def shape(self, node: str) -> tuple[int, ...]:
@@ -207,8 +208,3 @@ class Cut:
                     done[id(tensor)] = change(tensor.detach(), dims, self.kept).clone()
                 out[fqn] = done[id(tensor)]
         return out
-
-
-def group_layers(group: Group) -> list[str]:
-    """Qualified names of the layers (or bare tensors) that a group cuts, each once."""
-    return list(dict.fromkeys(s.tensor.rpartition(".")[0] or s.tensor for s in group.slices))

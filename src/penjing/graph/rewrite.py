@@ -1,4 +1,7 @@
-"""A cut graph: the same nodes, every size constant recomputed from the labels, never by arithmetic on the constant."""
+"""A cut graph: the same nodes, every size constant recomputed from the labels.
+
+Never by arithmetic on the constant itself.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,7 @@ def _sizes(
 
 
 def _scaled(size: fx.Node, numerator: int, denominator: int, twin: fx.Node) -> fx.Node:
-    """size * numerator // denominator, computed before `twin` under names that no ATen op has."""
+    """Compute size * numerator // denominator before `twin`, under names that no ATen op has."""
     value = size_value(size)
     with twin.graph.inserting_before(twin):
         product = twin.graph.create_node(

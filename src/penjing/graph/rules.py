@@ -1,7 +1,8 @@
 """One rule per compute op: how the labels of its outputs follow from those of its inputs.
 
-A rule takes a `Site` (the call, the algebra, the labels of its arguments) and returns one list of dimensions per output.
-Data movement needs no rule, element-wise ops share one, and an op without any locks what it touches.
+A rule takes a `Site` (the call, the algebra, the labels of its arguments) and returns one list of
+dimensions per output. Data movement needs no rule, element-wise ops share one, and an op without
+any locks what it touches.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
+import torch
 from torch import fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed, join, product
@@ -67,7 +67,7 @@ class Site:
             self.atoms.lock(dim, self.reason(what))
 
     def axes(self, name: str = "dim", rank: int | None = None) -> list[int]:
-        """Normalised axis numbers of an argument that is an int or a list; all axes when it is absent or empty."""
+        """Axis numbers (>= 0) of an argument, an int or a list; all axes when absent or empty."""
         rank = len(self.must("self")) if rank is None else rank
         given = self.call.arg(name)
         if given is None or given == []:
@@ -105,7 +105,7 @@ def broadcast(
 
 
 def pointwise(site: Site) -> list[Labels]:
-    """Element-wise op: every dimension of full size goes together; sums of live tensors make a stream."""
+    """Element-wise: dimensions of full size go together; sums of live tensors make a stream."""
     operands = [n for n in site.call.node.all_input_nodes if is_tensor(n)]
     labels = broadcast(site, [site.labels_of(n) for n in operands], site.shapes[0])
     moving = [n for n in operands if not site.is_constant(n)]
@@ -186,7 +186,7 @@ def cat(site: Site) -> list[Labels]:
 
 
 def pad(site: Site) -> list[Labels]:
-    """Padding of a live dimension is fresh atoms (option A shortcuts couple with an offset); of a fixed one, fixed."""
+    """Padding of a live dimension is fresh atoms: option A shortcuts couple with an offset."""
     x, amounts = site.must("self"), site.call.arg("pad")
     constant = site.call.arg("mode", "constant") == "constant" if site.call.has("mode") else True
     out: Labels = []
@@ -269,7 +269,7 @@ def matmul(site: Site) -> list[Labels]:
 
 
 def addmm(site: Site) -> list[Labels]:
-    """bias + a b."""
+    """A matrix product plus a bias."""
     bias, left, right = (
         site.labels_of(n) for n in site.call.node.args[:3] if isinstance(n, fx.Node)
     )
@@ -301,7 +301,7 @@ def einsum(site: Site) -> list[Labels]:
 
 
 def attention(site: Site) -> list[Labels]:
-    """softmax(q k^T scale + mask) v: heads, q-k dims and v dims are separate axes; keys are not cut."""
+    """softmax(q k^T scale + mask) v: heads, q-k dims and v dims are axes; keys are not cut."""
     q, k, v, mask = (
         site.must("query"),
         site.must("key"),
@@ -346,7 +346,7 @@ def layer_norm(site: Site) -> list[Labels]:
 
 
 def group_norm(site: Site) -> list[Labels]:
-    """Statistics inside each of `num_groups` runs of channels: cut whole groups, or the same share of each."""
+    """Statistics inside `num_groups` runs of channels: whole runs go, or the same share of each."""
     x, groups = site.must("input"), site.call.arg("num_groups")
     for name in ("weight", "bias"):
         stored = site.labels(name)
@@ -358,7 +358,7 @@ def group_norm(site: Site) -> list[Labels]:
 
 
 def weight_norm(site: Site) -> list[Labels]:
-    """v g / |v|: the norm runs over every dimension but one."""
+    """Weight v g / |v|: the norm runs over every dimension but one."""
     v, g, axis = site.must("v"), site.must("g"), site.call.arg("dim", 0)
     site.unify(v[axis], g[axis])
     for j, dim in enumerate(v):
@@ -428,22 +428,26 @@ def _named(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
 
-MAKERS = frozenset("zeros ones full empty new_zeros new_ones new_full new_empty".split())
+MAKERS = frozenset(
+    ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+)
 """Ops that make a tensor of one value from sizes."""
 
-EXPANDERS = frozenset("expand expand_as broadcast_to".split())
+EXPANDERS = frozenset(("expand", "expand_as", "broadcast_to"))
 """Ops that repeat a dimension of size one."""
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **_named(
             pointwise,
-            "hardswish softplus masked_fill where zeros_like ones_like full_like rand_like randn_like bernoulli mish "
-            "hardtanh relu6 leaky_relu elu selu celu silu gelu logsigmoid log_sigmoid softsign threshold",
+            "hardswish softplus masked_fill where zeros_like ones_like full_like rand_like "
+            "randn_like bernoulli mish hardtanh relu6 leaky_relu elu selu celu silu gelu "
+            "logsigmoid log_sigmoid softsign threshold",
         ),
         **_named(
             same,
-            "dropout feature_dropout alpha_dropout contiguous clone to _to_copy detach alias lift_fresh_copy",
+            "dropout feature_dropout alpha_dropout contiguous clone to _to_copy detach alias "
+            "lift_fresh_copy",
         ),
         **_named(prelu, "prelu"),
         **_named(glu, "glu"),
@@ -467,20 +471,23 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(reduce_normalised, "mean var std amax amin"),
         **_named(
             along,
-            "softmax _softmax log_softmax _log_softmax cumsum cumprod sort argsort topk argmax argmin max min",
+            "softmax _softmax log_softmax _log_softmax cumsum cumprod sort argsort topk argmax "
+            "argmin max min",
         ),
         **_named(
             spatial(1),
-            "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d upsample_linear1d",
+            "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d "
+            "upsample_linear1d",
         ),
         **_named(
             spatial(2),
-            "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "
-            "upsample_bicubic2d max_pool2d_with_indices",
+            "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d "
+            "upsample_bilinear2d upsample_bicubic2d max_pool2d_with_indices",
         ),
         **_named(
             spatial(3),
-            "max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d upsample_trilinear3d",
+            "max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d "
+            "upsample_trilinear3d",
         ),
     }
 )
@@ -493,13 +500,6 @@ def dead(site: Site) -> bool:
 
 def is_pointwise(node: fx.Node) -> bool:
     """Whether torch itself tags the op as element-wise."""
-    import torch
-
     return (
         isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
     )
-
-
-def as_numbers(value: Any) -> list[int]:
-    """An int or list of ints as a list."""
-    return [int(v) for v in (value if isinstance(value, (list, tuple)) else np.atleast_1d(value))]

@@ -1,7 +1,8 @@
 """Sizes after a cut, by units kept per group: what an allocator asks hundreds of times a second.
 
-How many positions of a dimension stay depends on the counts alone. A dimension is a sum of terms, each a number of positions
-times the kept shares of the groups that own them: 16 channels of two conv groups are 16 x (kept outer) x (kept inner).
+How many positions of a dimension stay depends on the counts alone. A dimension is a sum of terms,
+each a number of positions times the kept shares of the groups that own them: 16 channels of two
+conv groups are 16 x (kept outer) x (kept inner).
 """
 
 from __future__ import annotations

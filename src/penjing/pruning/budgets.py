@@ -21,7 +21,8 @@ def absolute(
         Cost name -> absolute upper bound.
 
     Raises:
-        BudgetError: An unknown name, a bound that is no positive number, or a share outside (0, 100] percent.
+        BudgetError: An unknown name, a bound that is no positive number, or a share outside (0,
+            100] percent.
 
     Example:
         >>> absolute({"macs": "50%"}, {"macs": 3000, "params": 7})
@@ -42,11 +43,13 @@ def _bound(name: str, given: float | str, whole: float) -> float:
         value = float(text.removesuffix("%")) if text else float(given)
     except (TypeError, ValueError) as error:
         raise BudgetError(
-            f"constraint {name!r} is {given!r}; give a number, or a share of the original such as '50%'"
+            f"constraint {name!r} is {given!r}; give a number, or a share of the original such as "
+            "'50%'"
         ) from error
     if not math.isfinite(value) or value <= 0:
         raise BudgetError(
-            f"constraint {name!r} is {given!r}; it is an upper bound and must be finite and positive"
+            f"constraint {name!r} is {given!r}; it is an upper bound and must be finite and "
+            "positive"
         )
     if not text.endswith("%"):
         return value

@@ -1,4 +1,4 @@
-"""A cut network as a module: the user's own class where its forward follows, else the graph form, compared either way."""
+"""A cut network as a module: of the user's own class where its forward follows, else graph form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from penjing.pruning.surgery import cut_module, write_tensors
 from penjing.pruning.verify import prove, random_like, randomised, relative_difference
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
-"""Relative, by the dtype of the outputs: different kernels for different widths round differently."""
+"""Relative, by the dtype of the outputs: kernels for different widths round differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
         seed: Of the random weights and inputs of the proof.
 
     Returns:
-        A module of the user's class when its outputs equal the cut graph's on random weights and on the real ones, else
-        the graph form.
+        A module of the user's class when its outputs equal the cut graph's on random weights and on
+        the real ones, else the graph form.
 
     Raises:
         VerificationError: The cut graph differs from the masked original.
@@ -63,7 +63,7 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
         AssertionError,
         PenjingError,
     ) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
     if reason:
         made = graph_form(cut.program)
         made.train(model.training)
@@ -78,14 +78,15 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
     limit = TOLERANCES.get(_dtype(cut.program), 1e-4)
     if proof.real_error > limit:
         raise VerificationError(
-            f"the cut {proof.form} form differs from the cut graph by {proof.real_error:.1e} (relative) on the example "
+            f"the cut {proof.form} form differs from the cut graph by {proof.real_error:.1e} "
+            "(relative) on the example "
             f"inputs, more than {limit:.0e}; the cut is refused"
         )
     return Made(made, proof)
 
 
 def _compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
-    """Why the module does not compute what the cut graph computes; empty when it does. Random weights, own dtype."""
+    """Why the module, on random weights, computes something else than the cut graph; else empty."""
     generator = torch.Generator().manual_seed(seed)
     program = cut.program
     dtypes = {fqn: t.dtype for fqn, t in program.tensors.items()}
@@ -117,7 +118,7 @@ def module_difference(
     inputs: list[Any],
     tensors: Mapping[str, Tensor] | None = None,
 ) -> float:
-    """Largest relative difference between a module and a program on the same flat inputs, in eval mode."""
+    """Largest relative difference between a module in eval mode and a program on flat inputs."""
     args, kwargs = pytree.tree_unflatten(inputs, program.in_spec)
     modes = {m: m.training for m in module.modules()}
     module.eval()

@@ -27,7 +27,7 @@ def layers_of(group: Group) -> list[str]:
 
 
 def makers_of(group: Group) -> list[str]:
-    """Layers whose outputs the units are: those that the group cuts in dimension 0 of a tensor called weight."""
+    """Layers whose outputs the units are: the group cuts dimension 0 of their weight."""
     made = [
         s.tensor.rpartition(".")[0]
         for s in group.slices
@@ -88,7 +88,7 @@ def ignored_groups(
 def ratios_by_group(
     model: nn.Module, groups: Iterable[Group], ratios: Mapping[Any, float]
 ) -> dict[str, float]:
-    """Ratios of single layers as ratios of the groups that those layers make; the first key that matches counts.
+    """Ratios of layers as ratios of the groups that they make; the first matching key counts.
 
     Args:
         model: The network.

@@ -1,13 +1,14 @@
 """Surgery: a cut carried out on a module of the user's own class.
 
-Parameters and buffers are sliced under their own names and the attributes that torch's layers read are patched. Whether the
-class's `forward` follows is not assumed here: `verify` runs it.
+Parameters and buffers are sliced under their own names and the attributes that torch's layers read
+are patched. Whether the class's `forward` follows is not assumed here: `verify` runs it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ def write_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     Args:
         model: Module to write to.
-        tensors: Qualified name -> new value; names that the module does not have are lifted constants and left out.
+        tensors: Qualified name -> new value; names that the module does not have are lifted
+            constants and left out.
     """
     old = {
         **dict(model.named_parameters(remove_duplicate=False)),
@@ -70,8 +72,10 @@ def write_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             made[id(tensor)] = _like(tensor, by_identity[id(tensor)])
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
-        store = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
-        store[leaf] = made[id(tensor)]  # type: ignore[assignment] # a Parameter where the store holds parameters
+        store: dict[str, Any] = (
+            module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
+        )
+        store[leaf] = made[id(tensor)]
 
 
 def _same(old: Tensor, new: Tensor) -> bool:

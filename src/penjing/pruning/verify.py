@@ -1,9 +1,10 @@
-"""Proof that a cut is right: the cut graph against the masked original, node by node, on random weights and inputs.
+"""Proof that a cut is right: the cut graph against the masked original, node by node.
 
-Comparing network outputs alone is blind where a unit hardly reaches them, so every node of the cut graph is compared with
-its masked original in one lockstep run in float64. Parameters and running statistics are randomised around their values,
-so that a zero gamma or a dead head hides nothing. Along an axis that statistics run over, the reference is computed here
-from the kept units, by formulas of its own.
+Comparing network outputs alone is blind where a unit hardly reaches them, so every node of the cut
+graph is compared with its masked original in one lockstep run in float64. Parameters and running
+statistics are randomised around their values, so that a zero gamma or a dead head hides nothing.
+Along an axis that statistics run over, the reference is computed here from the kept units, by
+formulas of its own.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def prove(cut: Cut, seed: int = 0) -> Evidence:
 
 
 def randomised(program: Program, generator: torch.Generator) -> dict[str, Tensor]:
-    """Stored tensors in float64 on the CPU: parameters and running statistics moved at random, constants as they are."""
+    """Stored tensors in float64 on the CPU: parameters and running statistics moved at random."""
     variances, means = _running_statistics(program)
     out: dict[str, Tensor] = {}
     for fqn, tensor in program.tensors.items():
@@ -122,7 +123,10 @@ def random_like(value: Any, generator: torch.Generator) -> Any:
 
 
 def relative_difference(got: Any, want: Any) -> float:
-    """Largest absolute difference over the largest magnitude; infinite when shapes differ or a value is not finite alike."""
+    """Largest absolute difference over the largest magnitude.
+
+    Infinite when shapes differ, or a value is finite in one tensor alone.
+    """
     if not isinstance(got, Tensor) or not isinstance(want, Tensor):
         return 0.0 if got == want else math.inf
     if got.shape != want.shape:
@@ -140,7 +144,8 @@ def relative_difference(got: Any, want: Any) -> float:
 
 
 def _running_statistics(program: Program) -> tuple[set[str], set[str]]:
-    variances, means = set(), set()
+    variances: set[str] = set()
+    means: set[str] = set()
     for node in program.graph.nodes:
         if node.op == "call_function" and op_name(node) in {"batch_norm", "instance_norm"}:
             for name, found in (("running_var", variances), ("running_mean", means)):
@@ -151,7 +156,10 @@ def _running_statistics(program: Program) -> tuple[set[str], set[str]]:
 
 
 class _Lockstep:
-    """The original, the masked original and the cut graph, run side by side; values are freed after their last use."""
+    """The original, the masked original and the cut graph, run side by side.
+
+    Values are freed after their last use.
+    """
 
     def __init__(self, cut: Cut, tensors: Mapping[str, Tensor], inputs: Sequence[Any]) -> None:
         self.cut = cut
@@ -208,7 +216,8 @@ class _Lockstep:
         )
         if error > (CAST_TOLERANCE if narrow else TOLERANCE):
             raise Mismatch(
-                f"after the cut, node {node.name!r} ({op_name(node)}) differs from the masked original by {error:.1e} "
+                f"after the cut, node {node.name!r} ({op_name(node)}) differs from the masked "
+                f"original by {error:.1e} "
                 f"(relative); the cut is refused",
                 node,
             )
@@ -240,7 +249,7 @@ def _run(node: fx.Node, env: Mapping[str, Any]) -> Any:
 
 
 def _run_double(call: Call, env: Mapping[str, Any]) -> Any:
-    """Run an op; explicit casts to float32 or narrower become casts to float64, so that the proof keeps its digits."""
+    """Run an op with casts to narrower floats made casts to float64: the proof keeps its digits."""
     narrow = (torch.float32, torch.float16, torch.bfloat16)
 
     def widen(value: Any) -> Any:
@@ -319,7 +328,7 @@ def _axes(call: Call, x: Tensor) -> list[int]:
 
 
 def _moments(x: Tensor, stays: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and biased variance over kept positions, with the reduced axes kept as size one."""
+    """Count, mean and biased variance over kept positions; reduced axes keep size one."""
     count = stays.sum(axes, keepdim=True)
     mean = (x * stays).sum(axes, keepdim=True) / count
     variance = ((x - mean).square() * stays).sum(axes, keepdim=True) / count

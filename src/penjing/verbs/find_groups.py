@@ -14,7 +14,8 @@ def find_groups(model: nn.Module, example_inputs: Example) -> Groups:
 
     Args:
         model: Any network that `torch.export` takes; not changed.
-        example_inputs: A tensor, a tuple (positional) or a dict (keywords), on the network's device.
+        example_inputs: A tensor, a tuple (positional) or a dict (keywords), on the network's
+            device.
 
     Returns:
         Groups and locks as data; `str()` is a table.

@@ -1,4 +1,4 @@
-"""Preparation: everything a cut is decided from, gathered once and used for any number of budgets."""
+"""Preparation: everything a cut is decided from, gathered once, used for any number of budgets."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ class Choices:
     """How to prune, apart from how much.
 
     Args:
-        importance: Short name, class, object or callable; None is "obs" with calibration data, else "l2".
-        allocation: Short name, object or callable; None is "dp" with calibration data, else "uniform".
-        repair: "auto" is least squares with calibration data, else off; "least_squares", its settings as a
-            `Reconstruct`, "recalibrate" (norm statistics only), or None for none.
+        importance: Short name, class, object or callable; None is "obs" with calibration data, else
+            "l2".
+        allocation: Short name, object or callable; None is "dp" with calibration data, else
+            "uniform".
+        repair: "auto" is least squares with calibration data, else off; "least_squares", its
+            settings as a `Reconstruct`, "recalibrate" (norm statistics only), or None for none.
         round_to: Units that remain are rounded up to a multiple of this.
         max_pruning_ratio: Largest share of one group that may go.
-        ignored_layers: Modules, names, globs or types that are left exactly as they are, inputs included.
+        ignored_layers: Modules, names, globs or types that are left exactly as they are, inputs
+            included.
         pruning_ratio_dict: Share of units to drop of single layers, by module, name, glob or type.
         scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream.
         seed: Of everything random.
@@ -68,7 +71,8 @@ class Choices:
         )
         if not known:
             raise StrategyError(
-                f"repair is {self.repair!r}; known are {', '.join(map(repr, REPAIRS))}, None or a Reconstruct"
+                f"repair is {self.repair!r}; known are {', '.join(map(repr, REPAIRS))}, None or a "
+                "Reconstruct"
             )
 
 
@@ -173,7 +177,10 @@ class Preparation:
     @property
     def repair_name(self) -> str:
         """Its name, for the report."""
-        return {None: "off", "recalibrate": "recalibrate"}.get(self.repair, "least_squares")  # type: ignore[arg-type] # settings are the default
+        repair = self.repair
+        if repair is None:
+            return "off"
+        return "recalibrate" if repair == "recalibrate" else "least_squares"
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -207,7 +214,7 @@ class Preparation:
 
     @cached_property
     def errors(self) -> dict[str, Tensor]:
-        """Error after dropping the k lowest units, by group; empty where the importance does not know."""
+        """Error after dropping the k lowest units, by group; empty where it is not known."""
         judge = self.judge
         return (
             {g.name: judge.errors(g) for g in self.groups} if isinstance(judge, HasErrors) else {}
@@ -307,7 +314,7 @@ def program_figures(program: Program) -> Figures:
         how={
             "params": "counted, tied parameters once",
             "nonzero": "counted, tied parameters once",
-            "macs": "counted on the exported graph: convolutions and matrix products at batch one, no bias",
+            "macs": "counted on the graph: convolutions and matrix products at batch one, no bias",
             "ram_bytes": "peak of live activations at batch one, by liveness on the exported graph",
         },
         layers=layers,
@@ -326,7 +333,8 @@ def check_finite(model: nn.Module) -> None:
             bad = int((~torch.isfinite(tensor.detach())).sum())
             if bad:
                 raise InputError(
-                    f"parameter {name!r} holds {bad} of {tensor.numel()} values that are NaN or infinite; "
+                    f"parameter {name!r} holds {bad} of {tensor.numel()} values that are NaN or "
+                    "infinite; "
                     "load a checkpoint from before the training diverged"
                 )
 
@@ -339,7 +347,8 @@ def checked(group: Group, scores: Tensor) -> Tensor:
     """
     if scores.shape != (group.units,):
         raise StrategyError(
-            f"the importance gave scores of shape {tuple(scores.shape)} for group {group.name!r} of {group.units} units"
+            f"the importance gave scores of shape {tuple(scores.shape)} for group {group.name!r} "
+            f"of {group.units} units"
         )
     if not bool(torch.isfinite(scores).all()) or bool((scores < 0).any()):
         raise StrategyError(

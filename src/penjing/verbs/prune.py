@@ -38,8 +38,10 @@ class Pruned:
     """A smaller network.
 
     Args:
-        model: Of the user's own class when its forward allows it, else a graph module; trainable either way.
-        plan: What was removed, as data; `penjing.prune(fresh, example_inputs, plan=plan)` repeats it.
+        model: Of the user's own class when its forward allows it, else a graph module; trainable
+            either way.
+        plan: What was removed, as data; `penjing.prune(fresh, example_inputs, plan=plan)` repeats
+            it.
         report: Figures before and after, the proof, the repair.
     """
 
@@ -73,24 +75,33 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
 
     Args:
         model: Any network that `torch.export` takes. Left alone unless `inplace`.
-        example_inputs: A tensor, a tuple (positional) or a dict (keywords), on the network's device.
-        pruning_ratio: Share of units to remove, 0 <= x < 1: of every group under "uniform", of all units weighted by
-            their parameters under any other allocation.
-        constraints: Upper bounds instead of a ratio: macs, params, ram_kb; a number, or "50%" of the original.
+        example_inputs: A tensor, a tuple (positional) or a dict (keywords), on the network's
+            device.
+        pruning_ratio: Share of units to remove, 0 <= x < 1: of every group under "uniform", of all
+            units weighted by their parameters under any other allocation.
+        constraints: Upper bounds instead of a ratio: macs, params, ram_kb; a number, or "50%" of
+            the original.
         plan: A plan made before, instead of a ratio or constraints.
         calibration: Unlabelled batches (inputs alone, or with labels that are ignored).
-        importance: "l1", "l2", "random", "taylor", "obs" or an object; None is "obs" with calibration, else "l2".
-        allocation: "uniform", "global", "dp" or an object; None is "dp" with calibration, else "uniform".
-        repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`, "recalibrate", None.
+        importance: "l1", "l2", "random", "taylor", "obs" or an object; None is "obs" with
+            calibration, else "l2".
+        allocation: "uniform", "global", "dp" or an object; None is "dp" with calibration, else
+            "uniform".
+        repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`,
+            "recalibrate", None.
         round_to: Units that remain are rounded up to a multiple of this.
-        ignored_layers: Modules, names, globs or types that stay exactly as they are, at their inputs too.
-        pruning_ratio_dict: Share of units to remove by module, name, glob or type; the first key that matches counts.
+        ignored_layers: Modules, names, globs or types that stay exactly as they are, at their
+            inputs too.
+        pruning_ratio_dict: Share of units to remove by module, name, glob or type; the first key
+            that matches counts.
         max_pruning_ratio: Largest share of one group that may go.
         iterative_steps: Cut in this many steps, judging and repairing anew after each.
-        scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or both.
+        scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
+            both.
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random; the same seed gives the same plan.
-        inplace: Write the result into `model` itself; refused when only a graph module can express it.
+        inplace: Write the result into `model` itself; refused when only a graph module can express
+            it.
 
     Returns:
         The smaller network, the plan and the report.
@@ -98,7 +109,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     Raises:
         InputError: Bad example inputs, weights or calibration data.
         CaptureError: The network does not export.
-        BudgetError: A ratio or constraint that makes no sense; `InfeasibleError` when none can meet it.
+        BudgetError: A ratio or constraint that makes no sense; `InfeasibleError` when none can meet
+            it.
         PlanError: The plan was made for another network.
         StrategyError: An unknown strategy, or layers that match nothing.
         VerificationError: The cut differs from the masked original, or cannot be done in place.
@@ -110,41 +122,24 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         4
     """
     started = time.perf_counter()
-    given = [
-        n
-        for n, v in (("pruning_ratio", pruning_ratio), ("constraints", constraints), ("plan", plan))
-        if v is not None
-    ]
-    if len(given) > 1 or not (given or pruning_ratio_dict):
-        raise BudgetError(
-            f"give exactly one of pruning_ratio, constraints and plan; got {given or 'none'}"
-        )
-    if iterative_steps < 1:
-        raise BudgetError(f"iterative_steps is {iterative_steps}; it is at least 1")
-    keys = (
-        (ignored_layers,)
-        if isinstance(ignored_layers, (str, type, nn.Module))
-        else tuple(ignored_layers)
-    )
+    goal = Goal(pruning_ratio, constraints, plan, iterative_steps)
+    if goal.is_empty and not pruning_ratio_dict:
+        raise BudgetError("give one of pruning_ratio, constraints and plan; got none")
     choices = Choices(
         importance=importance,
         allocation=allocation,
         repair=repair,
         round_to=round_to,
         max_pruning_ratio=max_pruning_ratio,
-        ignored_layers=keys,
+        ignored_layers=_several(ignored_layers),
         pruning_ratio_dict=dict(pruning_ratio_dict or {}),
-        scope=frozenset(scope),
+        scope=frozenset({scope} if isinstance(scope, str) else scope),
         seed=seed,
     )
     samples = None if calibration is None else Calibration.of(calibration, transform_fn, seed=seed)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     worker, example = _on_cpu(model, example_inputs, home)
-    if plan is not None:
-        goal = Goal(plan=plan)
-    else:
-        goal = Goal(pruning_ratio, dict(constraints or {}))
-    work = _prune_in_steps(worker, example, samples, choices, goal, iterative_steps)
+    work = _prune_in_steps(worker, example, samples, choices, goal)
     result = _placed(model, work, home, inplace)
     report = Report(
         replace(work.report_data(worker, samples), seconds=time.perf_counter() - started)
@@ -152,24 +147,51 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     return Pruned(result, work.plan, report)
 
 
+def _several(keys: Iterable[Key] | Key) -> tuple[Key, ...]:
+    """One key or several, as several."""
+    return (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How much is asked for.
+    """How much is asked for, by at most one of a ratio, bounds and a plan.
 
     Args:
         pruning_ratio: Share of units.
         constraints: Bounds as the caller wrote them.
-        plan: A plan that decides instead.
+        plan: A plan that decides instead; carried out in one step.
+        steps: Steps in which the goal is reached.
     """
 
     pruning_ratio: float | None = None
     constraints: Mapping[str, float | str] | None = None
     plan: Plan | None = None
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        given = [
+            name
+            for name in ("pruning_ratio", "constraints", "plan")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise BudgetError(f"give one of pruning_ratio, constraints and plan; got {given}")
+        if self.steps < 1:
+            raise BudgetError(f"iterative_steps is {self.steps}; it is at least 1")
+        if self.plan is not None and self.steps > 1:
+            raise BudgetError(
+                f"iterative_steps is {self.steps} with a plan; a plan is carried out in one step"
+            )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return self.pruning_ratio is None and self.constraints is None and self.plan is None
 
     def after(
         self, step: int, steps: int, original: Mapping[str, float]
     ) -> tuple[float | None, dict[str, float]]:
-        """Ratio and absolute bounds after `step` of `steps`: equal factors from the original to the goal."""
+        """Ratio and absolute bounds after `step` of `steps`: equal factors up to the goal."""
         share = step / steps
         ratio = None if self.pruning_ratio is None else 1 - (1 - self.pruning_ratio) ** share
         bounds = absolute(self.constraints or {}, original)
@@ -251,7 +273,7 @@ def _prune_in_steps(
     goal: Goal,
     steps: int,
 ) -> Work:
-    """Cut, prove and repair, `steps` times; each step judges the network that the step before left."""
+    """Cut, prove and repair, `steps` times; each step judges what the step before left."""
     original = Preparation.of(model, example, samples, choices)
     preparation, plan, work = original, original.network.plan({}), None
     for step in range(1, steps + 1):
@@ -299,7 +321,8 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
         )
     except Mismatch as error:
         raise VerificationError(
-            f"{error}. Leave the layers of that node out with ignored_layers=, and please report the network"
+            f"{error}. Leave the layers of that node out with ignored_layers=, and please report "
+            "the network"
         ) from error
     tensors, rows = repaired(preparation, cut)
     write_tensors(made.model, tensors)
@@ -384,7 +407,7 @@ def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogr
 
 
 def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.Module, Example]:
-    """The network and its example on the CPU, where all analysis is done; themselves when they are there."""
+    """The network and its example on the CPU, where all analysis is done."""
     if home.type == "cpu":
         return model, example
     capture(model, example)  # says what is wrong in the user's own terms, before anything is copied
