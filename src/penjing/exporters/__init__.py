@@ -1,0 +1,51 @@
+"""Exporters: each writes a file, loads it again and compares it before it returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from penjing.errors import ExportError, UnavailableError
+from penjing.exporters._onnx import write_onnx
+from penjing.exporters.exported import Exported
+from penjing.graph.capture import Example
+
+__all__ = ["Exported", "write", "write_onnx"]
+
+LATER = {
+    ".pte": "ExecuTorch",
+    ".tflite": "LiteRT",
+    ".pt2": "torch.export",
+    ".c": "the compiler to C",
+}
+"""Suffixes of the design that this version does not write."""
+
+
+def write(model: nn.Module, example_inputs: Example, path: str | Path) -> Exported:
+    """Export a network in the format that the suffix of `path` names.
+
+    Args:
+        model: Network to export; only read.
+        example_inputs: A tensor, a tuple or a dict, on the device of the network.
+        path: File to write: `.onnx`.
+
+    Returns:
+        What was written and how it compared.
+
+    Raises:
+        UnavailableError: The format belongs to a later version.
+        ExportError: The format is unknown, or cannot express the network.
+        VerificationError: The written file computes something else; it is removed.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".onnx":
+        return write_onnx(model, example_inputs, path)
+    if suffix in LATER:
+        raise UnavailableError(
+            f"{Path(path).name!r}: {suffix} ({LATER[suffix]}) is not in this version; .onnx is"
+        )
+    known = ", ".join((".onnx", *LATER))
+    raise ExportError(
+        f"{Path(path).name!r} does not end in a format that can be written; known are {known}"
+    )
