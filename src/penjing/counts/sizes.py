@@ -6,10 +6,9 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from penjing.graph.capture import Program, concrete_size
+from penjing.graph.capture import Program, concrete_size, is_free
 
 Shape = Callable[[fx.Node], tuple[int, ...]]
 """Shape of a node's tensor at the sizes of the example."""
@@ -89,5 +88,4 @@ def batch_of(program: Program) -> int:
 def _free_dims(value: Any) -> frozenset[int]:
     if not isinstance(value, Tensor):
         return frozenset()
-    sizes: tuple[object, ...] = tuple(value.shape)  # ints, and SymInts where the batch has a part
-    return frozenset(d for d, size in enumerate(sizes) if isinstance(size, torch.SymInt))
+    return frozenset(d for d, size in enumerate(value.shape) if is_free(size))

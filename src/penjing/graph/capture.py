@@ -240,7 +240,9 @@ def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedPr
             (*dims[0],) if not kwargs else dims[1] if not args else None,
         )
         if not isinstance(program, Exception):
-            return program, _has_dynamic_batch(program)
+            dynamic = _has_dynamic_batch(program)
+            if dynamic or repeat == 1:
+                return program, dynamic
     program = _try_export(model, args, kwargs, None)
     if isinstance(program, Exception):
         raise CaptureError(_explain(program)) from program
@@ -276,7 +278,12 @@ def _has_dynamic_batch(program: torch.export.ExportedProgram) -> bool:
     values = [
         n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs
     ]
-    return all(isinstance(v.shape[0], torch.SymInt) for v in values if isinstance(v, Tensor))
+    return all(is_free(v.shape[0]) for v in values if isinstance(v, Tensor))
+
+
+def is_free(size: int | torch.SymInt) -> bool:
+    """Whether a size may differ; one that export has found out to be fixed is still a SymInt."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def _explain(error: Exception) -> str:
