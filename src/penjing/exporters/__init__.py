@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import nn
 
 from penjing.errors import ExportError, UnavailableError
-from penjing.exporters._onnx import write_onnx
+from penjing.exporters._onnx import onnx_feeds, write_onnx, write_program
 from penjing.exporters.exported import Exported
 from penjing.graph.capture import Example
 
-__all__ = ["Exported", "write", "write_onnx"]
+__all__ = ["Exported", "onnx_feeds", "write", "write_onnx", "write_program"]
 
 LATER = {
     ".pte": "ExecuTorch",

@@ -91,6 +91,21 @@ def write_program(
     return replace(found[0], path=target, size_bytes=target.stat().st_size)
 
 
+def onnx_feeds(program: Program, batch: int, seed: int = 0) -> dict[str, Any]:
+    """Fresh random inputs for the file that `write_program` makes of a program.
+
+    Args:
+        program: A captured network.
+        batch: Samples; without effect where the program's sizes are fixed.
+        seed: The same seed gives the same values.
+
+    Returns:
+        Input name -> numpy array.
+    """
+    values = fresh_inputs(program, batch, torch.Generator().manual_seed(seed))
+    return {n: v.numpy() for n, v in zip(_input_names(program), values, strict=True)}
+
+
 def _eager(model: nn.Module, program: Program) -> Reference:
     """The network itself as a function of its flat tensor inputs."""
 

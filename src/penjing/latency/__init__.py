@@ -1,0 +1,1 @@
+"""Latency on the runtimes that networks are shipped with."""

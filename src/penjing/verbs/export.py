@@ -1,0 +1,43 @@
+"""`penjing.export`: a network as a file for another runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from penjing.exporters import Exported, write
+from penjing.graph.capture import Example
+from penjing.verbs.preparation import check_finite
+
+
+def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Exported:
+    """Export a network; the file is loaded again and compared before it is put at `path`.
+
+    Args:
+        model: Network to export; only read. Exported in eval mode, its batch free where it can be.
+        example_inputs: A tensor, a tuple (positional) or a dict (keywords), on its device.
+        path: File to write. The suffix names the format: `.onnx`.
+
+    Returns:
+        Path, size, and the largest difference between the file and the network on fresh random
+        inputs.
+
+    Raises:
+        UnavailableError: The format belongs to a later version (`.pte`, `.tflite`, `.pt2`, `.c`).
+        ExportError: The format is unknown, or cannot express the network.
+        VerificationError: The file computes something else; nothing was written.
+        InputError: The network does not run on `example_inputs`, or holds NaN or infinite weights.
+        CaptureError: The network does not export.
+        OSError: The disk is full or the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = export(nn.Linear(2, 3), torch.ones(1, 2), f"{folder}/net.onnx")
+        >>> done.batches
+        (1, 3)
+    """
+    check_finite(model)
+    return write(model, example_inputs, path)
