@@ -30,6 +30,17 @@ class Slice:
     dim: int
     index: tuple[tuple[int, ...], ...] | None = None
 
+    @classmethod
+    def of(cls, tensor: str, dim: int, index: tuple[tuple[int, ...], ...]) -> Self:
+        """A slice by the positions of each unit.
+
+        Example:
+            >>> Slice.of("weight", 0, ((0,), (1,)))
+            Slice(tensor='weight', dim=0, index=None)
+        """
+        plain = index == tuple((unit,) for unit in range(len(index)))
+        return cls(tensor, dim, None if plain else index)
+
     def positions(self, unit: int) -> tuple[int, ...]:
         """Positions along `dim` that go when `unit` goes."""
         return (unit,) if self.index is None else self.index[unit]
@@ -55,6 +66,11 @@ class Group:
     slices: tuple[Slice, ...]
     scope: Scope = "inner"
     exact: bool = True
+
+    @property
+    def places(self) -> frozenset[Slice]:
+        """What the units own, in no order: equal for the same units of the same network."""
+        return frozenset(self.slices)
 
 
 @dataclass(frozen=True, slots=True)

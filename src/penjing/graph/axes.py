@@ -43,6 +43,11 @@ def fixed(size: int) -> Dim:
     return np.empty((size, 0), np.int64)
 
 
+def fixed_dims(sizes: Sequence[int]) -> list[Dim]:
+    """Labels of several dimensions that never change."""
+    return [fixed(size) for size in sizes]
+
+
 def pack(labels: Sequence[Label]) -> Dim:
     """Labels as an array, padded with -1."""
     width = max((len(label) for label in labels), default=0)
@@ -179,7 +184,7 @@ class Atoms:
         widths = {len(label) for label in alive.flat}
         if len(widths) > 1:
             return self._factor_mixed(alive, reason)
-        dims: list[Dim] = [fixed(size) for size in tuple(alive.shape)]
+        dims = fixed_dims(alive.shape)
         for column in range(widths.pop() if widths else 0):
             atoms = np.vectorize(lambda label, c=column: label[c], otypes=[np.int64])(alive)
             for axis, part in self._factor_atoms(atoms, reason):
@@ -189,7 +194,7 @@ class Atoms:
     def split(self, dim: Dim, sizes: Sequence[int], reason: Reason) -> list[Dim]:
         """The dimensions of `dim` viewed as `sizes`; axes of size one are fixed."""
         big = [i for i, size in enumerate(sizes) if size > 1]
-        dims = [fixed(size) for size in sizes]
+        dims = fixed_dims(sizes)
         if not big or dim.shape[1] == 0:
             return dims
         labels = np.empty(len(dim), object)
@@ -326,7 +331,7 @@ class Atoms:
 
     def _factor_mixed(self, alive: NDArray[np.object_], reason: Reason) -> list[Dim]:
         """Places with and without atoms: only the longest axis stays movable."""
-        dims: list[Dim] = [fixed(size) for size in tuple(alive.shape)]
+        dims = fixed_dims(alive.shape)
         axis = max(range(alive.ndim), key=lambda j: alive.shape[j])
         rows = np.moveaxis(alive, axis, 0).reshape(alive.shape[axis], -1)
         for row in rows:

@@ -88,8 +88,7 @@ def _units(
     slices = []
     for place in places:
         index = tuple(tuple(owned[a][place]) for a in atoms)
-        plain = index == tuple((u,) for u in range(len(atoms)))
-        slices.append(Slice(place.tensor, place.dim, None if plain else index))
+        slices.append(Slice.of(place.tensor, place.dim, index))
     ids = np.array(atoms, np.int64)
     algebra = analysis.atoms
     group = Group(

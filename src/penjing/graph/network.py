@@ -18,7 +18,7 @@ from penjing.graph.call import op_name, where
 from penjing.graph.capture import Example, Program, capture
 from penjing.graph.groups import Units, describe, find_units
 from penjing.graph.rewrite import Rewriter, masked, shape_after, sliced, unproved
-from penjing.plan import Groups, Plan
+from penjing.plan import Group, Groups, Plan, Slice
 
 PASSES = 3
 """Trial cuts in a row that must be proved: a rolled dimension passes one in eight by chance."""
@@ -191,6 +191,23 @@ class Cut:
     def masked(self) -> dict[str, Tensor]:
         """Stored tensors in their original shapes, cut positions set to zero."""
         return self._stored(masked)
+
+    def group(self, group: Group) -> Group:
+        """What is left of a group: its kept units, at their positions in the sliced tensors."""
+        units = self.plan.kept(group.name)
+        nodes = {fqn: name for name, fqn in self.network.program.stored.items()}
+        slices = []
+        for part in group.slices:
+            kept = self.keep(nodes[part.tensor], part.dim)
+            at = None if kept is None else {int(p): n for n, p in enumerate(kept)}
+            index = (
+                tuple(
+                    p if at is None else at[p] for p in part.positions(u) if at is None or p in at
+                )
+                for u in units
+            )
+            slices.append(Slice.of(part.tensor, part.dim, tuple(index)))
+        return replace(group, units=len(units), slices=tuple(slices))
 
     def slice_like(self, node: str, value: Tensor) -> Tensor:
         """The kept positions of a tensor that has the original shape of a node's first output."""

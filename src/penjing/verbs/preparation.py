@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from penjing.counts.memory import Liveness
 from penjing.errors import InputError, StrategyError
 from penjing.figures import Figures, GroupFigures
 from penjing.graph.capture import Example, Program
-from penjing.graph.network import Network
+from penjing.graph.network import Cut, Network
 from penjing.graph.sizing import Sizing, node_shape
 from penjing.plan import Group, Plan
 from penjing.pruning.allocation import resolve as resolve_allocation
@@ -74,6 +74,29 @@ class Choices:
                 f"repair is {self.repair!r}; known are {', '.join(map(repr, REPAIRS))}, None or a "
                 "Reconstruct"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the units of every group.
+
+    Args:
+        scores: Importance of every unit, by group.
+        errors: Error after dropping the k lowest units, by group; empty where it is not known.
+        gone: Units that are gone already, by group: the lowest, whatever their score.
+    """
+
+    scores: Mapping[str, Tensor]
+    errors: Mapping[str, Tensor]
+    gone: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def lowest(self, name: str, count: int) -> list[int]:
+        """The `count` units of group `name` that go first."""
+        gone = list(self.gone.get(name, ()))
+        rank = self.scores[name].detach().cpu().double().clone()
+        rank[gone] = -1.0
+        lowest: list[int] = torch.argsort(rank, stable=True)[: max(count, len(gone))].tolist()
+        return lowest
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,17 +231,45 @@ class Preparation:
         return self.importance
 
     @cached_property
-    def scores(self) -> dict[str, Tensor]:
-        """Importance of every unit, by group."""
-        return {g.name: checked(g, self.judge(self.model, g)) for g in self.groups}
-
-    @cached_property
-    def errors(self) -> dict[str, Tensor]:
-        """Error after dropping the k lowest units, by group; empty where it is not known."""
+    def evidence(self) -> Evidence:
+        """What is known of the units of the original network."""
         judge = self.judge
-        return (
-            {g.name: judge.errors(g) for g in self.groups} if isinstance(judge, HasErrors) else {}
+        return Evidence(
+            scores={g.name: checked(g, judge(self.model, g)) for g in self.groups},
+            errors={g.name: judge.errors(g) for g in self.groups}
+            if isinstance(judge, HasErrors)
+            else {},
         )
+
+    def after(self, cut: Cut, model: nn.Module, example_inputs: Example) -> Evidence:
+        """What is known of the units once some of them are gone.
+
+        Args:
+            cut: What went.
+            model: The network that is left, on the CPU: its units are judged.
+            example_inputs: As for the original.
+
+        Returns:
+            Scores and errors in the units of the original's groups. A group that is not found again
+            keeps the scores it had.
+        """
+        choices = replace(self.choices, ignored_layers=(), pruning_ratio_dict={})
+        present = Preparation.of(model, example_inputs, self.calibration, choices)
+        names = {g.places: g.name for g in present.groups}
+        scores, errors = dict(self.evidence.scores), dict[str, Tensor]()
+        for group in self.groups:
+            name = names.get(cut.group(group).places)
+            if name is None:
+                continue
+            kept = list(cut.plan.kept(group.name))
+            found = present.evidence.scores[name]
+            scores[group.name] = found.new_zeros(group.units).index_copy(
+                0, torch.tensor(kept, device=found.device), found
+            )
+            if name in present.evidence.errors:
+                curve = present.evidence.errors[name]
+                errors[group.name] = torch.cat([curve.new_zeros(group.units - len(kept)), curve])
+        return Evidence(scores, errors, cut.plan.drop)
 
     @cached_property
     def original(self) -> dict[str, float]:
@@ -266,11 +317,12 @@ class Preparation:
             ratios=self.ratios,
         )
 
-    def plan(self, demand: Demand) -> Plan:
+    def plan(self, demand: Demand, evidence: Evidence | None = None) -> Plan:
         """Units to drop: as many as the allocation says, the lowest-scored first.
 
         Args:
             demand: What is wanted.
+            evidence: What is known of the units; None for what the original tells.
 
         Returns:
             The plan.
@@ -280,10 +332,10 @@ class Preparation:
         """
         if not self.groups:
             return self.network.plan({})
-        kept = self.allocation(self.groups, self.scores, self.errors, self.costs, demand)
-        order = {g.name: torch.argsort(self.scores[g.name], stable=True) for g in self.groups}
+        known = self.evidence if evidence is None else evidence
+        kept = self.allocation(self.groups, known.scores, known.errors, self.costs, demand)
         return self.network.plan(
-            {g.name: order[g.name][: g.units - kept[g.name]].tolist() for g in self.groups}
+            {g.name: known.lowest(g.name, g.units - kept[g.name]) for g in self.groups}
         )
 
     def group_figures(self, plan: Plan) -> tuple[GroupFigures, ...]:
@@ -291,7 +343,7 @@ class Preparation:
         rows = []
         for group in self.network.groups:
             dropped = len(plan.drop.get(group.name, ()))
-            curve = self.errors.get(group.name) if "errors" in self.__dict__ else None
+            curve = self.evidence.errors.get(group.name) if "evidence" in self.__dict__ else None
             error = float(curve[dropped]) if curve is not None else None
             rows.append(GroupFigures(group.name, group.units, group.units - dropped, error))
         return tuple(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from penjing.figures import Proof, RepairFigures
 from penjing.graph.capture import Example, capture
 from penjing.graph.network import Cut, Network
 from penjing.plan import Plan
-from penjing.pruning.allocation.protocol import Allocation
+from penjing.pruning.allocation.protocol import Allocation, Demand
 from penjing.pruning.budgets import absolute
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.result import Made, make, with_tensors
@@ -95,7 +96,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         pruning_ratio_dict: Share of units to remove by module, name, glob or type; the first key
             that matches counts.
         max_pruning_ratio: Largest share of one group that may go.
-        iterative_steps: Cut in this many steps, judging and repairing anew after each.
+        iterative_steps: Reach the goal in this many steps, judging and repairing anew after each.
         scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
             both.
         transform_fn: Makes a batch from what `calibration` yields.
@@ -160,7 +161,7 @@ class Goal:
         pruning_ratio: Share of units.
         constraints: Bounds as the caller wrote them.
         plan: A plan that decides instead; carried out in one step.
-        steps: Steps in which the goal is reached.
+        steps: Steps in which the goal is reached, by equal factors.
     """
 
     pruning_ratio: float | None = None
@@ -188,17 +189,30 @@ class Goal:
         """Whether nothing is asked for."""
         return self.pruning_ratio is None and self.constraints is None and self.plan is None
 
-    def after(
-        self, step: int, steps: int, original: Mapping[str, float]
-    ) -> tuple[float | None, dict[str, float]]:
-        """Ratio and absolute bounds after `step` of `steps`: equal factors up to the goal."""
-        share = step / steps
-        ratio = None if self.pruning_ratio is None else 1 - (1 - self.pruning_ratio) ** share
-        bounds = absolute(self.constraints or {}, original)
-        return ratio, {
-            n: original[n] * (b / original[n]) ** share if b < original[n] else b
-            for n, b in bounds.items()
-        }
+    def demand(self, preparation: Preparation, step: int) -> Demand:
+        """What is wanted of the original network after `step`."""
+        whole = preparation.demand(
+            self.pruning_ratio, absolute(self.constraints or {}, preparation.original)
+        )
+        share = step / self.steps
+        return whole if share == 1 else _part_of(whole, share, preparation.original)
+
+
+def _part_of(whole: Demand, share: float, original: Mapping[str, float]) -> Demand:
+    """A demand that is `share` of the way from nothing to `whole`."""
+
+    def part(ratio: float) -> float:
+        return 1.0 - math.pow(1.0 - ratio, share)
+
+    return replace(
+        whole,
+        pruning_ratio=None if whole.pruning_ratio is None else part(whole.pruning_ratio),
+        ratios={name: part(ratio) for name, ratio in whole.ratios.items()},
+        budgets={
+            name: max(bound, original[name] * math.pow(bound / original[name], share))
+            for name, bound in whole.budgets.items()
+        },
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +221,10 @@ class Work:
 
     Args:
         model: The result.
-        preparation: What the (last) cut was decided from.
-        cut: The (last) cut.
-        plan: The whole plan, for the original network.
+        preparation: The original network, and what is known of it.
+        cut: What went.
         proof: That the cut is right.
         repair: What repair did, layer by layer.
-        network: The original network.
         tensors: Tensors of the result by name.
         notes: What the reader of the report must know.
     """
@@ -220,12 +232,20 @@ class Work:
     model: nn.Module
     preparation: Preparation
     cut: Cut
-    plan: Plan
     proof: Proof
     repair: tuple[RepairFigures, ...]
-    network: Network
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was carried out."""
+        return self.cut.plan
+
+    @property
+    def network(self) -> Network:
+        """The original network, analysed."""
+        return self.preparation.network
 
     def report_data(self, original: nn.Module, samples: Calibration | None) -> ReportData:
         """Everything that can be told without timing or labels."""
@@ -271,32 +291,20 @@ def _prune_in_steps(
     samples: Calibration | None,
     choices: Choices,
     goal: Goal,
-    steps: int,
 ) -> Work:
-    """Cut, prove and repair, `steps` times; each step judges what the step before left."""
-    original = Preparation.of(model, example, samples, choices)
-    preparation, plan, work = original, original.network.plan({}), None
-    for step in range(1, steps + 1):
-        if work is not None:
-            preparation = Preparation.of(work.model, example, samples, choices)
-        work = one_cut(preparation, _step_goal(original, preparation, goal, step, steps))
-        plan = compose(original.network, plan, work.plan)
-    assert work is not None  # steps is at least 1
-    return replace(work, plan=plan, network=original.network)
+    """Cut, prove and repair, step by step.
 
-
-def _step_goal(
-    original: Preparation, present: Preparation, goal: Goal, step: int, steps: int
-) -> Plan:
-    """The plan of one step."""
+    Each step judges the units on the network that the step before left, and cuts the original: what
+    comes out is what the final plan alone gives.
+    """
+    preparation = Preparation.of(model, example, samples, choices)
     if goal.plan is not None:
-        goal.plan.check(original.network.groups)
-        return goal.plan
-    ratio, bounds = goal.after(step, steps, original.original)
-    if ratio is not None and step > 1:  # of what is left
-        done = goal.after(step - 1, steps, original.original)[0] or 0.0
-        ratio = 1 - (1 - ratio) / (1 - done)
-    return present.plan(present.demand(ratio, bounds))
+        return one_cut(preparation, goal.plan)
+    work = one_cut(preparation, preparation.plan(goal.demand(preparation, 1)))
+    for step in range(2, goal.steps + 1):
+        evidence = preparation.after(work.cut, work.model, example)
+        work = one_cut(preparation, preparation.plan(goal.demand(preparation, step), evidence))
+    return work
 
 
 def one_cut(preparation: Preparation, plan: Plan) -> Work:
@@ -330,10 +338,8 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
         model=made.model,
         preparation=preparation,
         cut=cut,
-        plan=plan,
         proof=made.proof,
         repair=tuple(rows),
-        network=preparation.network,
         tensors={**cut.program.tensors, **tensors},
         notes=("nothing was cut: the network has no group in scope",)
         if not preparation.groups
@@ -362,27 +368,6 @@ def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], lis
     if how == "recalibrate":
         return recalibrate(cut.program, cut.program.tensors, samples), []
     return reconstruct(cut, samples, how)
-
-
-def compose(network: Network, first: Plan, second: Plan) -> Plan:
-    """The plan for the original network that does what `first` and then `second` do.
-
-    Args:
-        network: The original network.
-        first: A plan for it.
-        second: A plan for the network that `first` leaves.
-
-    Returns:
-        One plan.
-    """
-    drop = {}
-    for group in network.groups:
-        kept = first.kept(group.name)
-        gone = set(first.drop.get(group.name, ())) | {
-            kept[u] for u in second.drop.get(group.name, ())
-        }
-        drop[group.name] = sorted(gone)
-    return network.plan(drop)
 
 
 def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogram, ...]:
@@ -424,7 +409,6 @@ def _placed(model: nn.Module, work: Work, home: torch.device, inplace: bool) -> 
             f"{type(model).__name__} cannot express this cut in place ({work.proof.reason}); "
             "use inplace=False, which returns a graph module"
         )
-    cut = work.network.cut(work.plan)
-    shrink(model, cut)
+    shrink(model, work.cut)
     write_tensors(model, work.tensors)
     return model
