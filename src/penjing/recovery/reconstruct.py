@@ -1,47 +1,31 @@
-"""Reconstruction: re-solve each layer of a cut network by least squares, so that it answers as the whole one did.
+"""Reconstruction: layers of a cut network re-solved to answer as those of the whole one.
 
-Layers are taken in the order of the graph. Each is fitted on what really reaches it, so it also makes up for what the
-layers before it left over. No labels, no gradients.
+Layers are taken in the order of the graph. Each is fitted on what really reaches it, so it also
+makes up for what the layers before it left over. No labels, no gradients.
 
-Suffixes: G = convolution groups, U = unknowns of a group, V = outputs of a group, O = G x V outputs.
+Suffixes: G = convolution groups, R = rows, U = unknowns of a group, V = outputs of a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
-from penjing.graph.capture import Program
+from penjing.graph.network import Cut
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Norm, Outlet, outlets, per_channel, tied
-from penjing.statistics.stream import Chunk, Samples, Stream, differing
+from penjing.statistics.stream import MEGABYTE, Chunk, Samples, Stream, differing
 
-DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # shares of the mean diagonal; held-out samples choose among them
+DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # decades; held-out samples choose among them
 HOLD_OUT = 5  # one chunk in so many chooses the damping and judges the result
-NEGLIGIBLE = 1e-6  # a norm's scale below this share of its largest passes nothing on that could be solved for
-
-
-class _Network(Protocol):
-    @property
-    def program(self) -> Program: ...
-
-
-class Cut(Protocol):
-    """A cut network as this module needs it."""
-
-    @property
-    def network(self) -> _Network: ...
-
-    @property
-    def program(self) -> Program: ...
-
-    def keep(self, node: str, dim: int) -> Tensor | None: ...
+ROWS_SHARE = 0.25  # of the memory that the rows of one layer may take, else they are gathered again
+NEGLIGIBLE = 1e-6  # a norm's scale below this share of its largest passes on nothing to solve for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,31 +33,39 @@ class Reconstruct:
     """Settings of the reconstruction.
 
     Args:
-        solve: "cut" re-solves the layers that lost inputs; "all" also those behind them whose inputs merely changed.
+        solve: "cut" re-solves the layers that lost inputs; "all" also those behind them.
         dampings: Ridge strengths to choose from, as shares of the mean diagonal of the Gram matrix.
         rows_per_unknown: Output positions looked at per unknown of a layer, drawn over all samples.
+        rounds: Corrections of the target for what a ReLU behind the layer hides; 0 for none.
         memory_mb: Bound on the activations held, in MiB.
         largest: Unknowns of a layer beyond which it is left alone.
         seed: Of the choice of output positions.
+
+    Raises:
+        StrategyError: A setting is outside its range.
     """
 
     solve: Literal["cut", "all"] = "all"
     dampings: tuple[float, ...] = DAMPINGS
-    rows_per_unknown: float = 30.0
+    rows_per_unknown: float = 200.0
+    rounds: int = 5
     memory_mb: float = 2048.0
     largest: int = 4700
     seed: int = 0
-    prior: str = "zero"
-    correct: bool = True
 
     def __post_init__(self) -> None:
-        if self.solve not in {"cut", "all"}:
-            raise StrategyError(f"solve is {self.solve!r}; it is 'cut' or 'all'")
+        if self.solve not in ("cut", "all"):
+            raise StrategyError(f"reconstruct: solve is {self.solve!r}; it is 'cut' or 'all'")
         if not self.dampings or min(self.dampings) <= 0:
-            raise StrategyError(f"dampings are {self.dampings}; give at least one, all greater than 0")
+            raise StrategyError(
+                f"reconstruct: dampings are {self.dampings}; give at least one, all above 0"
+            )
+        if self.rounds < 0:
+            raise StrategyError(f"reconstruct: rounds is {self.rounds}; it must be 0 or more")
         for name in ("rows_per_unknown", "memory_mb", "largest"):
             if not getattr(self, name) > 0:
-                raise StrategyError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+                value = getattr(self, name)
+                raise StrategyError(f"reconstruct: {name} is {value}; it must be above 0")
 
 
 def reconstruct(
@@ -87,20 +79,33 @@ def reconstruct(
         settings: How; the defaults when None.
 
     Returns:
-        New values by qualified name for tensors of the cut network, and one row per layer that was looked at.
+        New values by qualified name for tensors of the cut network, and one row per layer that was
+        looked at.
 
     Source:
-        He et al. 2017, arXiv:1707.06168, eq. 4: least squares of the next layer against the dense output, on the inputs of
-        the pruned network. Here with intercept, with the other operand of a following addition in the target, for any
-        reader, and with the damping chosen by held-out samples.
+        He et al. 2017, arXiv:1707.06168, eq. 4: least squares of the next layer against the dense
+        output, on the inputs of the pruned network. Here with intercept, with the other operand of
+        a following addition in the target, for any reader, and with the damping chosen by held-out
+        samples. Targets behind a ReLU: Zhang et al. 2015, arXiv:1505.06798, section 2.2, as a
+        majorisation with momentum: where the dense value is clipped, any clipped value is right.
     """
-    work = _Reconstruction(cut, settings or Reconstruct())
+    work = Reconstruction(cut, settings or Reconstruct())
     work.run(calibration)
     return work.solved, work.rows
 
 
 @dataclass(eq=False, slots=True)
-class _Reconstruction:
+class Reconstruction:
+    """One reconstruction at work.
+
+    Args:
+        cut: A network and its cut form.
+        settings: How.
+        solved: New values by qualified name.
+        rows: One per layer that was looked at.
+        peak_bytes: Most activation memory held.
+    """
+
     cut: Cut
     settings: Reconstruct
     solved: dict[str, Tensor] = field(default_factory=dict)
@@ -109,14 +114,17 @@ class _Reconstruction:
 
     @torch.no_grad()
     def run(self, calibration: Samples) -> None:
+        """Go through the network once."""
         dense, cut = self.cut.network.program, self.cut.program
         chosen, outlet_of = self._choose()
-        changing = [*chosen, *(o.norm.node for n, o in outlet_of.items() if n in chosen and o.norm is not None)]
+        norms = [outlet_of[name].norm for name in chosen]
+        changing = [*chosen, *(norm.node for norm in norms if norm is not None)]
+        if not chosen:
+            return
         stream = Stream([dense, cut], calibration, self.settings.memory_mb, changing)
-        generator = torch.Generator().manual_seed(self.settings.seed)
         for layer in chosen.values():
-            chunks = stream.advance(layer.node)
-            new = self._repair(stream, chunks, layer, outlet_of[layer.node], generator)
+            stream.advance(layer.node)
+            new = self._repair(stream, layer, outlet_of[layer.node])
             self.solved.update(new)
             stream.replace(1, new)
         self.peak_bytes = stream.peak_bytes
@@ -128,10 +136,9 @@ class _Reconstruction:
         ties, differ = tied(dense), differing(dense, cut)
         chosen = {}
         for node, layer in known.items():
-            if layer.source not in differ:
-                continue
-            lost = dense.tensors[layer.weight].shape[layer.input_dim] != cut.tensors[layer.weight].shape[layer.input_dim]
-            if self.settings.solve == "cut" and not lost:
+            dim = layer.input_dim
+            lost = dense.tensors[layer.weight].shape[dim] != cut.tensors[layer.weight].shape[dim]
+            if layer.source not in differ or (self.settings.solve == "cut" and not lost):
                 continue
             reason = self._obstacle(layer, ties)
             if reason:
@@ -149,176 +156,305 @@ class _Reconstruction:
         if layer.weight in ties or layer.bias in ties:
             return "its weight is used more than once"
         if unknowns > self.settings.largest:
-            return f"its Gram matrix is too large: {unknowns} unknowns, at most {self.settings.largest}"
+            return f"its Gram matrix is too large: {unknowns} unknowns of {self.settings.largest}"
         return ""
 
     def _skip(self, name: str, reason: str) -> None:
-        self.rows.append(RepairFigures(name.removesuffix(".weight"), None, None, None, reason))
+        row = RepairFigures(name.removesuffix(".weight"), None, None, None, reason)
+        self.rows.append(row)
 
-    def _repair(
-        self, stream: Stream, chunks: Sequence[Chunk], layer: Layer, out: Outlet, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def _repair(self, stream: Stream, layer: Layer, out: Outlet) -> dict[str, Tensor]:
         """Gather, fit and write back one layer; nothing when it cannot be made better."""
         tensors = self.cut.program.tensors
         start = _Start.of(layer, out.norm, tensors)
-        fitted, held = self._gather(stream, chunks, layer, out, start, generator)
-        solution = _fit(fitted, held, start, self.settings)
+        gathered = _Gathered(self.cut, stream, layer, out, start, self.settings)
+        fitted, held = gathered.grams()
+        solution = _fit(fitted, held, start, self.settings.dampings)
+        if solution.damping is not None and gathered.clips and self.settings.rounds:
+            solution = _clipped_fit(gathered, fitted + held, start, solution, self.settings.rounds)
+        name = layer.weight.removesuffix(".weight")
         self.rows.append(
-            RepairFigures(
-                layer.weight.removesuffix(".weight"), solution.before, solution.after, solution.damping, solution.reason
-            )
+            RepairFigures(name, solution.before, solution.after, solution.damping, solution.reason)
         )
-        if solution.weight is None or solution.intercept is None:
+        if solution.damping is None:
             return {}
         return _write_back(layer, out.norm, tensors, start, solution, fitted + held)
-
-    def _gather(
-        self,
-        stream: Stream,
-        chunks: Sequence[Chunk],
-        layer: Layer,
-        out: Outlet,
-        start: _Start,
-        generator: torch.Generator,
-    ) -> tuple[Gram, Gram]:
-        """Sums over the chunks to fit on and over those held out."""
-        groups, outputs, unknowns = start.weight.shape
-        grams = [Gram.zeros(groups, unknowns, outputs, device=start.weight.device) for _ in range(2)]
-        each = rows_per_sample(unknowns, stream.held, self.settings.rows_per_unknown)
-        for chunk in chunks:
-            view = patches(layer, stream.value(chunk, layer.source, 1))
-            rows = Rows.choose(view.shape[: view.dim() - len(layer.kernel) - 1], each, generator)
-            target = self._target(stream, chunk, layer, out, start)
-            gram = grams[chunk.index % HOLD_OUT == HOLD_OUT - 1]
-            gram.add(rows.inputs(layer, view), rows.outputs(layer, target))
-        return grams[0], grams[1]
-
-    def _target(self, stream: Stream, chunk: Chunk, layer: Layer, out: Outlet, start: _Start) -> Tensor:
-        """What the layer should give, times the scale of its norm."""
-        value: Tensor = stream.value(chunk, layer.node)
-        value = self._kept(value, layer.node)
-        value = value * per_channel(start.scale.to(value.dtype), layer, value.dim())
-        order = stream.place
-        if out.other is None or order[out.other] >= order[layer.node] or not self.settings.correct:
-            return value
-        missing = self._kept(stream.value(chunk, out.other), out.other) - stream.value(chunk, out.other, 1)
-        return value + missing
-
-    def _kept(self, value: Tensor, node: str) -> Tensor:
-        """The part of a dense value that the cut network still has."""
-        for dim in range(value.dim()):
-            keep = self.cut.keep(node, dim)
-            if keep is not None:
-                value = value.index_select(dim, keep.to(value.device))
-        return value
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """A layer before its repair, in units of its norm's output: `scale * layer(x)`, without the norm's shift.
+    """A layer before its repair, in units of its norm's output: `scale * layer(x)`.
 
     Args:
         weight: `(G, V, U)`, float64.
         intercept: `(G, V)`.
-        scale: Scale of the norm per output `(O,)`, ones without one.
+        scale: Scale of the norm per output, ones without one.
+        shift: Shift of the norm per output, zeros without one; not part of `intercept`.
         free: Whether an intercept can be written back.
     """
 
     weight: Tensor
     intercept: Tensor
     scale: Tensor
+    shift: Tensor
     free: bool
 
     @classmethod
     def of(cls, layer: Layer, norm: Norm | None, tensors: Mapping[str, Tensor]) -> _Start:
         weight = layer.matrix(tensors[layer.weight].double())
         groups, outputs, _ = weight.shape
-        scale = torch.ones(groups * outputs, dtype=torch.float64, device=weight.device)
-        if norm is not None:
-            scale = norm.affine(tensors)[0]
-        bias = torch.zeros_like(scale) if layer.bias is None else tensors[layer.bias].double()
+        one = torch.ones(groups * outputs, dtype=torch.float64, device=weight.device)
+        scale, shift = (one, one - 1) if norm is None else norm.affine(tensors)
+        bias = one - 1 if layer.bias is None else tensors[layer.bias].double()
         scale_GV = scale.view(groups, outputs)
-        free = norm is not None or layer.bias is not None
-        return cls(weight * scale_GV[:, :, None], bias.view(groups, outputs) * scale_GV, scale, free)
+        return cls(
+            weight * scale_GV[:, :, None],
+            bias.view(groups, outputs) * scale_GV,
+            scale,
+            shift,
+            norm is not None or layer.bias is not None,
+        )
+
+
+class _Piece(NamedTuple):
+    """Rows of one chunk.
+
+    Args:
+        x: Inputs `(G, R, U)`.
+        y: Wanted outputs `(G, R, V)`.
+        rest: What is added to the outputs before the activation; None when not known.
+        held: Whether the chunk is held out.
+    """
+
+    x: Tensor
+    y: Tensor
+    rest: Tensor | None
+    held: bool
+
+
+@dataclass(eq=False, slots=True)
+class _Gathered:
+    """The rows of one layer, chunk by chunk: kept when they fit, else gathered again each time."""
+
+    cut: Cut
+    stream: Stream
+    layer: Layer
+    out: Outlet
+    start: _Start
+    settings: Reconstruct
+    _kept: list[_Piece] = field(default_factory=list)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the other operand of a following addition is known by now."""
+        place = self.stream.place
+        return self.out.other is not None and place[self.out.other] < place[self.layer.node]
+
+    @property
+    def clips(self) -> bool:
+        """Whether an activation that hides values follows, and everything it reads is known."""
+        return self.out.clips and (self.out.add is None or self.corrects)
+
+    def __iter__(self) -> Iterator[_Piece]:
+        if self._kept:
+            yield from self._kept
+            return
+        fits = self._bytes() <= self.settings.memory_mb * MEGABYTE * ROWS_SHARE and self.clips
+        for chunk in self.stream.chunks:
+            piece = self._piece(chunk)
+            if fits:
+                self._kept.append(piece)
+            yield piece
+
+    def grams(self) -> tuple[Gram, Gram]:
+        """Sums over the rows to fit on and over those held out."""
+        groups, outputs, unknowns = self.start.weight.shape
+        device = self.start.weight.device
+        sums = [Gram.zeros(groups, unknowns, outputs, device) for _ in range(2)]
+        for piece in self:
+            sums[piece.held].add(piece.x, piece.y)
+        return sums[0], sums[1]
+
+    def _bytes(self) -> float:
+        groups, outputs, unknowns = self.start.weight.shape
+        width = groups * (unknowns + 2 * outputs)
+        return self.settings.rows_per_unknown * unknowns * width * self.start.weight.itemsize / 2
+
+    def _piece(self, chunk: Chunk) -> _Piece:
+        layer, stream = self.layer, self.stream
+        view = patches(layer, stream.value(chunk, layer.source, 1))
+        unknowns = self.start.weight.shape[2]
+        each = rows_per_sample(unknowns, stream.held, self.settings.rows_per_unknown)
+        seed = self.settings.seed + stream.place[layer.node] * len(stream.place) + chunk.index
+        lead = view.shape[: view.dim() - len(layer.kernel) - 1]
+        rows = Rows.choose(lead, each, torch.Generator().manual_seed(seed))
+        target, rest = self._target(chunk)
+        rest_GRV = None if rest is None else rows.outputs(layer, rest)
+        held = chunk.index % HOLD_OUT == HOLD_OUT - 1
+        return _Piece(rows.inputs(layer, view), rows.outputs(layer, target), rest_GRV, held)
+
+    def _target(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
+        """What the layer should give, times the scale of its norm; and what is added to it."""
+        layer, out, stream = self.layer, self.out, self.stream
+        value: Tensor = self.cut.slice_like(layer.node, stream.value(chunk, layer.node))
+        value = value * per_channel(self.start.scale.to(value.dtype), layer, value.dim())
+        rest = None
+        if self.clips:
+            shift = self.start.shift.to(value.dtype)
+            rest = per_channel(shift, layer, value.dim()).expand_as(value)
+        if out.other is not None and self.corrects:
+            mine = stream.value(chunk, out.other, 1)
+            value = value + self.cut.slice_like(out.other, stream.value(chunk, out.other)) - mine
+            rest = None if rest is None else rest + mine
+        return value, rest
 
 
 @dataclass(frozen=True, slots=True)
 class _Solution:
-    """A fit in units of the norm's output; no weight when the layer is better left alone."""
+    """A fit in units of the norm's output; no damping when the layer is better left alone."""
 
     before: float
     after: float
     damping: float | None
-    weight: Tensor | None = None
-    intercept: Tensor | None = None
+    weight: Tensor
+    intercept: Tensor
     reason: str = ""
 
 
-def _fit(fitted: Gram, held: Gram, start: _Start, settings: Reconstruct) -> _Solution:
+def _fit(fitted: Gram, held: Gram, start: _Start, dampings: Sequence[float]) -> _Solution:
     """Choose the damping on held-out samples, then fit on all."""
     judge = held if held.rows else fitted
-    energy = float(judge.centred().yy.sum()) if start.free else float(judge.yy.sum())
-    energy = max(energy, 1e-30)
+    energy = max(float((judge.centred() if start.free else judge).yy.sum()), 1e-30)
 
     def error(weight: Tensor, intercept: Tensor) -> float:
         return float(judge.squared_error(weight, intercept).sum()) / energy
 
     before = error(start.weight, start.intercept)
-    best, damping = before, None
-    for share in settings.dampings:
-        candidate = _ridge(fitted, start, share, settings.prior)
-        if candidate is not None and error(*candidate) < best:
-            best, damping = error(*candidate), share
-    if damping is None:
-        return _Solution(before, before, None, reason="no fit is better than the layer as it was on held-out samples")
-    final = _ridge(fitted + held, start, damping, settings.prior)
-    if final is None:
-        return _Solution(before, before, None, reason="its Gram matrix is singular")
-    return _Solution(before, best, damping, *final)
+    left = _Solution(before, before, None, start.weight, start.intercept)
+    if not fitted.rows or not bool(torch.isfinite(fitted.xx).all()):
+        return replace(left, reason="too few samples, or values that are not finite")
+    trials = {share: _Ridge(fitted, start.free, share) for share in dampings}
+    errors = {s: error(*r.solve(fitted.xy, fitted.y)) for s, r in trials.items() if r.regular}
+    if not errors:
+        return replace(left, reason="its Gram matrix is singular")
+    damping = min(errors, key=lambda share: errors[share])
+    if errors[damping] >= before:
+        return replace(left, reason="no fit is better on held-out samples")
+    both = fitted + held
+    final = _Ridge(both, start.free, damping)
+    if not final.regular:
+        return replace(left, reason="its Gram matrix is singular")
+    return _Solution(before, errors[damping], damping, *final.solve(both.xy, both.y))
 
 
-def _ridge(gram: Gram, start: _Start, share: float, prior: str) -> tuple[Tensor, Tensor] | None:
-    """Weight `(G, V, U)` and intercept `(G, V)` of a ridge fit; None when the Gram is singular."""
-    sums = gram.centred() if start.free else gram
-    diagonal = sums.xx.diagonal(dim1=1, dim2=2).mean(1)
-    eye = torch.eye(sums.xx.shape[1], dtype=sums.xx.dtype, device=sums.xx.device)
-    factor, info = torch.linalg.cholesky_ex(sums.xx + (share * diagonal)[:, None, None] * eye)
-    if bool(info.any()):
-        return None
-    if prior == "zero":
-        weight = torch.cholesky_solve(sums.xy, factor).mT
-    else:
-        weight = start.weight + torch.cholesky_solve(sums.xy - sums.xx @ start.weight.mT, factor).mT
-    if not bool(weight.isfinite().all()):
-        return None
-    if not start.free:
-        return weight, torch.zeros_like(start.intercept)
-    rows = max(gram.rows, 1)
-    return weight, (gram.y - torch.einsum("gvu,gu->gv", weight, gram.x)) / rows
+class _Ridge:
+    """A ridge least squares whose matrix is factored once, for several targets.
+
+    Args:
+        gram: Sums over rows.
+        free: Whether there is an intercept, which is not damped.
+        share: Damping as a share of the mean diagonal.
+    """
+
+    def __init__(self, gram: Gram, free: bool, share: float) -> None:
+        self.gram, self.free = gram, free
+        xx = gram.centred().xx if free else gram.xx
+        strength = share * xx.diagonal(dim1=1, dim2=2).mean(1)
+        eye = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)
+        self._factor, info = torch.linalg.cholesky_ex(xx + strength[:, None, None] * eye)
+        self.regular = not bool(info.any()) and bool(self._factor.isfinite().all())
+
+    def solve(self, xy_GUV: Tensor, y_GV: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight `(G, V, U)` and intercept `(G, V)` for the sums of one target."""
+        x, rows = self.gram.x, max(self.gram.rows, 1)
+        if not self.free:
+            return torch.cholesky_solve(xy_GUV, self._factor).mT, torch.zeros_like(y_GV)
+        about_means = xy_GUV - x[:, :, None] * y_GV[:, None, :] / rows
+        weight = torch.cholesky_solve(about_means, self._factor).mT
+        return weight, (y_GV - (weight @ x[:, :, None])[:, :, 0]) / rows
+
+
+def _clipped_fit(
+    gathered: _Gathered, gram: Gram, start: _Start, plain: _Solution, rounds: int
+) -> _Solution:
+    """Refine a fit for what is seen behind a clipping activation.
+
+    Where the dense value is clipped, the target follows the prediction as far as that is clipped
+    too. Each round is a least squares with the same matrix, extrapolated as Nesterov does.
+    """
+    assert plain.damping is not None  # the caller has looked
+    ridge = _Ridge(gram, start.free, plain.damping)
+    now = last = (plain.weight, plain.intercept)
+    for step in range(rounds):
+        momentum = step / (step + 3)
+        weight, intercept = (a + momentum * (a - b) for a, b in zip(now, last, strict=True))
+        last, now = now, ridge.solve(*_clipped_sums(gathered, gram, weight, intercept))
+    before = _clipped_error(gathered, start.weight, start.intercept)
+    without = _clipped_error(gathered, plain.weight, plain.intercept)
+    after = _clipped_error(gathered, *now)
+    if after < without:
+        return _Solution(before, after, plain.damping, *now)
+    return replace(plain, before=before, after=without)
+
+
+def _clipped_sums(
+    gathered: _Gathered, gram: Gram, weight: Tensor, intercept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sums of the corrected target: with the inputs, and alone."""
+    out, xy, y = gathered.out, torch.zeros_like(gram.xy), torch.zeros_like(gram.y)
+    for piece in gathered:
+        seen, wanted = _both(piece, weight, intercept)
+        target = torch.where(wanted < out.low, seen.clamp_max(out.low), wanted)
+        target = torch.where(wanted > out.high, seen.clamp_min(out.high), target)
+        target = target if piece.rest is None else target - piece.rest
+        xy += (piece.x.mT @ target).double()
+        y += target.double().sum(1)
+    return xy, y
+
+
+def _clipped_error(gathered: _Gathered, weight: Tensor, intercept: Tensor) -> float:
+    """Relative squared error behind the activation, on held-out rows (all when none are)."""
+    out, wrong, energy = gathered.out, 0.0, 0.0
+    pieces = [p.held for p in gathered]
+    for piece in gathered:
+        if piece.held or not any(pieces):
+            seen, wanted = (v.clamp(out.low, out.high) for v in _both(piece, weight, intercept))
+            wrong += float((seen - wanted).double().square().sum())
+            energy += float((wanted - wanted.mean(1, keepdim=True)).double().square().sum())
+    return wrong / max(energy, 1e-30)
+
+
+def _both(piece: _Piece, weight: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+    """What the activation reads from this fit, and what it should."""
+    assert piece.rest is not None  # only asked for where the activation's input is known
+    seen = piece.x @ weight.mT.to(piece.x.dtype) + intercept[:, None, :].to(piece.x.dtype)
+    return seen + piece.rest, piece.y + piece.rest
 
 
 def _write_back(
-    layer: Layer, norm: Norm | None, tensors: Mapping[str, Tensor], start: _Start, solution: _Solution, gram: Gram
+    layer: Layer,
+    norm: Norm | None,
+    tensors: Mapping[str, Tensor],
+    start: _Start,
+    solution: _Solution,
+    gram: Gram,
 ) -> dict[str, Tensor]:
-    """New tensors of the layer and its norm; running statistics become the moments of the repaired layer."""
-    assert solution.weight is not None and solution.intercept is not None  # noqa: PT018 - both or neither
-    new: dict[str, Tensor] = {}
+    """New tensors of the layer and its norm; running statistics become the layer's moments."""
     groups, outputs, _ = start.weight.shape
-    scale = start.scale
-    passes = scale.abs() > NEGLIGIBLE * scale.abs().max()
-    divisor = torch.where(passes, scale, 1.0).view(groups, outputs)
+    passes = start.scale.abs() > NEGLIGIBLE * start.scale.abs().max()
+    divisor = torch.where(passes, start.scale, 1.0).view(groups, outputs, 1)
     before = layer.matrix(tensors[layer.weight].double())
-    weight = torch.where(passes.view(groups, outputs, 1), solution.weight / divisor[:, :, None], before)
-    new[layer.weight] = layer.tensor(weight)
+    kept = passes.view(groups, outputs, 1)
+    weight = torch.where(kept, solution.weight / divisor, before)
+    new = {layer.weight: layer.tensor(weight)}
     intercept = solution.intercept.flatten()
-    if norm is None:
-        if layer.bias is not None:
-            new[layer.bias] = intercept
-    else:
-        bias = torch.zeros_like(scale) if layer.bias is None else tensors[layer.bias].double()
-        _, old_shift = norm.affine(tensors)
-        mean, var = _moments(gram, weight, bias)
-        new.update(_norm_for(norm, tensors, scale, old_shift + intercept - scale * bias, mean, var))
+    if norm is not None:
+        bias = torch.zeros_like(start.scale)
+        bias = bias if layer.bias is None else tensors[layer.bias].double()
+        shift = start.shift + intercept - start.scale * bias
+        new.update(_norm_for(norm, tensors, start.scale, shift, _moments(gram, weight, bias)))
+    elif layer.bias is not None:
+        new[layer.bias] = intercept
     return {fqn: value.to(tensors[fqn].dtype) for fqn, value in new.items()}
 
 
@@ -331,16 +467,19 @@ def _moments(gram: Gram, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _norm_for(
-    norm: Norm, tensors: Mapping[str, Tensor], scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor
+    norm: Norm,
+    tensors: Mapping[str, Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    moments: tuple[Tensor, Tensor],
 ) -> dict[str, Tensor]:
-    """Tensors with which a norm on inputs of these moments is `scale * x + shift`."""
-    new: dict[str, Tensor] = {}
+    """Tensors with which a norm of inputs with these moments is `scale * x + shift`."""
+    mean, var = moments
     if norm.bias is None:  # only the running mean can carry the shift
-        new[norm.mean] = torch.where(scale != 0, -shift / torch.where(scale != 0, scale, 1.0), tensors[norm.mean].double())
-        return new
-    new[norm.mean] = mean
-    new[norm.bias] = shift + scale * mean
+        divisor = torch.where(scale == 0, 1.0, scale)
+        return {norm.mean: torch.where(scale == 0, tensors[norm.mean].double(), -shift / divisor)}
+    new = {norm.mean: mean, norm.bias: shift + scale * mean}
     if norm.weight is not None:
-        new[norm.var] = var
-        new[norm.weight] = scale * (var.to(tensors[norm.var].dtype).double() + norm.eps).sqrt()
+        var = var.to(tensors[norm.var].dtype).double()
+        new.update({norm.var: var, norm.weight: scale * (var + norm.eps).sqrt()})
     return new

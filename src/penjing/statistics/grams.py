@@ -1,29 +1,32 @@
-"""Gram matrices of what a linear layer reads: the patches of its input, and what its output should be.
+"""Gram matrices of what a linear layer reads, and of what its output should be.
 
-A convolution, transposed convolution or linear layer is one matrix per convolution group, applied to the rows of a patch
-matrix. This module says what the rows and the matrix are, and sums products of rows over a stream of samples.
+A convolution, transposed convolution or linear layer is one matrix per convolution group, applied
+to the rows of a patch matrix. This module says what the rows and the matrix are, and sums products
+of rows over a stream of samples.
 
-Suffixes: B = samples, G = convolution groups, R = rows (output positions), U = unknowns of one group (kernel positions x
-input channels of the group, channels fastest), V = outputs of one group, K = kernel positions, C = channels, O = outputs.
+Suffixes: B = samples, G = convolution groups, R = rows (output positions), U = unknowns of one
+group (kernel positions x input channels of the group, channels fastest), V = outputs of one group,
+K = kernel positions, C = channels, O = outputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional as F
 
+from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 
 ROWS_AT_ONCE = 8192  # rows of one float32 product before it is added in float64
 
-_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
-_TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
+_TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,8 @@ class Layer:
         stride: Stride, of the same length.
         padding: Zeros (before, after) each spatial dimension; negative ones crop.
         dilation: Dilation.
-        upsample: Zeros between inputs plus one: the stride of a transposed convolution, ones otherwise.
+        upsample: Zeros between inputs plus one: the stride of a transposed convolution, ones
+            otherwise.
         groups: Convolution groups.
         transposed: Whether the weight is laid out and flipped as in a transposed convolution.
     """
@@ -72,7 +76,9 @@ class Layer:
             return weight[None]
         spatial = tuple(range(2, weight.dim()))
         if self.transposed:
-            w_GCVK = weight.flip(spatial).reshape(self.groups, -1, weight.shape[1], math.prod(self.kernel))
+            w_GCVK = weight.flip(spatial).reshape(
+                self.groups, -1, weight.shape[1], math.prod(self.kernel)
+            )
             return w_GCVK.permute(0, 2, 3, 1).flatten(2)
         w_GVCK = weight.reshape(self.groups, -1, weight.shape[1], math.prod(self.kernel))
         return w_GVCK.transpose(2, 3).flatten(2)
@@ -83,15 +89,17 @@ class Layer:
             return matrix[0]
         w_GVKC = matrix.unflatten(2, (math.prod(self.kernel), -1))
         if self.transposed:
-            w_COk = w_GVKC.permute(0, 3, 1, 2).flatten(0, 1).unflatten(2, self.kernel)
+            w_COk: Tensor = w_GVKC.permute(0, 3, 1, 2).flatten(0, 1).unflatten(2, self.kernel)
             return w_COk.flip(tuple(range(2, w_COk.dim()))).contiguous()
-        return w_GVKC.transpose(2, 3).flatten(0, 1).unflatten(2, self.kernel).contiguous()
+        w_OCk: Tensor = w_GVKC.transpose(2, 3).flatten(0, 1).unflatten(2, self.kernel)
+        return w_OCk.contiguous()
 
     def columns(self, positions: Sequence[int], channels: int) -> list[int]:
         """Columns of the matrix that belong to positions of the weight's input dimension.
 
         Args:
-            positions: Positions along `input_dim`, all of one convolution group where the layer is transposed.
+            positions: Positions along `input_dim`, all of one convolution group where the layer is
+                transposed.
             channels: Size of the weight along `input_dim`.
 
         Returns:
@@ -109,65 +117,66 @@ def layers(program: Program) -> tuple[dict[str, Layer], dict[str, str]]:
         program: Captured network, or its cut form.
 
     Returns:
-        Layers by node name in the order of the graph; and, for compute nodes that are none, the reason by node name.
+        Layers by node name in the order of the graph; and, for compute nodes that are none, the
+        reason by node name.
     """
     found: dict[str, Layer] = {}
     refused: dict[str, str] = {}
     for node in program.graph.nodes:
         name = op_name(node)
-        if name not in {"linear", "convolution", *_CONVOLUTIONS, *_TRANSPOSED}:
+        if name not in {"linear", *_CONVOLUTIONS, *_TRANSPOSED}:
             continue
-        args = arguments(node)
-        weight, bias = args["weight"], args.get("bias")
-        if weight.name not in program.stored or (bias is not None and bias.name not in program.stored):
+        call = Call(node)
+        weight, bias = call.arg("weight"), call.arg("bias")
+        if weight.name not in program.stored or (
+            bias is not None and bias.name not in program.stored
+        ):
             refused[node.name] = "its weight is computed by the network, not stored"
             continue
         layer = Layer(
             node=node.name,
-            source=args["input"].name,
+            source=call.arg("input").name,
             weight=program.stored[weight.name],
             bias=None if bias is None else program.stored[bias.name],
         )
-        found[node.name] = layer if name == "linear" else _convolution(layer, args, program.tensors[layer.weight], name)
+        found[node.name] = (
+            layer if name == "linear" else _convolution(layer, call, program.tensors[layer.weight])
+        )
     return found, refused
 
 
-def op_name(node: fx.Node) -> str:
-    """Name of a node's ATen op without overload, such as "conv2d"; empty for other nodes."""
-    target = node.target
-    return target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else ""
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments of an ATen node by name, defaults included."""
-    assert isinstance(node.target, torch._ops.OpOverload)  # the caller has looked at op_name
-    schema = node.target._schema.arguments
-    values = {a.name: a.default_value for a in schema if a.has_default_value()}
-    values.update(zip((a.name for a in schema), node.args, strict=False))
-    values.update(node.kwargs)
-    return values
-
-
-def _convolution(layer: Layer, args: Mapping[str, Any], weight: Tensor, name: str) -> Layer:
+def _convolution(layer: Layer, call: Call, weight: Tensor) -> Layer:
     """Complete the description of a convolution."""
     kernel = tuple(int(k) for k in weight.shape[2:])
     dims = len(kernel)
 
     def each(key: str, default: int) -> tuple[int, ...]:
-        values = args.get(key)
-        values = [default] if values is None else [values] if isinstance(values, int) else list(values)
+        values = call.arg(key)
+        values = (
+            [default] if values is None else [values] if isinstance(values, int) else list(values)
+        )
         return tuple(values * dims if len(values) == 1 else values)
 
     stride, dilation = each("stride", 1), each("dilation", 1)
     span = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    base = replace(layer, kernel=kernel, dilation=dilation, groups=int(args.get("groups") or 1), upsample=(1,) * dims)
-    if name in _TRANSPOSED or args.get("transposed"):
+    base = replace(
+        layer,
+        kernel=kernel,
+        dilation=dilation,
+        groups=int(call.arg("groups", 1)),
+        upsample=(1,) * dims,
+    )
+    if call.name in _TRANSPOSED or call.arg("transposed"):
         extra = each("output_padding", 0)
-        padding = [(s - p, s - p + e) for s, p, e in zip(span, each("padding", 0), extra, strict=True)]
-        return replace(base, stride=(1,) * dims, padding=tuple(padding), upsample=stride, transposed=True)
-    if args["padding"] == "same":
+        padding = [
+            (s - p, s - p + e) for s, p, e in zip(span, each("padding", 0), extra, strict=True)
+        ]
+        return replace(
+            base, stride=(1,) * dims, padding=tuple(padding), upsample=stride, transposed=True
+        )
+    if call.arg("padding") == "same":
         padding = [(s // 2, s - s // 2) for s in span]
-    elif args["padding"] == "valid":
+    elif call.arg("padding") == "valid":
         padding = [(0, 0)] * dims
     else:
         padding = [(p, p) for p in each("padding", 0)]
@@ -182,8 +191,8 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
         x: Its input.
 
     Returns:
-        `(rows..., K..., C)` for a convolution, rows being `(B, output positions...)`, overlapping in memory; `(rows..., C)`
-        for a linear layer.
+        `(rows..., K..., C)` for a convolution, rows being `(B, output positions...)`, overlapping
+        in memory; `(rows..., C)` for a linear layer.
     """
     if not layer.kernel:
         return x if x.dim() > 1 else x[None]
@@ -192,7 +201,8 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
     if any(u > 1 for u in layer.upsample):
         sizes = [(s - 1) * u + 1 for s, u in zip(x.shape[2:], layer.upsample, strict=True)]
         spread = x.new_zeros(*x.shape[:2], *sizes)
-        spread[(..., *(slice(None, None, u) for u in layer.upsample))] = x
+        lattice = tuple(slice(None, None, u) for u in layer.upsample)
+        spread[(slice(None), slice(None), *lattice)] = x
         x = spread
     padding = [p for pair in reversed(layer.padding) for p in pair]
     x_BsC = F.pad(x, padding).movedim(1, -1).contiguous()
@@ -215,10 +225,10 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which output positions of a batch are looked at: index tensors, one per leading dimension of `patches`.
+    """Which output positions of a batch are looked at.
 
     Args:
-        index: Index per leading dimension, each `(R,)`; None takes every position.
+        index: Index per leading dimension of `patches`, each `(R,)`; None takes every position.
     """
 
     index: tuple[Tensor, ...] | None
@@ -242,10 +252,18 @@ class Rows:
     def inputs(self, layer: Layer, view: Tensor) -> Tensor:
         """Rows of the patch matrix from `patches`, `(G, R, U)`."""
         lead = view.dim() - len(layer.kernel) - 1
-        rows = view.flatten(0, lead - 1) if self.index is None else view[tuple(i.to(view.device) for i in self.index)]
+        rows = (
+            view.flatten(0, lead - 1)
+            if self.index is None
+            else view[tuple(i.to(view.device) for i in self.index)]
+        )
         if layer.groups == 1:
             return rows.flatten(1)[None]
-        rows_RKGc = rows.flatten(1, -2).unflatten(-1, (layer.groups, -1)) if layer.kernel else rows[:, None, None]
+        rows_RKGc = (
+            rows.flatten(1, -2).unflatten(-1, (layer.groups, -1))
+            if layer.kernel
+            else rows[:, None, None]
+        )
         return rows_RKGc.permute(2, 0, 1, 3).flatten(2)
 
     def outputs(self, layer: Layer, y: Tensor) -> Tensor:
@@ -254,8 +272,11 @@ class Rows:
             y = (y if y.dim() > len(layer.kernel) + 1 else y[None]).movedim(1, -1)
         elif y.dim() == 1:
             y = y[None]
-        rows = y.flatten(0, -2) if self.index is None else y[tuple(i.to(y.device) for i in self.index)]
-        return rows.unflatten(1, (layer.groups, -1)).movedim(1, 0)
+        index = None if self.index is None else tuple(i.to(y.device) for i in self.index)
+        rows: Tensor = (y.flatten(0, -2) if index is None else y[index]).unflatten(
+            1, (layer.groups, -1)
+        )
+        return rows.movedim(1, 0)
 
 
 @dataclass(slots=True)
@@ -279,13 +300,21 @@ class Gram:
     rows: int = 0
 
     @classmethod
-    def zeros(cls, groups: int, unknowns: int, outputs: int = 0, device: torch.device | str = "cpu") -> Self:
+    def zeros(
+        cls, groups: int, unknowns: int, outputs: int = 0, device: torch.device | str = "cpu"
+    ) -> Self:
         """Empty sums."""
 
         def make(*shape: int) -> Tensor:
             return torch.zeros(groups, *shape, dtype=torch.float64, device=device)
 
-        return cls(make(unknowns, unknowns), make(unknowns), make(unknowns, outputs), make(outputs), make(outputs))
+        return cls(
+            make(unknowns, unknowns),
+            make(unknowns),
+            make(unknowns, outputs),
+            make(outputs),
+            make(outputs),
+        )
 
     def add(self, x_GRU: Tensor, y_GRV: Tensor | None = None) -> None:
         """Add rows in place."""
@@ -302,7 +331,12 @@ class Gram:
 
     def __add__(self, other: Gram) -> Gram:
         return Gram(
-            self.xx + other.xx, self.x + other.x, self.xy + other.xy, self.y + other.y, self.yy + other.yy, self.rows + other.rows
+            self.xx + other.xx,
+            self.x + other.x,
+            self.xy + other.xy,
+            self.y + other.y,
+            self.yy + other.yy,
+            self.rows + other.rows,
         )
 
     def centred(self) -> Gram:
@@ -319,7 +353,9 @@ class Gram:
 
     def squared_error(self, w_GVU: Tensor, bias_GV: Tensor | None = None) -> Tensor:
         """Sum of squared errors of `x @ w.T + bias` against y, per output `(G, V)`."""
-        fit = (self.yy - 2 * (w_GVU * self.xy.mT).sum(2) + ((w_GVU @ self.xx) * w_GVU).sum(2)).clamp_min(0)
+        fit = (
+            self.yy - 2 * (w_GVU * self.xy.mT).sum(2) + ((w_GVU @ self.xx) * w_GVU).sum(2)
+        ).clamp_min(0)
         if bias_GV is None:
             return fit
         inner = torch.einsum("gvu,gu->gv", w_GVU, self.x) - self.y
@@ -338,5 +374,3 @@ def rows_per_sample(unknowns: int, samples: int, per_unknown: float, least: int 
         40
     """
     return max(least, math.ceil(unknowns * per_unknown / max(samples, 1)))
-
-

@@ -1,7 +1,8 @@
-"""Outlets: where a layer's output goes, as far as repair and importance look: through a batch norm, into an addition."""
+"""Outlets: where a layer's output goes: a batch norm, an addition, a clipping activation."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +10,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
-from penjing.statistics.grams import Layer, arguments, op_name
+from penjing.statistics.grams import Layer
 
 MATRIX = 2  # dimensions of an output (samples, channels)
 
-_PASSES = {"dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "alias"}  # change no value in eval mode
+_PASSES = {
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "contiguous",
+    "clone",
+    "alias",
+}  # change no value in eval mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +62,20 @@ class Outlet:
         norm: The batch norm that alone reads the layer's output.
         add: Node of the addition that alone reads what comes before it.
         other: Node of the addition's other operand.
+        low: Values below are clipped by the activation that alone reads what comes before it.
+        high: Values above are clipped likewise.
     """
 
     norm: Norm | None = None
     add: str | None = None
     other: str | None = None
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def clips(self) -> bool:
+        """Whether an activation hides part of the values."""
+        return self.low > -math.inf or self.high < math.inf
 
 
 def outlets(program: Program, layers: Mapping[str, Layer]) -> dict[str, Outlet]:
@@ -68,8 +86,8 @@ def outlets(program: Program, layers: Mapping[str, Layer]) -> dict[str, Outlet]:
         layers: Layers by node name.
 
     Returns:
-        Outlets by node name. Norm and addition are None where there is none, it is shared, or something else reads the
-        value too.
+        Outlets by node name. Norm and addition are None where there is none, it is shared, or
+        something else reads the value too.
     """
     own = norms(program)
     return {name: _outlet(program, layer, own) for name, layer in layers.items()}
@@ -78,16 +96,22 @@ def outlets(program: Program, layers: Mapping[str, Layer]) -> dict[str, Outlet]:
 def norms(program: Program) -> dict[str, Norm]:
     """Every batch norm in eval mode whose running statistics nothing else reads, by node name."""
     ties = tied(program)
-    found = {n.name: _norm(program, n, ties) for n in program.graph.nodes if op_name(n) == "batch_norm"}
+    found = {
+        n.name: _norm(program, n, ties) for n in program.graph.nodes if op_name(n) == "batch_norm"
+    }
     return {name: norm for name, norm in found.items() if norm is not None}
 
 
 def tied(program: Program) -> frozenset[str]:
-    """Qualified names of stored tensors that are read twice, or that stand for the same memory as another name."""
+    """Qualified names of stored tensors that are read twice or share memory with another name."""
     placeholders = [(program.nodes[name], fqn) for name, fqn in program.stored.items()]
-    memory = Counter(t.data_ptr() for t in (program.tensors[fqn] for fqn in program.stored.values()) if t.numel())
+    memory = Counter(
+        t.data_ptr() for t in (program.tensors[fqn] for fqn in program.stored.values()) if t.numel()
+    )
     return frozenset(
-        fqn for node, fqn in placeholders if len(node.users) > 1 or memory[program.tensors[fqn].data_ptr()] > 1
+        fqn
+        for node, fqn in placeholders
+        if len(node.users) > 1 or memory[program.tensors[fqn].data_ptr()] > 1
     )
 
 
@@ -100,34 +124,58 @@ def _outlet(program: Program, layer: Layer, own: Mapping[str, Norm]) -> Outlet:
         if norm is None or not (layer.kernel or len(program.shape(node)) == MATRIX):
             return Outlet()
         node, reader = reader, _only_reader(reader)
-    if reader is None or op_name(reader) != "add" or arguments(reader).get("alpha", 1) != 1:
-        return Outlet(norm=norm)
+    if reader is None or op_name(reader) != "add" or Call(reader).arg("alpha", 1) != 1:
+        low, high = _clip(reader)
+        return Outlet(norm=norm, low=low, high=high)
     others = [n for n in reader.all_input_nodes if _source(n) is not _source(node)]
     if len(others) != 1 or program.shape(others[0]) != program.shape(node):
         return Outlet(norm=norm)
-    return Outlet(norm=norm, add=reader.name, other=others[0].name)
+    low, high = _clip(_only_reader(reader))
+    return Outlet(norm=norm, add=reader.name, other=others[0].name, low=low, high=high)
+
+
+def _clip(reader: fx.Node | None) -> tuple[float, float]:
+    """Range that an activation lets through; everything when it is not a clipping one."""
+    name = "" if reader is None else op_name(reader)
+    if reader is None or name not in {"relu", "relu6", "hardtanh"}:
+        return -math.inf, math.inf
+    if name == "hardtanh":
+        return float(Call(reader).arg("min_val")), float(Call(reader).arg("max_val"))
+    return 0.0, 6.0 if name == "relu6" else math.inf
 
 
 def _norm(program: Program, node: fx.Node, ties: frozenset[str]) -> Norm | None:
     """Describe a batch norm in eval mode, unless its tensors are missing, computed or tied."""
-    args = arguments(node)
+    call = Call(node)
     names: dict[str, str | None] = {}
     for key in ("weight", "bias", "running_mean", "running_var"):
-        given = args.get(key)
+        given = call.arg(key)
         names[key] = None if given is None else program.stored.get(given.name, "")
     mean, var = names["running_mean"], names["running_var"]
-    if args["training"] or mean is None or var is None or any(n == "" or n in ties for n in names.values()):
+    if (
+        call.arg("training")
+        or mean is None
+        or var is None
+        or any(n == "" or n in ties for n in names.values())
+    ):
         return None
-    return Norm(node=node.name, weight=names["weight"], bias=names["bias"], mean=mean, var=var, eps=float(args["eps"]))
+    return Norm(
+        node=node.name,
+        weight=names["weight"],
+        bias=names["bias"],
+        mean=mean,
+        var=var,
+        eps=float(call.arg("eps")),
+    )
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:
-    """The one node that reads `node`, looking through what changes no value; None when there are several."""
+    """The one node that reads `node`, looking through what changes no value."""
     readers = list(node.users)
     if len(readers) != 1 or readers[0].op != "call_function":
         return None
     reader = readers[0]
-    if op_name(reader) in _PASSES and not arguments(reader).get("train", False):
+    if op_name(reader) in _PASSES and not Call(reader).arg("train", False):
         return _only_reader(reader)
     return reader
 
@@ -140,7 +188,7 @@ def _source(node: fx.Node) -> fx.Node:
 
 
 def per_channel(values: Tensor, layer: Layer, dims: int) -> Tensor:
-    """Reshape a vector of channels so that it broadcasts against the layer's output of `dims` dimensions."""
+    """A vector of channels, shaped to broadcast against an output of `dims` dimensions."""
     return values.view(-1, *(1,) * len(layer.kernel)) if layer.kernel and dims > 1 else values
 
 
@@ -149,5 +197,7 @@ def folded(value: Tensor, layer: Layer, norm: Norm | None, tensors: Mapping[str,
     """Output of a layer after its norm."""
     if norm is None:
         return value
-    scale, shift = (per_channel(v.to(value.dtype), layer, value.dim()) for v in norm.affine(tensors))
+    scale, shift = (
+        per_channel(v.to(value.dtype), layer, value.dim()) for v in norm.affine(tensors)
+    )
     return value * scale + shift

@@ -1,8 +1,9 @@
-"""Streaming: samples pass through one or several programs in lockstep; only what is still needed is kept.
+"""Streaming: samples pass through programs in lockstep; only what is still needed is kept.
 
-Between two stops every held sample is represented by its liveness frontier: the values that a later node reads. How many
-samples are held is a question of memory at each stop. Where maps shrink, more samples are run from the inputs through
-the prefix as it is then, so that each sample passes each layer once and nothing is ever written to disk.
+Between two stops every held sample is represented by its liveness frontier: the values that a later
+node reads. How many samples are held is a question of memory at each stop. Where maps shrink, more
+samples are run from the inputs through the prefix as it is then, so that each sample passes each
+layer once and nothing is ever written to disk.
 """
 
 from __future__ import annotations
@@ -60,10 +61,13 @@ class Stream:
     A node of a later program that computes the same as in the first is run once and shared.
 
     Args:
-        programs: The first is the reference; the others differ from it in tensors and constants alone.
+        programs: The first is the reference; the others differ from it in tensors and constants
+            alone.
         samples: Calibration data.
-        memory_mb: Bound on the held frontier and the chunk in motion, in MiB; Gram matrices come on top.
-        changing: Nodes of the later programs whose stored tensors the caller will replace while streaming.
+        memory_mb: Bound on the held frontier and the chunk in motion, in MiB; Gram matrices come on
+            top.
+        changing: Nodes of the later programs whose stored tensors the caller will replace while
+            streaming.
     """
 
     programs: Sequence[Program]
@@ -78,7 +82,10 @@ class Stream:
         self.place = {name: i for i, name in enumerate(self._order)}
         self._last = _last_reads(self.programs[0], self.place)
         self._bound = [_stored_values(program) for program in self.programs]
-        self._own = [set(self._order), *(differing(self.programs[0], p, self.changing) for p in self.programs[1:])]
+        self._own = [
+            set(self._order),
+            *(differing(self.programs[0], p, self.changing) for p in self.programs[1:]),
+        ]
         self._constants: list[dict[str, Any]] = []
         for program in range(len(self.programs)):
             self._constants.append(self._evaluate_constants(program))
@@ -135,7 +142,7 @@ class Stream:
         return value
 
     def _run(self, chunk: Chunk, start: int, stop: int) -> None:
-        """Run one chunk through the nodes in [start, stop) of every program and free what is dead."""
+        """Run one chunk through the nodes in [start, stop) and free what is dead."""
         for place in range(start, stop):
             name = self._order[place]
             for program, own in enumerate(self._own):
@@ -163,13 +170,15 @@ class Stream:
         return Chunk(index, count, (given, *({} for _ in self.programs[1:])))
 
     def _evaluate_constants(self, program: int) -> dict[str, Any]:
-        """Values that do not depend on the inputs, by node name; those of the first program are left out."""
+        """Values that depend on no input, by node name, without those shared with the first."""
         shared = self._constants[0] if program else {}
         known: dict[str, Any] = {}
         values = ChainMap(known, self._bound[program], shared)
         fixed = set(self._bound[program])
         for node in self.programs[program].graph.nodes:
-            if node.op in {"call_function", "get_attr"} and all(n.name in fixed for n in node.all_input_nodes):
+            if node.op in {"call_function", "get_attr"} and all(
+                n.name in fixed for n in node.all_input_nodes
+            ):
                 fixed.add(node.name)
                 if node.name in self._own[program]:
                     known[node.name] = _call(self.programs[program], node, lambda n: values[n.name])
@@ -199,12 +208,16 @@ class Stream:
             fits = int(self.memory_mb * MEGABYTE * TRANSIENT_SHARE / max(max(self._frontier), 1.0))
             self.chunk_size = max(1, min(CHUNK, fits, self.samples.samples // HELD_CHUNKS))
         else:
-            shape = next((v.shape for v in program.example if isinstance(v, Tensor) and v.dim()), (1,))
+            shape = next(
+                (v.shape for v in program.example if isinstance(v, Tensor) and v.dim()), (1,)
+            )
             self.chunk_size = int(shape[0])
         batches = list(self._flat(self.chunk_size))
         if not program.dynamic_batch:
             wanted = [v.shape for v in program.example if isinstance(v, Tensor)]
-            batches = [b for b in batches if [v.shape for v in b if isinstance(v, Tensor)] == wanted]
+            batches = [
+                b for b in batches if [v.shape for v in b if isinstance(v, Tensor)] == wanted
+            ]
         if not batches:
             raise InputError(
                 f"the network has a fixed batch of {self.chunk_size} and the calibration data has "
@@ -244,7 +257,10 @@ def _stored_values(program: Program) -> dict[str, Any]:
 
 def _last_reads(program: Program, place: Mapping[str, int]) -> dict[str, int]:
     """Per node the place of its last reader; its own place when nothing reads it."""
-    return {node.name: max([place[u.name] for u in node.users], default=place[node.name]) for node in program.graph.nodes}
+    return {
+        node.name: max([place[u.name] for u in node.users], default=place[node.name])
+        for node in program.graph.nodes
+    }
 
 
 def differing(first: Program, other: Program, changing: Iterable[str] = ()) -> set[str]:
@@ -258,13 +274,23 @@ def differing(first: Program, other: Program, changing: Iterable[str] = ()) -> s
     Returns:
         Names of nodes, stored tensors included.
     """
-    differ = {n.name for name in changing for n in other.nodes[name].all_input_nodes if n.name in other.stored}
+    differ = {
+        n.name
+        for name in changing
+        for n in other.nodes[name].all_input_nodes
+        if n.name in other.stored
+    }
     for node in other.graph.nodes:
         if node.name in other.stored:
-            mine, theirs = other.tensors[other.stored[node.name]], first.tensors[first.stored[node.name]]
+            mine, theirs = (
+                other.tensors[other.stored[node.name]],
+                first.tensors[first.stored[node.name]],
+            )
             if mine.shape != theirs.shape or not torch.equal(mine, theirs):
                 differ.add(node.name)
-        elif any(n.name in differ for n in node.all_input_nodes) or _written(node) != _written(first.nodes[node.name]):
+        elif any(n.name in differ for n in node.all_input_nodes) or _written(node) != _written(
+            first.nodes[node.name]
+        ):
             differ.add(node.name)
     return differ
 

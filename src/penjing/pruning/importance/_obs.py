@@ -1,43 +1,35 @@
-"""Structured optimal brain surgeon: which units can go when the rest of each reader may make up for them.
+"""Structured optimal brain surgeon: which units the rest can make up for.
 
-Suffixes: G = convolution groups of a reader, U = its unknowns per group, V = its outputs per group, A = units still there,
-M = unknowns that one unit owns.
+Suffixes: G = convolution groups of a reader, U = its unknowns per group, V = its outputs per group,
+A = units still there, M = unknowns that one unit owns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from penjing.errors import StrategyError
 from penjing.graph.capture import Program
-from penjing.plan import Group, Groups
+from penjing.graph.network import Network
+from penjing.plan import Group
+from penjing.pruning.importance.sums import by_unit
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
-from penjing.statistics.outlets import Outlet, folded, outlets, per_channel
+from penjing.statistics.outlets import Outlet, folded, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
-
-
-class _Network(Protocol):
-    """A captured network with its groups."""
-
-    @property
-    def program(self) -> Program: ...
-
-    @property
-    def groups(self) -> Groups: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obs:
-    """Order units by the error that is left after the best linear compensation, from unlabelled data.
+    """Order units by the error left after the best linear compensation, without labels.
 
-    For every layer that reads the units, the Gram matrix of its input patches gives the exact increase of its squared output
-    error when a unit's columns go and the other columns are re-solved. Increases are summed over the readers, each relative
-    to the energy of what it feeds, and units are removed greedily with exact updates of the inverse.
+    For every layer that reads the units, the Gram matrix of its input patches gives the exact
+    increase of its squared output error when a unit's columns go and the other columns are
+    re-solved. Increases are summed over the readers, each relative to the energy of what it feeds,
+    and units are removed greedily with exact updates of the inverse.
 
     Args:
         damping: Ridge strength as a share of the mean diagonal of the Gram matrix.
@@ -47,8 +39,9 @@ class Obs:
         seed: Of the choice of output positions.
 
     Source:
-        Kurtic et al. 2023, arXiv:2302.04089 (ZipLM), eq. 3 to 5. Here also for convolutions by patches, several readers of one
-        group, and centred: a reader's intercept is free, as in repair.
+        Kurtic et al. 2023, arXiv:2302.04089 (ZipLM), eq. 3 to 5. Here also for convolutions by
+        patches, several readers of one group, and centred: a reader's intercept is free, as in
+        repair.
     """
 
     damping: float = 1e-3
@@ -64,17 +57,17 @@ class Obs:
                     f"obs: {name} is {getattr(self, name)}; it must be greater than 0"
                 )
 
-    def __call__(self, model: nn.Module, group: Group, /) -> Tensor:
+    def __call__(self, model: nn.Module, group: Group, /) -> Tensor:  # noqa: ARG002 - the protocol's
         """Always refuses: there is no order without data.
 
         Raises:
             StrategyError: Always; `prepare` gives the importance that can be called.
         """
         raise StrategyError(
-            "obs needs calibration data: pass calibration=, or call prepare(network, calibration) first"
+            "obs needs calibration data: pass calibration=, or call prepare(network, calibration)"
         )
 
-    def prepare(self, network: _Network, calibration: Samples) -> PreparedObs:
+    def prepare(self, network: Network, calibration: Samples) -> PreparedObs:
         """Stream the calibration data once and order the units of every group.
 
         Args:
@@ -84,10 +77,13 @@ class Obs:
         Returns:
             An importance for the groups of this network, with error curves.
         """
-        survey = _Survey(
-            self, network.program, {g.name: _readers(network.program, g) for g in network.groups}
-        )
+        known, _ = layers(network.program)
+        readers = {g.name: _readers(network.program, known, g) for g in network.groups}
+        survey = _Survey(self, network.program, readers)
         orders = survey.run(calibration)
+        for group in network.groups:
+            if not readers[group.name]:
+                orders[group.name] = _by_magnitude(network.program, group)
         return PreparedObs(
             orders={name: order for name, (order, _, _) in orders.items()},
             curves={name: curve for name, (_, curve, _) in orders.items()},
@@ -112,11 +108,11 @@ class PreparedObs:
     reasons: Mapping[str, str]
     peak_bytes: int = 0
 
-    def __call__(self, model: nn.Module, group: Group, /) -> Tensor:
+    def __call__(self, model: nn.Module, group: Group, /) -> Tensor:  # noqa: ARG002 - the protocol's
         """Error accumulated when each unit goes, strictly rising in the order of removal.
 
         Args:
-            model: Not looked at, unless the group has no reader with a weight.
+            model: Not read.
             group: One of the groups this was prepared for.
 
         Returns:
@@ -126,8 +122,6 @@ class PreparedObs:
             StrategyError: Prepared for another network.
         """
         order = self._known(self.orders, group)
-        if not len(order):
-            return _magnitude(model, group)
         scores = torch.empty(group.units, dtype=torch.float64)
         scores[order] = _strictly_rising(self.curves[group.name][1:])
         return scores
@@ -149,7 +143,8 @@ class PreparedObs:
     def _known(self, values: Mapping[str, Tensor], group: Group) -> Tensor:
         if group.name not in values or len(self.curves[group.name]) != group.units + 1:
             raise StrategyError(
-                f"obs was not prepared for group {group.name!r} with {group.units} units; prepare it again"
+                f"obs was not prepared for group {group.name!r} with {group.units} units; "
+                "call prepare again"
             )
         return values[group.name]
 
@@ -174,7 +169,7 @@ class _Sums:
 
 @dataclass(eq=False, slots=True)
 class _Survey:
-    """One pass over the data: Grams are gathered where layers stand and dropped when their last group is ordered."""
+    """One pass over the data: Grams are gathered at layers, dropped with their last group."""
 
     settings: Obs
     program: Program
@@ -202,9 +197,7 @@ class _Survey:
             name: {layer.node for r in readers for layer in r.layers}
             for name, readers in self.readers.items()
         }
-        found = {
-            name: self._order(self.readers[name]) for name, nodes in waiting.items() if not nodes
-        }
+        found: dict[str, tuple[Tensor, Tensor, str]] = {}
         for stop in (name for name in self.program.nodes if name in stops):
             chunks = stream.advance(stop)
             if stop in layer_of:
@@ -213,11 +206,11 @@ class _Survey:
                 self._weigh(stream, chunks, stop, layer, outlet_of[layer.node])
                 for name, nodes in waiting.items():
                     nodes.discard(layer.node)
-                    if not nodes and name not in found:
+                    if not nodes and self.readers[name] and name not in found:
                         found[name] = self._order(self.readers[name])
             self._forget(found)
         self.peak_bytes = stream.peak_bytes
-        return {name: found[name] for name in self.readers}
+        return found
 
     def _gather(
         self,
@@ -244,7 +237,7 @@ class _Survey:
     def _weigh(
         self, stream: Stream, chunks: Sequence[Chunk], stop: str, layer: Layer, out: Outlet
     ) -> None:
-        """Note the mean energy per position of what the layer feeds: the sum it adds to, or its own output."""
+        """Note the energy per position of what the layer feeds: a sum, or its own output."""
         total = rows = 0.0
         for chunk in chunks:
             value = stream.value(chunk, stop)
@@ -269,21 +262,17 @@ class _Survey:
 
     def _order(self, readers: Sequence[_Reader]) -> tuple[Tensor, Tensor, str]:
         """Order one group whose Grams are complete."""
-        if not readers:
-            return (
-                torch.empty(0, dtype=torch.int64),
-                torch.empty(0),
-                "no layer with a stored weight reads these units; magnitude",
-            )
         too_large = [
             r.weight
             for r in readers
             if self.sums[r.weight].gram.xx.shape[1] > self.settings.largest
         ]
         if too_large:
-            costs = sum(_alone(_term(self, reader, diagonal=True)) for reader in readers)
+            parts = [_alone(_term(self, reader, diagonal=True)) for reader in readers]
+            costs = torch.stack(parts).sum(0)
             order = torch.argsort(costs, stable=True)
-            reason = f"{too_large[0]} has more than {self.settings.largest} unknowns; units judged one by one"
+            limit = self.settings.largest
+            reason = f"{too_large[0]} has more than {limit} unknowns; units judged one by one"
             return order, torch.cat([costs.new_zeros(1), costs[order].cumsum(0)]), reason
         order, curve = removal_order([_term(self, reader) for reader in readers])
         return order, curve, ""
@@ -295,7 +284,8 @@ class Term:
 
     Args:
         inverse: Inverse of its damped Gram matrix `(G, U, U)`, per row of data; changed in place.
-        weight: Its weight `(G, V, U)`, scaled so that squared errors are relative; changed in place.
+        weight: Its weight `(G, V, U)`, scaled so that squared errors are relative; changed in
+            place.
         columns: Columns of each unit `(A, M)`.
     """
 
@@ -374,9 +364,8 @@ def _alone(term: Term) -> Tensor:
     return ((w_GAVM @ blocks) * w_GAVM).sum((0, 2, 3)).clamp_min(0).cpu()
 
 
-def _readers(program: Program, group: Group) -> list[_Reader]:
+def _readers(program: Program, known: Mapping[str, Layer], group: Group) -> list[_Reader]:
     """Layers that read the units of a group through their input channels."""
-    known, _ = layers(program)
     readers = []
     for piece in group.slices:
         using = tuple(
@@ -392,28 +381,21 @@ def _readers(program: Program, group: Group) -> list[_Reader]:
     return readers
 
 
-def _magnitude(model: nn.Module, group: Group) -> Tensor:
-    """Squared L2 norm of each unit over all its slices."""
-    state = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    total = torch.zeros(group.units, dtype=torch.float64)
+def _by_magnitude(program: Program, group: Group) -> tuple[Tensor, Tensor, str]:
+    """Order a group that no layer reads by the squared L2 norm over all its slices."""
+    norms = torch.zeros(group.units, dtype=torch.float64)
     for piece in group.slices:
-        squares = (
-            state[piece.tensor]
-            .detach()
-            .double()
-            .square()
-            .movedim(piece.dim, 0)
-            .flatten(1)
-            .sum(1)
-            .cpu()
-        )
-        total += torch.stack(
-            [squares[list(piece.positions(unit))].sum() for unit in range(group.units)]
-        )
-    return total
+        tensor = program.tensors[piece.tensor].detach().double().square()
+        norms += by_unit(
+            tensor.movedim(piece.dim, 0).flatten(1).sum(1).cpu()[None], piece, group.units
+        )[0]
+    order = torch.argsort(norms, stable=True)
+    curve = torch.cat([norms.new_zeros(1), norms[order].cumsum(0)])
+    return (
+        order,
+        curve / curve[-1].clamp_min(1e-30),
+        "no layer with a stored weight reads these units; ordered by magnitude",
+    )
 
 
 def _strictly_rising(curve: Tensor) -> Tensor:
