@@ -153,6 +153,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_older_one(
     monkeypatch.undo()
     model, _ = resumed(tmp_path)
     assert equal(model, whole[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.pt"]
 
 
 def test_a_full_disk_is_an_error_and_the_older_checkpoint_stays(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from tests.training.toys import Net, X, Y, equal, task
 from torch import nn
 
 from penjing.errors import InputError, StrategyError
-from penjing.task import Task
+from penjing.task import Task, agreement
 from penjing.training import Callback
 from penjing.verbs.finetune import finetune
 
@@ -58,6 +58,13 @@ def test_the_report_has_rows_per_class():
     data = tune(Net(), task(classes=["low", "high"])).report.data
     assert [row.name for row in data.per_class] == ["low", "high"]
     assert sum(row.count for row in data.per_class) == 16
+
+
+def test_agreement_is_with_the_teacher():
+    teacher = tune(Net(), task(), epochs=9).model
+    tuned = tune(Net(), task(), teacher=teacher, epochs=9)
+    expected = agreement(tuned.model, teacher, task().val, task=Task())
+    assert tuned.report.agreement == expected
 
 
 def test_without_validation_data_the_report_says_that_nothing_was_judged():

@@ -82,6 +82,8 @@ def load(
         CheckpointError: Damaged, of a newer version, or of another run.
     """
     path = folder / NAME
+    for part in folder.glob(f".{path.stem}-*{path.suffix}"):  # of a call that was killed writing
+        part.unlink()
     if not path.exists():
         return None
     content = _read(path)

@@ -137,21 +137,26 @@ class _Trained:
         return self.task.evaluate(self.before, "test"), self.task.evaluate(self.after, "test")
 
     def _comparison(self, split: Split | None) -> tuple[Comparison | None, list[str]]:
-        """With the network as it was; where outputs do not allow it, a note says so."""
+        """Accuracy before and after; agreement with the teacher, else with the former self."""
         if split is None:
             return None, ["without validation data the last epoch is given back, unjudged"]
-        data, notes = self.task.data(split), []
+        data = self.task.data(split)
         try:
             comparison = compare(self.after, self.before, data, task=self.task)
-            if self.teacher is not None:
-                was = agreement(self.before, self.teacher, data, task=self.task)
-                now = agreement(self.after, self.teacher, data, task=self.task)
-                notes.append(
-                    f"agreement with the teacher on {split}: {was:.2%} before, {now:.2%} now"
-                )
+            if self.teacher is None:
+                return comparison, []
+            was = agreement(self.before, self.teacher, data, task=self.task)
+            taught = compare(self.after, self.teacher, data, task=self.task)
         except InputError as error:
             return None, [f"agreement is not known: {error}"]
-        return comparison, notes
+        rows = tuple(
+            replace(row, agreement=like.agreement)
+            for row, like in zip(comparison.classes, taught.classes, strict=True)
+        )
+        note = (
+            f"agreement with the teacher on {split}: {was:.2%} before, {taught.agreement:.2%} now"
+        )
+        return replace(taught, classes=rows), [note]
 
 
 def _choices(settings: Fit, teacher: nn.Module | None, loss: Logits) -> dict[str, str]:
