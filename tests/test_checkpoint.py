@@ -151,6 +151,12 @@ def test_bits_of_every_kind_are_kept(tmp_path):
     assert torch.equal(bits, values.view(torch.int32))
 
 
+def test_loaded_tensors_are_aligned_like_fresh_ones(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 3), nn.Linear(3, 3))
+    loaded = load(save(model, tmp_path, torch.ones(2, 3)))
+    assert {p.data_ptr() % 64 for p in loaded.parameters()} == {0}
+
+
 def test_metrics_are_kept(network, tmp_path):
     assert read(save(network, tmp_path, metrics={"accuracy": 0.5})).metrics == {"accuracy": 0.5}
 

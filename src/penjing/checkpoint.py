@@ -322,7 +322,8 @@ def _read_weights(folder: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
             f"({entry['size_bytes']} bytes); it was cut off or changed"
         )
     try:
-        return load_file(path)
+        # copies: the file's tensors are not aligned, and kernels round by alignment
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
 

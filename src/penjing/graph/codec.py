@@ -41,6 +41,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 
 PRIVATE_OPS = frozenset(
     {
+        "__and__",
+        "__or__",
+        "__xor__",
         "_adaptive_avg_pool1d",
         "_adaptive_avg_pool2d",
         "_adaptive_avg_pool3d",
