@@ -1,0 +1,56 @@
+"""Where a search is, for people who watch: on a terminal, and only when it takes a while."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass(eq=False, slots=True)
+class Progress:
+    """One line on the error stream; nothing in the first two seconds or without a terminal.
+
+    Args:
+        shown: False never shows anything.
+        minutes: The time limit, to be named.
+    """
+
+    shown: bool
+    minutes: float
+    started: float = 0.0
+    status: Any = None
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+
+    def say(self, name: str, doing: str) -> None:
+        """Show what is being done to which candidate."""
+        seconds = time.monotonic() - self.started
+        self.text = f"{name}: {doing}  [{seconds:.0f} s of at most about {60 * self.minutes:.0f} s]"
+        if not (self.shown and sys.stderr.isatty()) or seconds < PATIENCE_SECONDS:
+            return
+        if self.status is None:
+            from rich.console import Console  # only when something is drawn
+
+            self.status = Console(stderr=True).status(self.text)
+            self.status.start()
+        self.status.update(self.text)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to another display."""
+        self.close()
+        yield
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self.status is not None:
+            self.status.stop()
+            self.status = None

@@ -1,0 +1,168 @@
+"""The report of a finished search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from penjing import checkpoint
+from penjing.compression.candidate import Candidate, row
+from penjing.compression.job import Job
+from penjing.graph.capture import Example
+from penjing.plan import Plan
+from penjing.report import ClassFigures, Report, ReportData, environment
+from penjing.task import Comparison, Task, compare
+
+NOISE = 0.02  # of a paired latency ratio: below that, neither network is faster
+
+
+def report_data(
+    job: Job, chosen: Candidate, network: nn.Module, recovery: str | None
+) -> ReportData:
+    """Everything that is known about a search; the test data is looked at here, and only here.
+
+    Args:
+        job: A finished search.
+        chosen: The candidate that is given back.
+        network: Its network, on the CPU.
+        recovery: Which training was permitted.
+
+    Returns:
+        Data for the report.
+    """
+    bench = job.bench
+    split, data = _evidence(job)
+    before, after = _metrics(job, chosen, network, split)
+    there = network.to(bench.home)
+    comparison = compare(there, bench.reference, data, task=bench.yardstick.task)
+    network.cpu()
+    return replace(
+        chosen.data,
+        kind="compress",
+        title=_title(job, split),
+        before=job.original.data.after,
+        metrics_before=before,
+        metrics_after=after,
+        higher_is_better=_directions(bench.yardstick.task),
+        agreement=comparison.agreement,
+        per_class=_classes(comparison),
+        candidates=tuple(row(c, v, c.key == chosen.key) for c, v in job.judged.values()),
+        choices=_choices(job, chosen, recovery, split),
+        constraints={name: bound.text for name, bound in job.bounds.items()},
+        environment=environment(),
+        seconds=bench.clock.spent,
+        notes=(*chosen.data.notes, *_notes(job, chosen, split)),
+    )
+
+
+def write(
+    folder: Path, report: Report, network: nn.Module, example: Example, chosen: Candidate
+) -> None:
+    """Put the result into the work folder: the network, the report as data and as a page."""
+    checkpoint.save(
+        network,
+        folder / "model",
+        example,
+        metrics=dict(report.data.metrics_after),
+        plan=_plan(chosen),
+    )
+    report.save(folder / "report.json")
+    report.save(folder / "report.html")
+
+
+def _plan(chosen: Candidate) -> Plan:
+    return Plan.from_json((chosen.folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def _evidence(job: Job) -> tuple[str, Any]:
+    """What the final figures are measured on: its name, and the data."""
+    task = job.bench.yardstick.task
+    if task is not None and task.test is not None:
+        return "test", task.data("test")
+    if task is not None and task.val is not None:
+        return "val", task.data("val")
+    return "held-out calibration", job.bench.yardstick.held_out
+
+
+def _metrics(
+    job: Job, chosen: Candidate, network: nn.Module, split: str
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    bench, task = job.bench, job.bench.yardstick.task
+    if task is None or not (task.metrics or task.loss) or split == "held-out calibration":
+        return {}, {}
+    if split == "val" and bench.yardstick.held_out is None:
+        return job.original.data.metrics_after, chosen.data.metrics_after
+    name: Any = split
+    before = task.evaluate(bench.reference, name)
+    there = network.to(bench.home)
+    after = before if chosen.key == job.original.key else task.evaluate(there, name)
+    network.cpu()
+    return before, after
+
+
+def _title(job: Job, split: str) -> str:
+    budgets = ", ".join(f"{b.name} ≤ {b.text}" for b in job.bounds.values())
+    return f"{type(job.bench.reference).__name__} within {budgets} ({split} figures)"
+
+
+def _directions(task: Task | None) -> dict[str, bool]:
+    return {} if task is None else task.directions
+
+
+def _classes(comparison: Comparison) -> tuple[ClassFigures, ...]:
+    return tuple(
+        ClassFigures(c.name, c.count, c.before, c.after, c.agreement) for c in comparison.classes
+    )
+
+
+def _choices(job: Job, chosen: Candidate, recovery: str | None, split: str) -> dict[str, str]:
+    bench = job.bench
+    samples = bench.preparation.calibration
+    training = "not needed"
+    if recovery is None:
+        training = "off"
+    elif chosen.trained:
+        training = f"{len(chosen.data.epochs)} epochs, the original as teacher"
+    judged = "val" if bench.yardstick.held_out is None else "held-out calibration"
+    return {
+        **chosen.data.choices,
+        "calibration samples": str(samples.samples if samples else 0),
+        "recovery": training,
+        "candidates compared on": f"{judged} ({bench.yardstick.name})",
+        "final figures on": split,
+        "minutes": f"{bench.clock.limit / 60:g}",
+    }
+
+
+def _notes(job: Job, chosen: Candidate, split: str) -> list[str]:
+    notes = []
+    name = job.bench.yardstick.name
+    if job.bench.yardstick.held_out is not None:
+        notes.append(
+            "the task has no validation data: candidates were compared by their agreement with the "
+            "original on held-out calibration samples"
+        )
+    elif split == "test":
+        notes.append(
+            f"candidates were compared by {name} on the validation data; the test data was looked "
+            "at once, at the end"
+        )
+    else:
+        notes.append(
+            "there is no test data: the figures are of the validation data by which the network "
+            "was chosen, so they flatter it a little"
+        )
+    if chosen.key == job.original.key:
+        notes.append("the original already meets every budget; nothing was cut")
+    elif chosen.speedup is not None and chosen.speedup < 1 - NOISE:
+        notes.append(
+            "it costs fewer multiply-accumulates and is not faster: "
+            f"{chosen.speedup:.2f} times the speed of the original on this runtime"
+        )
+    if job.ended:
+        notes.append(f"the search was cut short: {job.ended}")
+    return notes
