@@ -51,6 +51,7 @@ class Analysis:
         self._tied: dict[tuple[Any, ...], Labels] = {}
         for node in program.graph.nodes:
             self._visit(node)
+        self._lock_unread()
 
     # -------------------------------------------------------------- reading
 
@@ -120,6 +121,15 @@ class Analysis:
         if key not in self._tied or tensor.numel() == 0:
             self._tied[key] = [self._stored_dim(tensor, size) for size in tensor.shape]
         self._labels[node.name] = [self._tied[key]]
+
+    def _lock_unread(self) -> None:
+        """Leave alone what only training reads: a cut of it could not be proved."""
+        placeholders = [self.program.nodes[name] for name in self.program.stored]
+        read = {id(self._labels[node.name][0]) for node in placeholders if node.users}
+        for node in placeholders:
+            if id(self._labels[node.name][0]) not in read:
+                for dim in self.labels(node):
+                    self.atoms.lock(dim, Reason("not read in eval mode"))
 
     def _stored_dim(self, tensor: Tensor, size: int) -> Dim:
         """Integer tensors are indices: immovable."""

@@ -251,7 +251,9 @@ class Atoms:
         """The reason a dimension is locked for, so that a lock tells its first cause."""
         atoms = self._atoms(dim)
         locked = atoms[self._lock[atoms] > 0]
-        return self._reasons[self._lock[locked[0]]] if len(locked) else fallback
+        if len(locked):
+            return self._reasons[int(self._lock[locked[0]])]
+        return Reason(f"{fallback.why} meets what never changes", fallback.where)
 
     def _unify_columns(self, a: NDArray[np.int64], b: NDArray[np.int64], reason: Reason) -> None:
         """Both sides have at most one atom a position."""

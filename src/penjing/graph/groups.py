@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,9 @@ class Units:
 def find_units(analysis: Analysis) -> list[Units]:
     """Groups of a network in the order of its stored tensors.
 
+    Units of one group lie in the same dimensions of every tensor, equally often: how many positions
+    stay depends on how many units do, and as long as one unit stays, no dimension runs empty.
+
     Args:
         analysis: Labels of every tensor.
 
@@ -57,31 +61,32 @@ def find_units(analysis: Analysis) -> list[Units]:
         One entry per group of at least two units that owns part of a parameter.
     """
     owned = _owned_positions(analysis)
-    alike: dict[tuple[tuple[Place, int], ...], list[int]] = defaultdict(list)
-    for atom, owns in owned.items():
-        alike[tuple((place, len(at)) for place, at in owns.items())].append(atom)
+    seen = _seen_positions(analysis)
+    alike: dict[tuple[tuple[Place, ...], tuple[tuple[int, int], ...]], list[int]] = defaultdict(
+        list
+    )
+    for atom, places in owned.items():
+        alike[tuple(places), tuple(seen[atom])].append(atom)
     outputs = _output_dims(analysis)
     found: list[Units] = []
     names: dict[str, int] = defaultdict(int)
-    for signature, atoms in alike.items():
-        places = [place for place, _ in signature]
-        if len(atoms) < 2 or not any(
-            place.tensor in analysis.program.parameters for place in places
-        ):
+    for (at, _), atoms in alike.items():
+        if len(atoms) < 2 or not any(p.tensor in analysis.program.parameters for p in at):
             continue
-        atoms.sort(key=lambda a: owned[a][places[0]][0])
-        maker = next((p for p in places if outputs.get(p.tensor) == p.dim), places[0])
+        first = at[0]
+        atoms.sort(key=lambda a: owned[a][first][0])  # noqa: B023 - used at once
+        maker = next((p for p in at if outputs.get(p.tensor) == p.dim), at[0])
         name = maker.tensor.removesuffix(".weight")
         names[name] += 1
         label = name if names[name] == 1 else f"{name}#{names[name]}"
-        found.append(_units(analysis, label, places, atoms, owned))
+        found.append(_units(analysis, label, at, atoms, owned))
     return found
 
 
 def _units(
     analysis: Analysis,
     name: str,
-    places: list[Place],
+    places: Sequence[Place],
     atoms: list[int],
     owned: dict[int, dict[Place, list[int]]],
 ) -> Units:
@@ -118,6 +123,24 @@ def _owned_positions(analysis: Analysis) -> dict[int, dict[Place, list[int]]]:
                         int(position)
                     )
     return owned
+
+
+def _seen_positions(analysis: Analysis) -> dict[int, list[tuple[int, int]]]:
+    """Free atom -> every dimension of every tensor that it lies in, and at how many positions."""
+    seen: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    dims = {
+        id(dim): dim
+        for node in analysis.program.graph.nodes
+        if node.op != "output"
+        for labels in analysis.all_labels(node)
+        for dim in labels
+    }
+    for number, dim in enumerate(dims.values()):
+        live = analysis.atoms.live(dim)
+        atoms, counts = np.unique(live[live >= 0], return_counts=True)
+        for atom, count in zip(atoms.tolist(), counts.tolist(), strict=True):
+            seen[atom].append((number, count))
+    return seen
 
 
 def _output_dims(analysis: Analysis) -> dict[str, int]:
@@ -179,8 +202,14 @@ def _reached(analysis: Analysis, atoms: set[int]) -> dict[str, int]:
 
 
 def _locks(analysis: Analysis) -> list[Lock]:
-    """What is locked along the output dimensions of weights, by tensor and reason."""
+    """What is locked along the output dimensions of weights, by tensor and reason.
+
+    A matrix that no known op reads is taken to make units along its first dimension.
+    """
     outputs = _output_dims(analysis)
+    for fqn in analysis.program.tensors:
+        if fqn in analysis.program.parameters and analysis.program.tensors[fqn].dim() > 1:
+            outputs.setdefault(fqn, 0)
     counts: dict[tuple[str, int, Reason], int] = defaultdict(int)
     for node in analysis.program.graph.nodes:
         fqn = analysis.program.stored.get(node.name, "")

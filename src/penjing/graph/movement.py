@@ -123,7 +123,7 @@ class Move:
     ) -> list[Dim]:
         """Labels that one source gives to each output axis."""
         out = [fixed(size) for size in inside.shape]
-        for dim, place in zip(self.labels(source), places, strict=True):
+        for dim, place in zip(self.labels(source), places, strict=bool(self.shape(source))):
             if len(dim) == 1 or not self.atoms.is_live(dim):
                 continue
             axes, core = _varying(np.where(inside, place + 1, 0))

@@ -222,6 +222,11 @@ def _group_norm(rewriter: Rewriter, old: Call, twin: Call) -> None:
     twin.set_arg("num_groups", _groups_left(rewriter, channels, old.arg("num_groups")))
 
 
+def _channel_shuffle(rewriter: Rewriter, old: Call, twin: Call) -> None:
+    channels = rewriter.labels(old.arg("self"))[1]
+    twin.set_arg("groups", _groups_left(rewriter, channels, old.arg("groups")))
+
+
 def _layer_norm(rewriter: Rewriter, old: Call, twin: Call) -> None:
     shape = twin.arg("normalized_shape")
     dims = rewriter.labels(old.arg("input"))[-len(shape) :]
@@ -250,7 +255,7 @@ _RULES: dict[str, Rewrite] = {
         ),
         _made,
     ),
-    **dict.fromkeys(("slice", "narrow", "select"), _slice),
+    **dict.fromkeys(("slice", "narrow", "select", "slice_scatter"), _slice),
     **dict.fromkeys(
         ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"),
         _split,
@@ -264,6 +269,7 @@ _RULES: dict[str, Rewrite] = {
     "unflatten": _unflatten,
     "repeat": _repeat,
     "group_norm": _group_norm,
+    "channel_shuffle": _channel_shuffle,
     "scaled_dot_product_attention": _attention,
 }
 

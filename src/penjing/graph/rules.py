@@ -206,6 +206,14 @@ def pad(site: Site) -> list[Labels]:
     return [out]
 
 
+def channel_shuffle(site: Site) -> list[Labels]:
+    """View as (groups, c / groups), transpose, merge."""
+    x, groups = site.must("self"), site.call.arg("groups")
+    sizes = [groups, len(x[1]) // groups]
+    outer, inner = site.atoms.split(x[1], sizes, site.reason("groups"))
+    return [[x[0], product(inner, outer), *x[2:]]]
+
+
 def embedding(site: Site) -> list[Labels]:
     """Rows are chosen by data; columns stay."""
     weight = site.must("weight")
@@ -440,7 +448,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **_named(
             pointwise,
-            "hardswish softplus masked_fill where zeros_like ones_like full_like rand_like "
+            "hardswish softplus masked_fill fill where zeros_like ones_like full_like rand_like "
             "randn_like bernoulli mish hardtanh relu6 leaky_relu elu selu celu silu gelu "
             "logsigmoid log_sigmoid softsign threshold",
         ),
@@ -466,6 +474,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(batch_norm, "batch_norm instance_norm"),
         **_named(layer_norm, "layer_norm rms_norm"),
         **_named(group_norm, "group_norm"),
+        **_named(channel_shuffle, "channel_shuffle"),
         **_named(weight_norm, "_weight_norm"),
         **_named(reduce_exact, "sum linalg_vector_norm norm"),
         **_named(reduce_normalised, "mean var std amax amin"),
