@@ -12,7 +12,14 @@ from penjing.errors import CheckpointError, InputError
 from penjing.graph.capture import capture
 from penjing.graph.form import graph_form
 from penjing.plan import Plan
-from penjing.record import Record, attach, describe_example, make_example, record_of
+from penjing.record import (
+    Record,
+    attach,
+    describe_example,
+    make_example,
+    record_of,
+    remember,
+)
 
 RECORD = Record.of(torch.ones(2, 3), [Plan({}, {"a": 2}, "00")])
 
@@ -45,6 +52,20 @@ def test_a_later_record_replaces_the_earlier_one_in_copies_too():
     found = record_of(copy.deepcopy(form))
     assert found is not None
     assert len(found.plans) == 2
+
+
+def test_plans_of_a_network_that_is_cut_twice_are_remembered_in_order():
+    first, second = Plan({}, {"a": 4}, "00"), Plan({}, {"a": 2}, "01")
+    model = nn.Linear(3, 2)
+    remember(model, nn.Linear(3, 4), torch.ones(2, 3), first)
+    remember(model, model, torch.ones(2, 3), second)
+    assert record_of(model) == Record.of(torch.ones(2, 3), [first, second])
+
+
+def test_inputs_that_cannot_be_described_leave_no_record():
+    model = nn.Linear(3, 2)
+    remember(model, model, {"x": object()}, Plan({}, {"a": 2}, "00"))
+    assert record_of(model) is None
 
 
 @pytest.mark.parametrize(

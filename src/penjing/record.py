@@ -61,6 +61,26 @@ def attach(model: nn.Module, record: Record) -> None:
         model._register_deepcopy_hook(partial(_reattach, record=record))
 
 
+def remember(result: nn.Module, source: nn.Module, example_inputs: Any, plan: Plan) -> None:
+    """Note on `result` that `plan` made it from `source`, which may itself have been cut before.
+
+    Inputs that cannot be described leave `result` without a record: it is then saved with its
+    example inputs.
+
+    Args:
+        result: The cut network, which gets the record.
+        source: The network that was cut; may be `result`.
+        example_inputs: Of both.
+        plan: What was cut.
+    """
+    earlier = record_of(source)
+    try:
+        record = Record.of(example_inputs, earlier.plans if earlier else ())
+    except InputError:
+        return
+    attach(result, record.then(plan))
+
+
 def record_of(model: nn.Module) -> Record | None:
     """The record that hangs on `model`, if any."""
     record = getattr(model, ATTRIBUTE, None)
