@@ -27,6 +27,7 @@ from torch import fx
 from penjing.counts.params import count_nonzero, count_params
 from penjing.counts.sizes import Shape, Sizes
 from penjing.figures import LayerFigures
+from penjing.graph.call import op_name
 from penjing.graph.capture import Program
 from penjing.graph.form import identity
 
@@ -96,7 +97,7 @@ class Counter:
     def _row(self, node: fx.Node, rule: Rule, constant: frozenset[fx.Node]) -> LayerFigures:
         names = _parameters_behind(node, self.program, constant)
         tensors = [self.program.tensors[name] for name in names]
-        op = str(node.target.__name__).split(".")[0]  # type: ignore[union-attr] # an ATen overload
+        op = op_name(node)
         return LayerFigures(
             name=_layer_name(node, op, names),
             op=op,
@@ -128,7 +129,7 @@ def layer_figures(program: Program) -> tuple[LayerFigures, ...]:
 def _rule(node: fx.Node) -> Rule | None:
     if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
         return None
-    return RULES.get(node.target.__name__.split(".")[0])
+    return RULES.get(op_name(node))
 
 
 def _node(argument: Any) -> fx.Node:

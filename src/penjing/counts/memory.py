@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from penjing.counts.macs import input_free
 from penjing.counts.sizes import Shape, Sizes
+from penjing.graph.call import op_name
 from penjing.graph.capture import Program, concrete_size
 from penjing.graph.functional import is_view
 
@@ -171,11 +172,6 @@ def _source(node: fx.Node) -> fx.Node | None:
     if name == "to" and _differs(node.meta["val"], first.meta["val"]):
         return None
     return first
-
-
-def op_name(node: fx.Node) -> str:
-    """Name of an ATen op without its overload, or of a function."""
-    return str(getattr(node.target, "__name__", node.target)).split(".")[0]
 
 
 def _is_contiguous(value: Tensor) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from penjing.errors import ExportError, require
+from penjing.errors import ExportError
 
 
 def open_session(path: Path, threads: int = 1) -> Any:
@@ -22,9 +22,9 @@ def open_session(path: Path, threads: int = 1) -> Any:
 
     Raises:
         ExportError: The file is missing, or ONNX Runtime cannot run it.
-        MissingDependencyError: onnxruntime is not installed.
     """
-    ort = require("onnxruntime", extra="all")
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -43,7 +43,8 @@ def runtime_errors(path: Path) -> Iterator[None]:
     Raises:
         ExportError: ONNX Runtime cannot run the file.
     """
-    state = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="all")
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
     kinds = tuple(
         kind
         for kind in vars(state).values()
@@ -58,4 +59,6 @@ def runtime_errors(path: Path) -> Iterator[None]:
 
 def runtime_name() -> str:
     """Name and version, such as "onnxruntime 1.31.1"."""
-    return f"onnxruntime {require('onnxruntime', extra='all').__version__}"
+    import onnxruntime as ort
+
+    return f"onnxruntime {ort.__version__}"
