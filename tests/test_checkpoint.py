@@ -17,6 +17,7 @@ from penjing.graph.form import graph_form
 from penjing.graph.network import Network
 from penjing.pruning.surgery import cut_module
 from penjing.record import Record, attach, record_of
+from penjing.verbs.prune import prune
 
 X = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -96,6 +97,13 @@ def test_a_pruned_network_comes_back_in_its_own_class(pruned, tmp_path):
 
 def test_a_pruned_network_comes_back_with_its_record(pruned, tmp_path):
     assert record_of(load(save(pruned, tmp_path), make_network)) == record_of(pruned)
+
+
+def test_a_network_that_was_pruned_twice_comes_back_in_its_own_class(network, tmp_path):
+    once = prune(network, X, pruning_ratio=0.4)
+    twice = prune(once.model, X, pruning_ratio=0.4)
+    loaded = load(save(twice.model, tmp_path), make_network)
+    assert torch.equal(loaded(X), twice.model.eval()(X))
 
 
 def test_a_plan_for_another_network_is_refused(pruned, tmp_path):

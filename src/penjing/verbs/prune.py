@@ -24,6 +24,7 @@ from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.selection import Key
 from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
+from penjing.record import remember
 from penjing.recovery.recalibrate import recalibrate
 from penjing.recovery.reconstruct import reconstruct
 from penjing.report import Histogram, Report, ReportData, environment
@@ -142,6 +143,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     worker, example = _on_cpu(model, example_inputs, home)
     work = _prune_in_steps(worker, example, samples, choices, goal)
     result = _placed(model, work, home, inplace)
+    remember(result, model, example_inputs, work.plan)
     report = Report(
         replace(work.report_data(worker, samples), seconds=time.perf_counter() - started)
     )
