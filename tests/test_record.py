@@ -92,6 +92,7 @@ def test_an_input_of_another_kind_is_refused():
     [
         {"tensor": ["float32", 10**12]},
         {"tensor": ["float32", -1]},
+        {"tensor": ["float32", float("inf")]},
         {"tensor": ["load", 1]},
         {"pickle": "x"},
         [],

@@ -141,7 +141,7 @@ def make_example(content: Any, device: torch.device | str = "cpu") -> Any:
     """
     try:
         return _make(content, torch.device(device), 0)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"this does not describe example inputs: {error}") from error
 
 

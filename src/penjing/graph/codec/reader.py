@@ -40,6 +40,7 @@ def from_json(content: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
         ValueError,
         IndexError,
         AttributeError,
+        OverflowError,
         RuntimeError,
         SyntaxError,
         CaptureError,
