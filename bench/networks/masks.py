@@ -1,0 +1,98 @@
+"""An oracle of its own: what a pruner kept, read off the values, and the masked original.
+
+The zoo's tensors hold no value twice, so the values of a pruned tensor tell which positions of the
+original stayed. Neither pruner is asked.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from networks import stored
+
+INPUTS = 3  # random inputs that outputs are compared on, beside the example
+
+
+class Changed(Exception):
+    """A pruned tensor is no selection of rows and columns of the original."""
+
+
+def survivors(original: Tensor, pruned: Tensor) -> list[np.ndarray]:
+    """Kept positions along every dimension.
+
+    Raises:
+        Changed: A value is not the original's, or the kept ones are no product of positions.
+    """
+    values = original.detach().numpy().reshape(-1)
+    order = np.argsort(values, kind="stable")
+    wanted = pruned.detach().numpy().reshape(-1)
+    found = order[np.minimum(np.searchsorted(values[order], wanted), len(values) - 1)]
+    if not np.array_equal(values[found], wanted):
+        raise Changed("holds values that the original does not")
+    places = np.unravel_index(found, original.shape)
+    kept = [np.unique(place) for place in places]
+    if [len(k) for k in kept] != list(pruned.shape):
+        raise Changed("is no product of kept rows and columns")
+    return kept
+
+
+def masked(original: nn.Module, pruned: nn.Module) -> nn.Module:
+    """A copy of the original with every position zeroed that the pruned network lost.
+
+    Raises:
+        Changed: A tensor is no selection of the original's.
+    """
+    small = dict(stored(pruned))
+    twin = copy.deepcopy(original)
+    with torch.no_grad():
+        for name, tensor in stored(twin):
+            if name not in small or small[name].shape == tensor.shape:
+                continue
+            try:
+                kept = survivors(tensor, small[name])
+            except Changed as error:
+                raise Changed(f"{name} {error}") from error
+            for axis, positions in enumerate(kept):
+                gone = np.setdiff1d(np.arange(tensor.shape[axis]), positions)
+                tensor.index_fill_(axis, torch.from_numpy(gone), 0.0)
+    return twin
+
+
+def call(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """Flat output tensors of a network in eval mode."""
+    model.eval()
+    with torch.no_grad():
+        if isinstance(inputs, dict):
+            made = model(**inputs)
+        else:
+            made = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    if isinstance(made, Mapping):  # the hub's outputs are ordered dicts that pytree may not know
+        made = dict(made)
+    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+
+
+def difference(left: nn.Module, right: nn.Module, example: Any) -> float:
+    """Largest relative difference of any output on the example and on random inputs."""
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        return torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+    worst = 0.0
+    for inputs in [example, *(pytree.tree_map(noise, example) for _ in range(INPUTS))]:
+        for got, want in zip(call(left, inputs), call(right, inputs), strict=True):
+            if got.shape != want.shape:
+                return math.inf
+            scale = float(want.abs().max().clamp_min(1e-30))
+            worst = max(worst, float((got - want).abs().max()) / scale)
+    return worst

@@ -1,0 +1,1 @@
+"""Peers, each behind one small adapter."""
