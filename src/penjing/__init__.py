@@ -1,3 +1,52 @@
 """Take a trained network, some data and a budget; give back the network that fits, proved."""
 
+from penjing.checkpoint import load, save
+from penjing.compression import Compressed, compress
+from penjing.errors import PenjingError
+from penjing.figures import Figures
+from penjing.plan import Group, Groups, Plan
+from penjing.report import Report
+from penjing.task import Calibration, Task
+from penjing.verbs.export import export
+from penjing.verbs.find_groups import find_groups
+from penjing.verbs.finetune import Tuned, finetune
+from penjing.verbs.later import Later
+from penjing.verbs.measure import measure
+from penjing.verbs.prune import Pruned, prune
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Calibration",
+    "Compressed",
+    "Figures",
+    "Group",
+    "Groups",
+    "PenjingError",
+    "Plan",
+    "Pruned",
+    "Report",
+    "Task",
+    "Tuned",
+    "compile",
+    "compress",
+    "distill",
+    "export",
+    "find_groups",
+    "finetune",
+    "load",
+    "measure",
+    "prune",
+    "quantize",
+    "save",
+    "search",
+    "sparsify",
+    "train",
+]
+
+compile = Later("compile")
+distill = Later("distill")
+quantize = Later("quantize")
+search = Later("search")
+sparsify = Later("sparsify")
+train = Later("train")

@@ -6,6 +6,7 @@ dimension is dynamic where the network allows it.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -229,16 +230,11 @@ def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedPr
     if batch is not None:
         repeat = MIN_BATCH if batch == 1 else 1
         many_args, many_kwargs = pytree.tree_map(lambda v: _repeat(v, repeat), (args, kwargs))
+        named = inspect.signature(model.forward).bind(*many_args, **many_kwargs).arguments
         dims = pytree.tree_map(
-            lambda v: {0: torch.export.Dim.AUTO} if isinstance(v, Tensor) else None,
-            (many_args, many_kwargs),
+            lambda v: {0: torch.export.Dim.AUTO} if _has_batch(v) else None, dict(named)
         )
-        program = _try_export(
-            model,
-            many_args,
-            many_kwargs,
-            (*dims[0],) if not kwargs else dims[1] if not args else None,
-        )
+        program = _try_export(model, many_args, many_kwargs, dims)
         if not isinstance(program, Exception):
             dynamic = _has_dynamic_batch(program)
             if dynamic or repeat == 1:
@@ -250,17 +246,17 @@ def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedPr
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Size of dimension 0 when all tensor inputs share it."""
-    sizes = {
-        v.shape[0] if v.dim() else None
-        for v in pytree.tree_leaves((args, kwargs))
-        if isinstance(v, Tensor)
-    }
+    """Size of dimension 0 when all tensor inputs that have one share it."""
+    sizes = {v.shape[0] for v in pytree.tree_leaves((args, kwargs)) if _has_batch(v)}
     return sizes.pop() if len(sizes) == 1 else None
 
 
+def _has_batch(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
 def _repeat(value: Any, times: int) -> Any:
-    return torch.cat([value] * times) if isinstance(value, Tensor) and times > 1 else value
+    return torch.cat([value] * times) if _has_batch(value) and times > 1 else value
 
 
 def _try_export(
@@ -278,7 +274,7 @@ def _has_dynamic_batch(program: torch.export.ExportedProgram) -> bool:
     values = [
         n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs
     ]
-    return all(is_free(v.shape[0]) for v in values if isinstance(v, Tensor))
+    return all(is_free(v.shape[0]) for v in values if isinstance(v, Tensor) and v.dim())
 
 
 def is_free(size: int | torch.SymInt) -> bool:

@@ -74,7 +74,7 @@ def find_units(analysis: Analysis) -> list[Units]:
         if len(atoms) < 2 or not any(p.tensor in analysis.program.parameters for p in at):
             continue
         first = at[0]
-        atoms.sort(key=lambda a: owned[a][first][0])  # noqa: B023 - used at once
+        atoms.sort(key=lambda a: owned[a][first][0])
         maker = next((p for p in at if outputs.get(p.tensor) == p.dim), at[0])
         name = maker.tensor.removesuffix(".weight")
         names[name] += 1
