@@ -144,11 +144,15 @@ class Stream:
     def _run(self, chunk: Chunk, start: int, stop: int) -> None:
         """Run one chunk through the nodes in [start, stop) and free what is dead."""
         for place in range(start, stop):
-            name = self._order[place]
-            for program, own in enumerate(self._own):
-                if name in own and name not in self._constants[program]:
-                    self.value(chunk, name, program)
+            self._visit(chunk, place)
             self._free(chunk, place)
+
+    def _visit(self, chunk: Chunk, place: int) -> None:
+        """Compute one node in every program that has its own."""
+        name = self._order[place]
+        for program, own in enumerate(self._own):
+            if name in own and name not in self._constants[program]:
+                self.value(chunk, name, program)
 
     def _free(self, chunk: Chunk, place: int) -> None:
         """Forget what only nodes up to `place` read."""
@@ -192,9 +196,10 @@ class Stream:
         given = {_storage(v) for v in chunk.values[0].values() if isinstance(v, Tensor)}
         live = []
         for place, _ in enumerate(self._order):
+            self._visit(chunk, place)
             live.append(_bytes(chunk.values, given) / chunk.samples)
-            self._run(chunk, place, place + 1)
-        return [max(pair) for pair in zip(live, [*live[1:], 0.0], strict=True)]
+            self._free(chunk, place)
+        return live
 
     def _flat(self, size: int) -> Iterator[list[Any]]:
         """Flat inputs of `size` samples each."""
