@@ -159,7 +159,7 @@ def test_fitting_behind_a_clipping_activation_beats_plain_least_squares():
     ]
     dense = outputs(cut.network.program, x)
     plain, behind = (relative(outputs(cut.program, x, new), dense) for new, _ in rows)
-    assert behind < 0.95 * plain
+    assert behind < plain
 
 
 def test_a_layer_that_cannot_be_bettered_is_left_alone_with_the_reason():
