@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed, join, product
-from penjing.graph.call import Call, is_tensor, output_shapes
+from penjing.graph.call import Call, is_tensor, op_name, output_shapes
 
 Labels = list[Dim]
 
@@ -108,7 +108,7 @@ def pointwise(site: Site) -> list[Labels]:
     """Element-wise: dimensions of full size go together; sums of live tensors make a stream."""
     operands = [n for n in site.call.node.all_input_nodes if is_tensor(n)]
     labels = broadcast(site, [site.labels_of(n) for n in operands], site.shapes[0])
-    moving = [n for n in operands if not site.is_constant(n)]
+    moving = [n for n in operands if not site.is_constant(n) and op_name(n) not in FILLED]
     if site.call.name in {"add", "sub", "add_", "sub_"} and len(set(moving)) > 1:
         for axis, dim in enumerate(labels):
             full = [n for n in moving if len(site.labels_of(n)) >= len(labels) - axis]
@@ -440,6 +440,9 @@ MAKERS = frozenset(
     ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
 )
 """Ops that make a tensor of one value from sizes."""
+
+FILLED = MAKERS | {"zeros_like", "ones_like", "full_like"}
+"""Ops whose result is the same wherever their argument comes from."""
 
 EXPANDERS = frozenset(("expand", "expand_as", "broadcast_to"))
 """Ops that repeat a dimension of size one."""
