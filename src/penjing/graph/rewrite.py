@@ -49,6 +49,17 @@ class Rewriter:
             )
         return new
 
+    def alone(self, old: fx.Node) -> fx.Node:
+        """One rewritten call, in a graph where its arguments are placeholders of their names."""
+        new = fx.Graph()
+        arguments: dict[fx.Node, fx.Node] = {}
+        for node in old.all_input_nodes:
+            argument = arguments[node] = new.placeholder(node.name)
+            argument.name, argument.meta = node.name, dict(node.meta)
+        twin = new.node_copy(old, lambda n: arguments[n])
+        self.rewrite(old, twin)
+        return twin
+
     def count(self, dim: Dim) -> int:
         """How many positions stay."""
         kept = self.kept(dim)
@@ -305,18 +316,15 @@ def unproved(analysis: Analysis, kept: Kept) -> list[fx.Node]:
         Nodes of the original graph; each was run alone on random inputs.
     """
     rewriter = Rewriter(analysis, kept)
-    twins = {n.name: n for n in rewriter.graph().nodes}
     generator = torch.Generator().manual_seed(0)
     return [
         node
         for node in analysis.program.graph.nodes
-        if analysis.is_move(node) and not _moves_alike(rewriter, node, twins[node.name], generator)
+        if analysis.is_move(node) and not _moves_alike(rewriter, node, generator)
     ]
 
 
-def _moves_alike(
-    rewriter: Rewriter, old: fx.Node, twin: fx.Node, generator: torch.Generator
-) -> bool:
+def _moves_alike(rewriter: Rewriter, old: fx.Node, generator: torch.Generator) -> bool:
     analysis, kept = rewriter.analysis, rewriter.kept
     if not any(
         rewriter.changed(d)
@@ -343,7 +351,7 @@ def _moves_alike(
         return short[node.name] if node.name in short else node.meta["val"]
 
     try:
-        got = _as_list(Call(twin).run(lookup))
+        got = _as_list(Call(rewriter.alone(old)).run(lookup))
     except (RuntimeError, IndexError, ValueError):
         return False
     labels = analysis.all_labels(old)
