@@ -1,0 +1,119 @@
+"""How accurate is a network right after pruning, without labels, gradients or training?
+
+    python bench/repair.py --network resnet56 --fewer-macs 2.11 --seed 0
+    python bench/repair.py --all            every missing row, one after the other
+
+One row is one network, one factor of fewer MACs, one calibration seed, one choice of importance, allocation and repair.
+CPU-minutes are process time on one thread of everything after loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from itertools import product
+
+import torch
+from record import Record, paired_interval, peak_mb
+from workloads import Workload, workload
+
+import penjing as pj
+
+FACTORS = {
+    "resnet20": (1.5, 2.0),
+    "resnet56": (1.5, 2.0, 2.11, 2.55, 3.0, 4.0),
+    "ic": (1.25, 1.5, 2.0, 2.5),
+    "vww": (1.25, 1.5, 2.0, 2.5),
+    "kws": (1.1, 1.25, 1.5, 2.0),
+    "ad": (1.5, 2.0, 4.0, 8.0),
+}
+SEEDS = (0, 1, 2)
+CRITERIA = [
+    (importance, allocation, repair)
+    for importance, allocation, repair in product(
+        ("random", "l1", "l2", "taylor", "obs"), ("uniform", "dp"), (None, "least_squares")
+    )
+]
+SAMPLES = 1000
+
+
+def row(job: Workload, factor: float, seed: int, choice: tuple[str | None, str | None, str | None], scope: str) -> dict:
+    """Prune, then look at the test set once."""
+    importance, allocation, repair = choice
+    x = job.calibration(seed, SAMPLES)
+    start, wall = time.process_time(), time.perf_counter()
+    pruned = pj.prune(
+        job.model,
+        x[:1],
+        constraints={"macs": f"{100 / factor}%"},
+        calibration=[x],
+        importance=importance,
+        allocation=allocation,
+        repair=repair,
+        scope=scope.split("+"),
+        seed=seed,
+    )
+    spent, wall = time.process_time() - start, time.perf_counter() - wall
+    before, after = job.correct(job.model), job.correct(pruned.model)
+    data = pruned.report.data
+    assert data.before is not None and data.after is not None and data.proof is not None
+    result = {
+        "network": job.name,
+        "fewer_macs": factor,
+        "seed": seed,
+        "importance": importance,
+        "allocation": allocation,
+        "repair": repair,
+        "scope": scope,
+        "measured_fewer_macs": data.before.macs / data.after.macs,
+        "fewer_params": data.before.params / data.after.params,
+        "metric": job.metric,
+        "dense": 100 * job.quality(before),
+        "pruned": 100 * job.quality(after),
+        "agreement_with_dense_on_calibration": data.agreement,
+        "samples": len(x),
+        "test_samples": len(job.labels),
+        "cpu_seconds": spent,
+        "wall_seconds": wall,
+        "peak_mb": peak_mb(),
+        "proof_error": data.proof.error,
+        "proof_moved": data.proof.moved,
+        "form": data.proof.form,
+        "split": job.split,
+    }
+    if job.metric == "top-1":
+        result["difference_points"] = paired_interval(after, before)
+    return result
+
+
+def record(name: str) -> Record:
+    """The results file of one network."""
+    return Record(f"repair-{name}", __doc__.splitlines()[0], f"python bench/repair.py --network {name} --all")
+
+
+def main() -> None:
+    """Do the rows that are asked for and missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=sorted(FACTORS))
+    parser.add_argument("--fewer-macs", type=float)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--scope", default="inner", help="inner, residual or inner+residual")
+    parser.add_argument("--criteria", action="store_true", help="every importance, allocation and repair instead")
+    parser.add_argument("--all", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in [given.network] if given.network else sorted(FACTORS):
+        job, rows = workload(name), record(name)
+        choices = CRITERIA if given.criteria else [("obs", "dp", "least_squares")]
+        for choice, factor, seed in product(
+            choices,
+            [given.fewer_macs] if given.fewer_macs else FACTORS[name],
+            [given.seed] if given.seed is not None else SEEDS,
+        ):
+            key = dict(zip(("importance", "allocation", "repair"), choice, strict=True))
+            if not rows.has(fewer_macs=factor, seed=seed, scope=given.scope, **key):
+                rows.add(row(job, factor, seed, choice, given.scope))
+
+
+if __name__ == "__main__":
+    main()

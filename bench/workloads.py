@@ -1,0 +1,121 @@
+"""Trained networks with calibration and test data, as the benchmarks need them.
+
+Selection on test data is a defect, so calibration comes from training images where there are any; the networks that have
+only evaluation samples use a fixed half of them to calibrate and report on the other half.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+from record import data_folder
+from torch import Tensor, nn
+
+BATCH = 250
+SPLIT_SEED = 0  # of the halves of networks without training data
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A trained network with data.
+
+    Args:
+        name: Short name.
+        model: In eval mode.
+        test: Inputs to report on.
+        score: Outputs' value per test sample from a network: correctness, or an anomaly score.
+        labels: Of the test inputs.
+        calibration: seed, samples -> unlabelled inputs.
+        labelled: seed, samples -> the same inputs with labels, for criteria that want them.
+        bar: Quality bar of the reference benchmark, a share; None where there is none.
+        split: How calibration and test data were separated.
+    """
+
+    name: str
+    model: nn.Module
+    test: Tensor
+    labels: np.ndarray
+    calibration: Callable[[int, int], Tensor]
+    bar: float | None
+    split: str
+    metric: str = "top-1"
+
+    def correct(self, model: nn.Module) -> Tensor:
+        """Per test sample 1.0 where the decision is right; for `ad` the anomaly score."""
+        with torch.inference_mode():
+            if self.metric == "AUC":
+                return torch.stack([((model(w) - w) ** 2).mean() for w in self.test])
+            decided = torch.cat([model(b).argmax(1) for b in self.test.split(BATCH)])
+        return (decided == torch.from_numpy(self.labels.astype(np.int64))).float()
+
+    def quality(self, values: Tensor) -> float:
+        """Top-1 share, or area under the ROC curve."""
+        return auc(values.numpy(), self.labels) if self.metric == "AUC" else float(values.mean())
+
+
+def auc(score: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve by ranks."""
+    rank = score.argsort().argsort()
+    ones, zeros = int((labels == 1).sum()), int((labels == 0).sum())
+    return float((rank[labels == 1].sum() - ones * (ones - 1) / 2) / (ones * zeros))
+
+
+def load_module() -> ModuleType:
+    """`load.py` of the data folder."""
+    path = data_folder() / "load.py"
+    spec = importlib.util.spec_from_file_location("penjing_bench_data", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def workload(name: str) -> Workload:
+    """One of resnet20, resnet56, ic (MLPerf Tiny ResNet-8), vww, kws, ad."""
+    data = load_module()
+    if name.startswith("resnet"):
+        return _cifar(name, data.cifar_resnet(int(name.removeprefix("resnet"))), data, data.prepare_cifar, None)
+    if name == "ic":
+        raw = lambda images: torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()  # noqa: E731
+        model, _, _ = data.tiny("ic")
+        return _cifar(name, model, data, raw, 0.85)
+    return _halves(name, *data.tiny(name))
+
+
+def _cifar(name: str, model: nn.Module, data: ModuleType, prepare: Callable, bar: float | None) -> Workload:
+    arrays = data.cifar10()
+
+    def calibration(seed: int, samples: int) -> Tensor:
+        return prepare(arrays["x_train"][np.random.RandomState(seed).permutation(50000)[:samples]])
+
+    return Workload(
+        name, model, prepare(arrays["x_test"]), arrays["y_test"], calibration, bar,
+        "calibration: random training images without labels; reported on all 10 000 test images",
+    )  # fmt: skip
+
+
+def _halves(name: str, model: nn.Module, x: Tensor, y: np.ndarray) -> Workload:
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(x))
+    mine, theirs = order[: len(x) // 2], order[len(x) // 2 :]
+    if name == "ad":
+        windows = x.unfold(1, 5, 1).permute(0, 1, 3, 2).reshape(len(x), -1, 640)
+        pool = windows[mine].reshape(-1, 640)
+        test: Tensor = windows[theirs]
+    else:
+        pool, test = x[mine], x[theirs]
+
+    def calibration(seed: int, samples: int) -> Tensor:
+        return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:samples]]
+
+    return Workload(
+        name, model, test, y[theirs], calibration, {"vww": 0.80, "kws": 0.90, "ad": 0.85}[name],
+        f"a fixed half ({len(mine)}) of the evaluation samples to calibrate, the other half ({len(theirs)}) to report",
+        "AUC" if name == "ad" else "top-1",
+    )  # fmt: skip
