@@ -91,7 +91,10 @@ def _compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
     program = cut.program
     dtypes = {fqn: t.dtype for fqn, t in program.tensors.items()}
     random = {fqn: t.to(dtypes[fqn]) for fqn, t in randomised(program, generator).items()}
-    own = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    own = {
+        *dict(module.named_parameters(remove_duplicate=False)),
+        *dict(module.named_buffers(remove_duplicate=False)),
+    }
     kept = {fqn: t.detach().clone() for fqn, t in program.tensors.items()}
     tensors = {fqn: t if fqn in own else kept[fqn] for fqn, t in random.items()}
     inputs = [_as(v, random_like(v, generator)) for v in program.example]

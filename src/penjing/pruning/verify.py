@@ -87,27 +87,37 @@ def prove(cut: Cut, seed: int = 0) -> Evidence:
 
 
 def randomised(program: Program, generator: torch.Generator) -> dict[str, Tensor]:
-    """Stored tensors in float64 on the CPU: parameters and running statistics moved at random."""
+    """Stored tensors in float64 on the CPU: parameters and running statistics moved at random.
+
+    Names of one tensor get one value.
+    """
     variances, means = _running_statistics(program)
-    out: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}
     for fqn, tensor in program.tensors.items():
         value = tensor.detach().cpu()
-        if not value.is_floating_point():
-            out[fqn] = value
+        if id(tensor) in made:
             continue
-        value = value.double()
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        if fqn in variances:
-            value = 0.5 + 1.5 * torch.rand(value.shape, generator=generator, dtype=torch.float64)
-        elif fqn in means:
-            value = 0.2 * noise
-        elif fqn in program.parameters and value.numel():
-            scale = float(value.square().mean().sqrt())
-            value = value + noise * (
-                0.5 * scale + (0.1 if value.dim() < 2 or scale < 1e-3 else 0.0)
+        if not value.is_floating_point():
+            made[id(tensor)] = value
+        elif fqn in variances:
+            made[id(tensor)] = 0.5 + 1.5 * torch.rand(
+                value.shape, generator=generator, dtype=torch.float64
             )
-        out[fqn] = value
-    return out
+        else:
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            parameter = fqn in program.parameters and value.numel() > 0
+            made[id(tensor)] = (
+                0.2 * noise
+                if fqn in means
+                else value.double() + (_noise_scale(value) * noise if parameter else 0.0)
+            )
+    return {fqn: made[id(tensor)] for fqn, tensor in program.tensors.items()}
+
+
+def _noise_scale(parameter: Tensor) -> float:
+    """Half the parameter's own spread, and more where it may be all zero."""
+    scale = float(parameter.double().square().mean().sqrt())
+    return 0.5 * scale + (0.1 if parameter.dim() < 2 or scale < 1e-3 else 0.0)
 
 
 def random_like(value: Any, generator: torch.Generator) -> Any:
