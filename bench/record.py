@@ -65,7 +65,7 @@ def data_folder() -> Path:
 
 
 def paired_interval(after: torch.Tensor, before: torch.Tensor) -> dict[str, float]:
-    """Mean paired difference of two correctness vectors with its 95 % normal interval, in points."""
+    """Mean paired difference of two correctness vectors, in points, with its 95 % interval."""
     difference = after.double() - before.double()
     half = 1.96 * float(difference.std()) / math.sqrt(len(difference))
     mean = float(difference.mean())

@@ -3,8 +3,8 @@
     python bench/repair.py --network resnet56 --fewer-macs 2.11 --seed 0
     python bench/repair.py --all            every missing row, one after the other
 
-One row is one network, one factor of fewer MACs, one calibration seed, one choice of importance, allocation and repair.
-CPU-minutes are process time on one thread of everything after loading.
+One row is one network, one factor of fewer MACs, one calibration seed, one choice of importance,
+allocation and repair. CPU-minutes are process time on one thread of everything after loading.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import time
 from itertools import product
 
 import torch
-from record import Record, paired_interval, peak_mb
-from workloads import Workload, workload
 
 import penjing as pj
+from record import Record, paired_interval, peak_mb
+from workloads import Workload, workload
 
 FACTORS = {
     "resnet20": (1.5, 2.0),
@@ -37,7 +37,13 @@ CRITERIA = [
 SAMPLES = 1000
 
 
-def row(job: Workload, factor: float, seed: int, choice: tuple[str | None, str | None, str | None], scope: str) -> dict:
+def row(
+    job: Workload,
+    factor: float,
+    seed: int,
+    choice: tuple[str | None, str | None, str | None],
+    scope: str,
+) -> dict:
     """Prune, then look at the test set once."""
     importance, allocation, repair = choice
     x = job.calibration(seed, SAMPLES)
@@ -56,7 +62,6 @@ def row(job: Workload, factor: float, seed: int, choice: tuple[str | None, str |
     spent, wall = time.process_time() - start, time.perf_counter() - wall
     before, after = job.correct(job.model), job.correct(pruned.model)
     data = pruned.report.data
-    assert data.before is not None and data.after is not None and data.proof is not None
     result = {
         "network": job.name,
         "fewer_macs": factor,
@@ -88,7 +93,9 @@ def row(job: Workload, factor: float, seed: int, choice: tuple[str | None, str |
 
 def record(name: str) -> Record:
     """The results file of one network."""
-    return Record(f"repair-{name}", __doc__.splitlines()[0], f"python bench/repair.py --network {name} --all")
+    return Record(
+        f"repair-{name}", __doc__.splitlines()[0], f"python bench/repair.py --network {name} --all"
+    )
 
 
 def main() -> None:
@@ -98,7 +105,9 @@ def main() -> None:
     parser.add_argument("--fewer-macs", type=float)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--scope", default="inner", help="inner, residual or inner+residual")
-    parser.add_argument("--criteria", action="store_true", help="every importance, allocation and repair instead")
+    parser.add_argument(
+        "--criteria", action="store_true", help="every importance, allocation and repair instead"
+    )
     parser.add_argument("--all", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)

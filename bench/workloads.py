@@ -1,7 +1,8 @@
 """Trained networks with calibration and test data, as the benchmarks need them.
 
-Selection on test data is a defect, so calibration comes from training images where there are any; the networks that have
-only evaluation samples use a fixed half of them to calibrate and report on the other half.
+Selection on test data is a defect, so calibration comes from training images where there are any;
+the networks that have only evaluation samples use a fixed half of them to calibrate and report on
+the other half.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from record import data_folder
 from torch import Tensor, nn
+
+from record import data_folder
 
 BATCH = 250
 SPLIT_SEED = 0  # of the halves of networks without training data
@@ -29,12 +31,11 @@ class Workload:
         name: Short name.
         model: In eval mode.
         test: Inputs to report on.
-        score: Outputs' value per test sample from a network: correctness, or an anomaly score.
         labels: Of the test inputs.
         calibration: seed, samples -> unlabelled inputs.
-        labelled: seed, samples -> the same inputs with labels, for criteria that want them.
         bar: Quality bar of the reference benchmark, a share; None where there is none.
         split: How calibration and test data were separated.
+        metric: "top-1" or "AUC".
     """
 
     name: str
@@ -70,7 +71,8 @@ def load_module() -> ModuleType:
     """`load.py` of the data folder."""
     path = data_folder() / "load.py"
     spec = importlib.util.spec_from_file_location("penjing_bench_data", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} cannot be read")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -81,15 +83,27 @@ def workload(name: str) -> Workload:
     """One of resnet20, resnet56, ic (MLPerf Tiny ResNet-8), vww, kws, ad."""
     data = load_module()
     if name.startswith("resnet"):
-        return _cifar(name, data.cifar_resnet(int(name.removeprefix("resnet"))), data, data.prepare_cifar, None)
+        return _cifar(
+            name,
+            data.cifar_resnet(int(name.removeprefix("resnet"))),
+            data,
+            data.prepare_cifar,
+            None,
+        )
     if name == "ic":
-        raw = lambda images: torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()  # noqa: E731
         model, _, _ = data.tiny("ic")
-        return _cifar(name, model, data, raw, 0.85)
+        return _cifar(name, model, data, _raw, 0.85)
     return _halves(name, *data.tiny(name))
 
 
-def _cifar(name: str, model: nn.Module, data: ModuleType, prepare: Callable, bar: float | None) -> Workload:
+def _raw(images: np.ndarray) -> Tensor:
+    """uint8 (N, 32, 32, 3) -> float32 (N, 3, 32, 32) in 0..255."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+
+
+def _cifar(
+    name: str, model: nn.Module, data: ModuleType, prepare: Callable, bar: float | None
+) -> Workload:
     arrays = data.cifar10()
 
     def calibration(seed: int, samples: int) -> Tensor:
@@ -112,10 +126,13 @@ def _halves(name: str, model: nn.Module, x: Tensor, y: np.ndarray) -> Workload:
         pool, test = x[mine], x[theirs]
 
     def calibration(seed: int, samples: int) -> Tensor:
-        return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:samples]]
+        return pool[
+            torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:samples]
+        ]
 
     return Workload(
         name, model, test, y[theirs], calibration, {"vww": 0.80, "kws": 0.90, "ad": 0.85}[name],
-        f"a fixed half ({len(mine)}) of the evaluation samples to calibrate, the other half ({len(theirs)}) to report",
+        f"a fixed half ({len(mine)}) of the evaluation samples to calibrate, the other half "
+        f"({len(theirs)}) to report",
         "AUC" if name == "ad" else "top-1",
     )  # fmt: skip
