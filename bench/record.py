@@ -1,4 +1,4 @@
-"""Rows of a benchmark in one JSON file: machine, versions, and rows that a later run adds to or skips.
+"""Rows of a benchmark in one JSON file, with machine and versions; a later run adds or skips rows.
 
 A row is known by its key; a killed run goes on with the next missing one.
 """
