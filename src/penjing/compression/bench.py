@@ -65,7 +65,7 @@ class Bench:
 
     def original(self) -> Candidate:
         """The network as it came, measured like any other candidate."""
-        plan, key = self.preparation.network.plan({}), key_of({**self.identity, "plan": "original"})
+        plan, key = self.preparation.network.plan({}), original_key(self.identity)
         found = self.folder.find(key, "original")
         if found is not None:
             return found
@@ -168,7 +168,7 @@ class Bench:
         self.progress.say(name, "exporting and timing")
         data = self._data(work, epochs, metrics)
         assert data.after is not None  # a cut is counted
-        data = replace(data, after=self.stopwatch.add(model, data.after))
+        data = replace(data, after=self.stopwatch.add(model, data.after, self.folder.onnx(key)))
         metric = metrics[self.yardstick.name]
         drop = 0.0 if original is None else self._drop(original, metrics)
         seconds = time.monotonic() - started
@@ -199,6 +199,11 @@ class Bench:
     ) -> ReportData:
         data = work.report_data(self.preparation.model, None)
         return replace(data, epochs=epochs, metrics_after=metrics)
+
+
+def original_key(identity: Mapping[str, str]) -> str:
+    """Key of the network as it came."""
+    return key_of({**identity, "plan": "original"})
 
 
 def on_cpu(value: Example) -> Example:

@@ -2,7 +2,8 @@
 
     workdir/
       calls.json                 seconds spent, by call
-      candidates/<key>/          spec.json, model.safetensors, plan.json, report.json
+      candidates/<key>/          spec.json, model.safetensors, plan.json, report.json,
+                                 model.onnx
         candidate.json           written last: a candidate without it is not finished
 
 A key hashes the weights, the data, the arguments and the versions that make a candidate, so a call
@@ -31,6 +32,7 @@ from penjing.report import Report
 
 FOLDER_VERSION = 1
 RECORD = "candidate.json"
+ONNX = "model.onnx"
 CALLS = "calls.json"
 PARTIAL = "training.json"
 
@@ -54,6 +56,10 @@ class RunFolder:
     def of(self, key: str) -> Path:
         """Folder of the candidate with this key."""
         return self.path / "candidates" / key
+
+    def onnx(self, key: str) -> Path:
+        """ONNX file of the candidate with this key; absent where ONNX cannot express it."""
+        return self.of(key) / ONNX
 
     def find(self, key: str, name: str) -> Candidate | None:
         """A finished candidate, or None.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -28,22 +26,24 @@ class Stopwatch:
         example: Example inputs on the CPU.
         threads: Of the runtime.
         needed: Whether a bound needs bytes or latency, so that a network without them is an error.
-        folder: Where the original's file is, once it was written; removed by `close`.
+        path: Where the original's file is, or will be written.
+        missing: Why there is no such file; empty otherwise.
     """
 
     original: Program
     example: Example
     threads: int
     needed: bool
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="penjing-")))
+    path: Path
     missing: str = ""
 
-    def add(self, model: nn.Module, figures: Figures) -> Figures:
+    def add(self, model: nn.Module, figures: Figures, path: Path) -> Figures:
         """The figures with bytes of the exported file and latency.
 
         Args:
             model: The network, on the CPU.
             figures: What was counted on its graph.
+            path: ONNX file to write.
 
         Returns:
             Figures with bytes and latency; without them, and the reason, where ONNX cannot express
@@ -59,9 +59,8 @@ class Stopwatch:
         try:
             theirs = self._original()
             program = capture(model, self.example)
-            mine = write_program(program, self.folder / "candidate.onnx")
-            feeds = onnx_feeds(program, timing.batch)
-            timed, _ = time_pair(mine.path, theirs, timing, feeds)
+            mine = theirs if path == theirs else write_program(program, path).path
+            timed, _ = time_pair(mine, theirs, timing, onnx_feeds(program, timing.batch))
         except ExportError as error:
             if self.needed:
                 raise
@@ -75,21 +74,16 @@ class Stopwatch:
         }
         return replace(
             figures,
-            size_bytes=mine.size_bytes,
+            size_bytes=mine.stat().st_size,
             latency_ms=timed.median_ms,
             latency=timed,
             how={**figures.how, **how},
         )
 
-    def close(self) -> None:
-        """Remove the files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _original(self) -> Path:
-        path = self.folder / "original.onnx"
-        if not path.exists():
-            write_program(self.original, path)
-        return path
+        if not self.path.is_file():
+            write_program(self.original, self.path)
+        return self.path
 
 
 def _unmeasured(figures: Figures, why: str) -> Figures:

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from penjing import checkpoint
+from penjing import checkpoint, files
 from penjing.compression.candidate import Candidate, row
+from penjing.compression.folder import ONNX
 from penjing.compression.job import Job
 from penjing.graph.capture import Example
 from penjing.plan import Plan
@@ -62,7 +63,7 @@ def report_data(
 def write(
     folder: Path, report: Report, network: nn.Module, example: Example, chosen: Candidate
 ) -> None:
-    """Put the result into the work folder: the network, the report as data and as a page."""
+    """Put the result into the work folder: the network, its ONNX file, the report."""
     checkpoint.save(
         network,
         folder / "model",
@@ -70,6 +71,9 @@ def write(
         metrics=dict(report.data.metrics_after),
         plan=_plan(chosen),
     )
+    (folder / ONNX).unlink(missing_ok=True)
+    if (chosen.folder / ONNX).is_file():
+        files.write_bytes(folder / ONNX, (chosen.folder / ONNX).read_bytes())
     report.save(folder / "report.json")
     report.save(folder / "report.html")
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from penjing.compression import summary
-from penjing.compression.bench import Bench, on_cpu
+from penjing.compression.bench import Bench, on_cpu, original_key
 from penjing.compression.clock import Clock
 from penjing.compression.constraints import MEASURED, Bound, parse
 from penjing.compression.folder import RunFolder, key_of
@@ -35,6 +35,10 @@ from penjing.verbs.export import export
 from penjing.verbs.preparation import Choices, Preparation, Repair
 
 Recovery = Literal["auto", "finetune"] | None
+
+RUNTIME_CHANNELS = 4
+"""Channels come in multiples of this where latency is bounded: ONNX Runtime's blocked convolutions
+(MLAS, NCHWc) take no others, and a cut that leaves their path is slower than the original."""
 
 
 class PruneOptions(TypedDict, total=False):
@@ -128,7 +132,8 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         seed: Of everything random; the same seed, candidates and latencies give the same network.
         progress: Show on a terminal where the search is.
         **options: As of `penjing.prune`: importance, allocation, repair, round_to, ignored_layers,
-            pruning_ratio_dict, max_pruning_ratio, scope.
+            pruning_ratio_dict, max_pruning_ratio, scope. Where latency is bounded, round_to is 4
+            unless it is given: the runtime is fast on multiples of it.
 
     Returns:
         The network, its report and every candidate.
@@ -155,7 +160,7 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     settings.check(task)
     samples = _samples(task, calibration, transform_fn, seed)
     used, held_out = divide(samples, task)
-    choices = _choices(options, seed)
+    choices = _choices(options, bounds, seed)
     with ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="penjing-"))
         stack.enter_context(random_kept(task.train if task else None, task.val if task else None))
@@ -163,7 +168,6 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         data = _Data(task, used, held_out)
         bench = _bench(model, example_inputs, data, choices, (settings, bounds, Path(path)))
         stack.callback(bench.progress.close)
-        stack.callback(bench.stopwatch.close)
         return _search(bench, bounds, settings, example_inputs, keep=workdir is not None)
 
 
@@ -223,7 +227,7 @@ def _samples(
     return task.calibration(seed=seed)
 
 
-def _choices(options: PruneOptions, seed: int) -> Choices:
+def _choices(options: PruneOptions, bounds: Mapping[str, Bound], seed: int) -> Choices:
     unknown = sorted(set(options) - set(PruneOptions.__annotations__))
     if unknown:
         known = ", ".join(PruneOptions.__annotations__)
@@ -233,6 +237,8 @@ def _choices(options: PruneOptions, seed: int) -> Choices:
     single = isinstance(layers, (str, type, nn.Module))
     given["ignored_layers"] = (layers,) if single else tuple(layers)
     given["pruning_ratio_dict"] = dict(given.get("pruning_ratio_dict") or {})
+    if "latency_ms" in bounds and given.get("round_to") is None:
+        given["round_to"] = RUNTIME_CHANNELS
     given["scope"] = frozenset(given.get("scope", ("inner", "residual")))
     return Choices(**given, seed=seed)
 
@@ -267,6 +273,7 @@ def _bench(
             example,
             settings.threads,
             bool(set(MEASURED) & set(bounds)),
+            folder.onnx(original_key(identity)),
         ),
         folder=folder,
         clock=Clock(folder, key_of({**identity, **limits, **recovery}), 60 * settings.minutes),

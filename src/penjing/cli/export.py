@@ -1,0 +1,41 @@
+"""`penjing export`: a network as a file for another runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penjing.cli.answers import answering, show_json, show_text, working
+from penjing.cli.opening import open_source
+from penjing.cli.options import AsJson, Debug, Net, Trust
+from penjing.verbs.export import export as export_network
+
+
+def export(
+    net: Net,
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write; its suffix is the format: .onnx.")
+    ],
+    trust: Trust = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Export a network; the file is loaded again and compared before it is put in place."""
+    with answering(as_json=as_json, debug=debug):
+        source = open_source(net, trust=trust, want=("example_inputs",))
+        with working("exporting"):
+            done = export_network(source.model, source.need("example_inputs"), out)
+        if as_json:
+            show_json(
+                {
+                    "path": str(done.path),
+                    "size_bytes": done.size_bytes,
+                    "difference": done.difference,
+                    "tolerance": done.tolerance,
+                    "runtime": done.runtime,
+                }
+            )
+        else:
+            show_text(str(done))

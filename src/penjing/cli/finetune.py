@@ -1,0 +1,81 @@
+"""`penjing finetune`: train a network that was cut, with the original as its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import nn
+
+from penjing import checkpoint
+from penjing.cli.answers import (
+    answering,
+    as_typed,
+    content_of,
+    show_json,
+    show_report,
+    show_text,
+    working,
+)
+from penjing.cli.opening import open_source
+from penjing.cli.options import AsJson, Debug, Net, Out, Seed, Trust
+from penjing.report import Report
+from penjing.verbs.finetune import finetune as finetune_network
+
+
+def finetune(  # noqa: PLR0913 - each is an option of the command
+    context: typer.Context,
+    net: Net,
+    student: Annotated[
+        Path | None,
+        typer.Option("--student", help="Folder of the cut network; NET is then its teacher."),
+    ] = None,
+    out: Out = Path("runs/tuned"),
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 3,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, adam, sgd, ...")] = "adamw",
+    lr: Annotated[float | None, typer.Option("--lr", help="Base learning rate.")] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of distillation.")] = 4.0,
+    weight: Annotated[float, typer.Option("--weight", help="The teacher's share.")] = 0.9,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Time limit.")] = None,
+    seed: Seed = 0,
+    trust: Trust = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network with the task of NET; stopped and called again, it goes on."""
+    with answering(as_json=as_json, debug=debug):
+        source = open_source(net, trust=trust)
+        teacher = None if student is None else source.model
+        model = source.model if student is None else _student(student, source.model)
+        tuned = finetune_network(
+            model,
+            source.need("task"),
+            teacher=teacher,
+            temperature=temperature,
+            weight=weight,
+            epochs=epochs,
+            optimizer=optimizer,
+            lr=lr,
+            minutes=minutes,
+            workdir=out / "training",
+            seed=seed,
+        )
+        report = Report(replace(tuned.report.data, command=as_typed(context)))
+        with working("saving"):
+            checkpoint.save(tuned.model, out / "model", source.need("example_inputs"))
+            report.save(out / "report.json")
+            report.save(out / "report.html")
+        if as_json:
+            show_json({"out": str(out), "report": content_of(report)})
+            return
+        show_report(report)
+        show_text(f"network and report: {out}")
+
+
+def _student(folder: Path, dense: nn.Module) -> nn.Module:
+    """The cut network: of the class of `dense` when it was saved as one, else its graph form."""
+    inner = folder / "model" if (folder / "model" / checkpoint.SPEC).is_file() else folder
+    graph = checkpoint.read(inner).form == "graph"
+    return checkpoint.load(inner, None if graph else dense)

@@ -1,0 +1,93 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Net = Annotated[
+    str,
+    typer.Argument(
+        metavar="NET",
+        help="net.py, package.module[:function], a .pt2 file, or a folder written by penjing.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on the output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Read a .pt2, which can run code that it holds.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Of the timed runtime.")]
+Macs = Annotated[
+    str | None, typer.Option("--macs", help="Upper bound: a number, or '50%' of the original.")
+]
+Params = Annotated[str | None, typer.Option("--params", help="Upper bound on the parameters.")]
+RamKb = Annotated[
+    str | None, typer.Option("--ram-kb", help="Upper bound on live activations, kB of 1024 bytes.")
+]
+FlashKb = Annotated[
+    str | None, typer.Option("--flash-kb", help="Upper bound on the exported file, kB.")
+]
+LatencyMs = Annotated[
+    str | None, typer.Option("--latency-ms", help="Upper bound on ONNX Runtime on this machine.")
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        "--max-drop", help="How much worse the first metric may get: 0.01 or '1%' is one point."
+    ),
+]
+Importance = Annotated[
+    str | None, typer.Option("--importance", help="obs, taylor, l1, l2, random, module:thing.")
+]
+Allocation = Annotated[
+    str | None, typer.Option("--allocation", help="dp, global, uniform, module:thing.")
+]
+RoundTo = Annotated[
+    int | None, typer.Option("--round-to", min=1, help="Units that remain, a multiple of this.")
+]
+MaxPruningRatio = Annotated[
+    float, typer.Option("--max-pruning-ratio", help="Largest share of one group that may go.")
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", help="Layer to leave alone, name or glob; may be repeated."),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the result.", file_okay=False)]
+
+
+class Repair(StrEnum):
+    """How a cut network is put right."""
+
+    AUTO = "auto"
+    LEAST_SQUARES = "least_squares"
+    RECALIBRATE = "recalibrate"
+    OFF = "off"
+
+    @property
+    def choice(self) -> Literal["auto", "least_squares", "recalibrate"] | None:
+        """As the verbs take it."""
+        return REPAIRS[self]
+
+
+REPAIRS: Mapping[Repair, Literal["auto", "least_squares", "recalibrate"] | None] = {
+    Repair.AUTO: "auto",
+    Repair.LEAST_SQUARES: "least_squares",
+    Repair.RECALIBRATE: "recalibrate",
+    Repair.OFF: None,
+}
+
+RepairOption = Annotated[
+    Repair, typer.Option("--repair", help="auto is least_squares where there is data.")
+]
+
+
+def given(bounds: Mapping[str, str | None]) -> dict[str, float | str]:
+    """The bounds that were given."""
+    return {name: text for name, text in bounds.items() if text is not None}
