@@ -215,6 +215,7 @@ class Atoms:
             above = self._to[roots]
             if np.array_equal(above, roots):
                 break
+            self._to[roots] = self._to[above]  # halves the path, or a long stream stays a chain
             roots = above
         self._to[atoms[present]] = roots[present]
         return np.where(present, roots, NOTHING)

@@ -186,7 +186,8 @@ def describe(analysis: Analysis, units: list[Units]) -> Groups:
 
 def _reached(analysis: Analysis, atoms: set[int]) -> dict[str, int]:
     """Parameter -> elements that at least one group cuts."""
-    numbers = np.array(sorted(atoms), np.int64)
+    cuttable = np.zeros(len(analysis.atoms) + 1, bool)  # the last for "no atom", number -1
+    cuttable[list(atoms)] = True
     reached = {}
     for node in analysis.program.graph.nodes:
         fqn = analysis.program.stored.get(node.name, "")
@@ -194,9 +195,7 @@ def _reached(analysis: Analysis, atoms: set[int]) -> dict[str, int]:
             untouched = 1
             for dim in analysis.labels(node):
                 live = analysis.atoms.live(dim)
-                untouched *= (
-                    int((~np.isin(live, numbers).any(axis=1)).sum()) if live.size else len(dim)
-                )
+                untouched *= int((~cuttable[live].any(axis=1)).sum()) if live.size else len(dim)
             reached[fqn] = analysis.program.tensors[fqn].numel() - untouched
     return reached
 
