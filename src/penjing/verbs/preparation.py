@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from penjing.recovery.reconstruct import Reconstruct
 from penjing.task import Calibration
 
 KIB = 1024  # a kB of flash or RAM is 1024 bytes, as data sheets have it
+RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, masks for instance
 REPAIRS = ("auto", "least_squares", "recalibrate")
 
 Repair = Literal["auto", "least_squares", "recalibrate"] | Reconstruct | None
@@ -147,17 +148,17 @@ class Preparation:
     def check(self) -> None:
         """Resolve every name before the first expensive step."""
         _ = self.importance, self.allocation, self.groups, self.ratios
-        if self.calibration is None and (
-            isinstance(self.importance, Prepares) or self.repair is not None
-        ):
-            what = (
-                f"importance {self.importance_name!r}"
-                if isinstance(self.importance, Prepares)
-                else f"repair {self.repair_name!r}"
-            )
+        if isinstance(self.importance, Prepares):
+            what = f"importance {self.importance_name!r}"
+        elif self.repair is not None:
+            what = f"repair {self.repair_name!r}"
+        else:
+            return
+        if self.calibration is None:
             raise StrategyError(
                 f"{what} needs data; pass calibration=batches (unlabelled inputs are enough)"
             )
+        self.calibration.at_least(2, what)
 
     # -------------------------------------------------------------- resolved choices
 
@@ -165,9 +166,10 @@ class Preparation:
     def importance(self) -> Importance | Prepares:
         """The importance that is used."""
         chosen = self.choices.importance
-        return resolve_importance(
-            chosen if chosen is not None else "obs" if self.calibration else "l2"
-        )
+        if chosen is None:
+            chosen = "obs" if self.calibration else "l2"
+        found = resolve_importance(chosen)
+        return _seeded(found, self.choices.seed) if isinstance(chosen, (str, type)) else found
 
     @property
     def importance_name(self) -> str:
@@ -379,16 +381,14 @@ def check_finite(model: nn.Module) -> None:
     Raises:
         InputError: Names the first such tensor and how many of its values are bad.
     """
-    tensors: Iterable[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in tensors:
-        if tensor.is_floating_point() and name in dict(model.named_parameters()):
-            bad = int((~torch.isfinite(tensor.detach())).sum())
-            if bad:
-                raise InputError(
-                    f"parameter {name!r} holds {bad} of {tensor.numel()} values that are NaN or "
-                    "infinite; "
-                    "load a checkpoint from before the training diverged"
-                )
+    statistics = [b for b in model.named_buffers() if b[0].endswith(RUNNING)]
+    for name, tensor in [*model.named_parameters(), *statistics]:
+        bad = int((~torch.isfinite(tensor.detach())).sum()) if tensor.is_floating_point() else 0
+        if bad:
+            raise InputError(
+                f"{name!r} holds {bad} of {tensor.numel()} values that are NaN or infinite; "
+                "load a checkpoint from before the training diverged"
+            )
 
 
 def checked(group: Group, scores: Tensor) -> Tensor:
@@ -407,6 +407,12 @@ def checked(group: Group, scores: Tensor) -> Tensor:
             f"the importance gave a score that is negative or not finite in group {group.name!r}"
         )
     return scores
+
+
+def _seeded(strategy: Any, seed: int) -> Any:
+    """A strategy of defaults with the seed of the call, where it takes one."""
+    takes = is_dataclass(strategy) and any(f.name == "seed" for f in fields(strategy))
+    return replace(strategy, seed=seed) if takes and not isinstance(strategy, type) else strategy
 
 
 def _name(chosen: object, default: str) -> str:
