@@ -227,6 +227,13 @@ def instance_norm(net, x):
     return net.fc(mean(F.relu(net.n(net.a(x)))))
 
 
+@sketch({"a": 8, "b": 6}, a=conv(3, 8), b=conv(8, 6), fc=linear(6), inexact={"a"})
+def standardised_weight(net, x):
+    kernel = net.b.weight
+    flat = F.batch_norm(kernel.reshape(1, kernel.shape[0], -1), None, None, training=True)
+    return net.fc(mean(F.conv2d(net.a(x), flat.reshape_as(kernel))))
+
+
 @sketch(
     {"a": 4, "a#2": 2},
     inexact=("a#2",),

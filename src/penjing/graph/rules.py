@@ -332,8 +332,12 @@ def attention(site: Site) -> list[Labels]:
 
 
 def batch_norm(site: Site) -> list[Labels]:
-    """Per-channel affine in eval mode; also instance norm."""
+    """Per-channel affine in eval mode; also instance norm, and norms by the input's own moments."""
     x = site.must("input")
+    instance = site.call.has("use_input_stats")
+    if site.call.arg("use_input_stats" if instance else "training"):
+        for dim in x[2:] if instance else (x[0], *x[2:]):
+            site.atoms.mark_normalised(dim)
     for name in ("weight", "bias", "running_mean", "running_var"):
         stored = site.labels(name)
         if stored is not None:

@@ -397,7 +397,23 @@ def _group_norm(call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]) ->
     y = torch.where(
         count > 0, (runs - mean) / torch.sqrt(variance + call.arg("eps", 1e-5)), 0.0
     ).reshape(x.shape)
-    shape = [1, -1] + [1] * (x.dim() - 2)
+    return _affine(call, y, env)
+
+
+def _batch_norm(call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]) -> Tensor:
+    instance = call.has("use_input_stats")
+    if not call.arg("use_input_stats" if instance else "training"):
+        plain: Tensor = _run_double(call, env)
+        return plain
+    axes = [a for a in range(x.dim()) if a > 1 or (a == 0 and not instance)]
+    count, mean, variance = _moments(x, stays, axes)
+    y = torch.where(count > 0, (x - mean) / torch.sqrt(variance + call.arg("eps")), 0.0)
+    return _affine(call, y, env)
+
+
+def _affine(call: Call, y: Tensor, env: Mapping[str, Any]) -> Tensor:
+    """Scale and shift per channel, where the op has them."""
+    shape = [1, -1] + [1] * (y.dim() - 2)
     weight, bias = _value(call, "weight", env), _value(call, "bias", env)
     y = y if weight is None else y * weight.view(shape)
     return y if bias is None else y + bias.view(shape)
@@ -412,4 +428,6 @@ _REFERENCES: dict[str, Callable[[Call, Tensor, Tensor, Mapping[str, Any]], Tenso
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
     "group_norm": _group_norm,
+    "batch_norm": _batch_norm,
+    "instance_norm": _batch_norm,
 }
