@@ -1,0 +1,171 @@
+"""How long does the analysis take, and how does it grow with the network?
+
+    python bench/growth.py --kind plain --layers 100      one row
+    python bench/growth.py --all                          every missing row, then the slopes
+    python bench/growth.py --summary                      the slopes alone
+    python bench/growth.py --kind residual --layers 300 --profile     where the time goes
+
+A row is one network: `torch.export` counted apart, penjing's analysis (labels, groups, proof of
+every data movement) and Torch-Pruning's `build_dependency`, alternating in one process, medians of
+n. The slope is that of log(seconds) over log(layers).
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import math
+import pstats
+import statistics
+import time
+import warnings
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from networks.blocks import PooledClassifier, conv_bn_act
+from networks.residual import Basic, Bottleneck, resnet
+from peers.depgraph import build_seconds
+from penjing.graph.capture import Program, capture
+from penjing.graph.network import Network
+from record import Record
+
+LAYERS = (10, 30, 100, 300, 1000)
+WIDTH = 16
+REPEATS = {10: 7, 30: 7, 100: 5, 300: 3, 1000: 3}
+PEER_LIMIT = 300.0  # seconds of one peer run after which it is not run again
+
+
+def plain(layers: int) -> nn.Module:
+    """Convolution, batch norm, ReLU, `layers` times."""
+    body = [conv_bn_act(WIDTH, WIDTH) for _ in range(layers - 2)]
+    return nn.Sequential(conv_bn_act(3, WIDTH), *body, PooledClassifier(WIDTH))
+
+
+def residual(layers: int) -> nn.Module:
+    """Basic blocks of two convolutions on one stream."""
+    body = [Basic(WIDTH, WIDTH) for _ in range((layers - 2) // 2)]
+    return nn.Sequential(conv_bn_act(3, WIDTH), *body, PooledClassifier(WIDTH))
+
+
+def resnet50(_layers: int) -> nn.Module:
+    """ResNet-50 of full width."""
+    return resnet(Bottleneck, (3, 4, 6, 3), 64)
+
+
+KINDS = {"plain": plain, "residual": residual, "resnet50": resnet50}
+SIZE = {"plain": 8, "residual": 8, "resnet50": 224}
+
+
+def make(kind: str, layers: int) -> tuple[nn.Module, Tensor]:
+    """A network and its example."""
+    torch.manual_seed(0)
+    return KINDS[kind](layers).eval(), torch.randn(1, 3, SIZE[kind], SIZE[kind])
+
+
+def analysed(program: Program) -> tuple[float, Network]:
+    """Seconds of the analysis, and what it found."""
+    start = time.perf_counter()
+    network = Network(program)
+    return time.perf_counter() - start, network
+
+
+def row(kind: str, layers: int) -> dict[str, Any]:
+    """Time both tools on one network, alternating."""
+    model, example = make(kind, layers)
+    start = time.perf_counter()
+    program = capture(model, example)
+    export = time.perf_counter() - start
+    repeats = REPEATS.get(layers, 3)
+    ours: list[float] = []
+    theirs: list[float] = []
+    error = ""
+    for _ in range(repeats):
+        seconds, network = analysed(program)
+        ours.append(seconds)
+        if not error and (not theirs or theirs[-1] < PEER_LIMIT):
+            try:
+                theirs.append(build_seconds(model, example))
+            except (RuntimeError, RecursionError, ValueError) as failure:
+                error = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
+    assert network.groups.reachable > 0.9  # a wrong answer has no speed
+    return {
+        "kind": kind,
+        "layers": layers,
+        "nodes": len(program.nodes),
+        "params": network.groups.params,
+        "groups": len(network.groups),
+        "export_seconds": export,
+        "penjing_seconds": statistics.median(ours),
+        "penjing_min_seconds": min(ours),
+        "n": len(ours),
+        "torch_pruning_seconds": statistics.median(theirs) if theirs else None,
+        "torch_pruning_min_seconds": min(theirs, default=None),
+        "torch_pruning_n": len(theirs),
+        "torch_pruning_raised": error,
+    }
+
+
+def slope(rows: list[dict[str, Any]], figure: str) -> float | None:
+    """Least squares of log(figure) over log(layers)."""
+    points = [(math.log(r["layers"]), math.log(r[figure])) for r in rows if r[figure]]
+    if len(points) < 2:
+        return None
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Slopes by kind, over all sizes and over the larger ones."""
+    said: dict[str, Any] = {}
+    for kind, figure in product(
+        ("plain", "residual"), ("penjing_seconds", "torch_pruning_seconds", "export_seconds")
+    ):
+        mine = [r for r in rows if r["kind"] == kind]
+        large = [r for r in mine if r["layers"] >= 100]
+        said[f"{kind} {figure}"] = {
+            "slope": slope(mine, figure),
+            "slope_from_100": slope(large, figure),
+            "layers": {r["layers"]: r[figure] for r in mine},
+        }
+    return said
+
+
+def profile(kind: str, layers: int) -> None:
+    """Print the functions of the analysis that take longest."""
+    program = capture(*make(kind, layers))
+    with cProfile.Profile() as profiler:
+        Network(program)
+    for order in ("tottime", "cumulative"):
+        pstats.Stats(profiler).sort_stats(order).print_stats(25)
+
+
+def main() -> None:
+    """Do the rows that are asked for and missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", choices=sorted(KINDS))
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if given.profile:
+        profile(given.kind or "residual", given.layers or 100)
+        return
+    results = Record("growth", __doc__.splitlines()[0], "python bench/growth.py --all")
+    todo = [*product(("plain", "residual"), LAYERS), ("resnet50", 53)]
+    if given.kind:
+        layers = [given.layers] if given.layers else LAYERS
+        todo = [("resnet50", 53)] if given.kind == "resnet50" else [*product([given.kind], layers)]
+    for kind, layers in [] if given.summary else todo:
+        if not results.has(kind=kind, layers=layers):
+            results.add(row(kind, layers))
+    print(json.dumps(summary(results.content["rows"]), indent=1))
+
+
+if __name__ == "__main__":
+    main()
