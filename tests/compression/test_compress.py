@@ -1,0 +1,342 @@
+"""`compress`: budgets in, the network that fits out; stop and go on; refusals."""
+
+import json
+
+import pytest
+import torch
+
+from penjing.compression import compress
+from penjing.compression.bench import Bench
+from penjing.errors import (
+    BudgetError,
+    CheckpointError,
+    InfeasibleError,
+    InputError,
+    StrategyError,
+    UnavailableError,
+)
+from penjing.plan import Plan
+from penjing.report import Report, ReportData
+from tests.compression.toys import EXAMPLE, FakeWatch, Net, equal, rows, scans, task
+
+
+@pytest.fixture(autouse=True)
+def watch(monkeypatch):
+    return FakeWatch().install(monkeypatch)
+
+
+def fit(constraints, **given):
+    data = {} if "task" in given else {"calibration": [scans()]}
+    return compress(Net(), EXAMPLE, constraints=constraints, **data, **given)
+
+
+# ------------------------------------------------------------------ budgets
+
+
+@pytest.mark.parametrize("name", ["macs", "params", "ram_kb"])
+def test_an_exact_budget_takes_one_candidate(name):
+    assert len(fit({name: "60%"}).pareto) == 1
+
+
+def test_the_network_keeps_its_budget_of_macs():
+    report = fit({"macs": "50%"}).report
+    assert report.after.macs <= 0.5 * report.before.macs
+
+
+def test_the_network_computes_what_the_report_counted():
+    result = fit({"params": "50%"})
+    assert sum(p.numel() for p in result.model.parameters()) == result.report.after.params
+
+
+def test_a_latency_budget_gives_the_largest_network_within_it():
+    report = fit({"latency_ms": "50%"}, round_to=1).report
+    assert 0.35 <= report.after.macs / report.before.macs <= 0.5
+
+
+def test_where_latency_is_bounded_channels_come_in_fours():
+    result = fit({"latency_ms": "80%"})
+    assert result.model.first.out_channels % 4 == 0
+
+
+def test_all_budgets_hold_at_once():
+    result = fit({"flash_kb": 2.2, "macs": "70%", "max_drop": 0.9})
+    assert next(row for row in result.pareto if row.kept).meets
+
+
+def test_the_smallest_network_within_a_drop_is_chosen():
+    result = fit({"max_drop": 0.5})
+    meeting = [row.macs for row in result.pareto if row.meets]
+    assert result.report.after.macs == min(meeting)
+
+
+def test_an_original_that_meets_every_budget_is_given_back():
+    result = fit({"latency_ms": 11})
+    assert equal(result.model, Net())
+    assert any("nothing was cut" in note for note in result.report.data.notes)
+
+
+def test_a_slower_network_is_never_a_win_in_latency(monkeypatch):
+    FakeWatch(lambda share: 1.0 if share == 1 else 0.9).install(monkeypatch)
+    with pytest.raises(InfeasibleError, match="latency_ms"):
+        fit({"latency_ms": 12, "macs": "80%"})
+
+
+def test_fewer_macs_that_are_not_faster_are_said_to_be(monkeypatch):
+    FakeWatch(lambda share: 1.0 if share == 1 else 0.9).install(monkeypatch)
+    assert any("not faster" in note for note in fit({"macs": "50%"}).report.data.notes)
+
+
+def test_an_infeasible_budget_names_the_nearest_point():
+    with pytest.raises(InfeasibleError) as caught:
+        fit({"flash_kb": 0.5})
+    assert 1.0 < caught.value.nearest["flash_kb"] < 2.0
+
+
+def test_an_infeasible_exact_budget_names_the_nearest_point():
+    with pytest.raises(InfeasibleError) as caught:
+        fit({"macs": 1})
+    assert caught.value.nearest["macs"] > 1
+
+
+# ------------------------------------------------------------------ what it leaves alone
+
+
+def test_the_model_is_not_changed():
+    model = Net().train()
+    compress(model, EXAMPLE, constraints={"macs": "50%"}, calibration=[scans()])
+    assert equal(model, Net())
+    assert model.training
+
+
+def test_random_states_are_not_moved():
+    before = torch.get_rng_state()
+    fit({"macs": "50%"})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_same_seed_gives_the_same_network():
+    assert equal(fit({"macs": "50%"}).model, fit({"macs": "50%"}).model)
+
+
+def test_one_shot_generators_serve_as_calibration():
+    result = compress(
+        Net(), EXAMPLE, constraints={"macs": "50%"}, calibration=(x for x in scans().split(16))
+    )
+    assert result.report.data.choices["calibration samples"] == "77"
+
+
+# ------------------------------------------------------------------ labels
+
+
+def test_candidates_are_compared_on_validation_data():
+    result = fit({"macs": "50%"}, task=task())
+    assert result.report.data.choices["candidates compared on"] == "val (accuracy)"
+
+
+def test_without_validation_data_candidates_are_compared_by_agreement():
+    result = fit({"macs": "50%"}, task=task(val=None))
+    assert any("no validation data" in note for note in result.report.data.notes)
+
+
+def test_test_data_is_read_only_after_the_last_candidate(watch):
+    seen = []
+    data = task().test
+
+    def test_split():
+        seen.append(watch.measured)
+        return data
+
+    fit({"max_drop": 0.4}, task=task(test=test_split), recovery=None)
+    assert set(seen) == {watch.measured}
+
+
+def test_the_report_has_the_metrics_of_the_test_data():
+    report = fit({"macs": "60%"}, task=task()).report
+    assert report.data.metrics_before["accuracy"] == 1.0
+
+
+def test_the_report_has_rows_per_class():
+    assert fit({"macs": "60%"}, task=task()).report.data.per_class
+
+
+def test_training_is_off_when_it_is_not_wanted():
+    with pytest.raises(InfeasibleError) as caught:
+        fit({"macs": "10%", "max_drop": 0.0}, task=task(), recovery=None)
+    assert "fine-tuned" not in str(caught.value)
+
+
+def test_a_network_within_its_drop_is_not_trained():
+    assert not fit({"macs": "90%", "max_drop": 0.9}, task=task()).report.data.epochs
+
+
+def test_a_drop_that_is_not_met_is_trained_for(monkeypatch):
+    trained = []
+    original = Bench._trained
+    monkeypatch.setattr(
+        Bench, "_trained", lambda self, *given: trained.append(1) or original(self, *given)
+    )
+    with pytest.raises(InfeasibleError):
+        fit({"macs": "10%", "max_drop": 0.0}, task=task())
+    assert trained == [1]
+
+
+def test_every_candidate_can_be_trained():
+    report = fit({"macs": "50%"}, task=task(), recovery="finetune", epochs=2).report
+    assert len(report.data.epochs) == 2
+
+
+# ------------------------------------------------------------------ stop and go on
+
+
+BUDGET = {"flash_kb": 1.8}
+
+
+def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+    whole = fit(BUDGET, workdir=tmp_path / "whole")
+    FakeWatch(dies_at=3).install(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(BUDGET, workdir=tmp_path / "killed")
+    after = FakeWatch().install(monkeypatch)
+    after.original = whole.report.before.macs
+    resumed = fit(BUDGET, workdir=tmp_path / "killed")
+    assert rows(resumed) == rows(whole)
+    assert after.measured == len(whole.pareto) - 2
+
+
+def test_a_killed_search_ends_with_the_same_network(tmp_path, monkeypatch):
+    whole = fit(BUDGET, workdir=tmp_path / "whole")
+    FakeWatch(dies_at=3).install(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(BUDGET, workdir=tmp_path / "killed")
+    FakeWatch().install(monkeypatch).original = whole.report.before.macs
+    assert equal(fit(BUDGET, workdir=tmp_path / "killed").model, whole.model)
+
+
+def test_a_finished_search_makes_nothing_again(tmp_path, watch):
+    fit(BUDGET, workdir=tmp_path)
+    made = watch.measured
+    fit(BUDGET, workdir=tmp_path, minutes=1e-9)
+    assert watch.measured == made
+
+
+def test_other_budgets_use_what_is_there(tmp_path, watch):
+    first = fit({"macs": "50%"}, workdir=tmp_path)
+    made = watch.measured
+    fit({"macs": first.report.after.macs}, workdir=tmp_path)
+    assert watch.measured == made
+
+
+def test_other_weights_use_nothing_that_is_there(tmp_path, watch):
+    fit({"macs": "50%"}, workdir=tmp_path)
+    made = watch.measured
+    compress(
+        Net(seed=5), EXAMPLE, constraints={"macs": "50%"}, calibration=[scans()], workdir=tmp_path
+    )
+    assert watch.measured == 2 * made
+
+
+def test_other_data_use_nothing_that_is_there(tmp_path, watch):
+    fit({"macs": "50%"}, workdir=tmp_path)
+    made = watch.measured
+    data = [scans(seed=7)]
+    compress(Net(), EXAMPLE, constraints={"macs": "50%"}, calibration=data, workdir=tmp_path)
+    assert watch.measured == 2 * made
+
+
+def test_a_time_limit_leaves_the_first_candidate():
+    assert len(fit({"macs": "50%"}, minutes=1e-9).pareto) == 1
+
+
+def test_a_search_without_time_says_that_more_would_help():
+    with pytest.raises(InfeasibleError, match="more minutes"):
+        fit(BUDGET, minutes=1e-9)
+
+
+def test_a_damaged_candidate_is_refused(tmp_path):
+    fit({"macs": "50%"}, workdir=tmp_path)
+    for record in tmp_path.glob("candidates/*/candidate.json"):
+        record.write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit({"macs": "50%"}, workdir=tmp_path)
+
+
+def test_the_folder_holds_the_report_of_the_result(tmp_path):
+    result = fit({"macs": "50%"}, workdir=tmp_path)
+    assert Report.read(tmp_path / "report.json") == result.report
+
+
+def test_every_candidate_has_its_plan_on_disk(tmp_path):
+    result = fit(BUDGET, workdir=tmp_path)
+    plans = [Plan.from_json(p.read_text()) for p in tmp_path.glob("candidates/*/plan.json")]
+    assert len(plans) == len(result.pareto)
+
+
+def test_the_report_survives_json():
+    data = fit(BUDGET).report.data
+    assert ReportData.from_json(data.to_json()) == data
+
+
+def test_one_candidate_is_marked_as_chosen():
+    assert sum(row.kept for row in fit(BUDGET).pareto) == 1
+
+
+def test_the_time_spent_is_written_down(tmp_path):
+    fit({"macs": "50%"}, workdir=tmp_path)
+    assert list(json.loads((tmp_path / "calls.json").read_text()).values())[0] > 0
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_a_device_belongs_to_a_later_version():
+    with pytest.raises(UnavailableError, match="device"):
+        fit({"macs": "50%"}, device="stm32h743")
+
+
+def test_no_data_at_all_is_refused():
+    with pytest.raises(InputError, match="calibration=batches"):
+        compress(Net(), EXAMPLE, constraints={"macs": "50%"})
+
+
+def test_one_sample_is_refused():
+    with pytest.raises(InputError, match="at least 2"):
+        compress(Net(), EXAMPLE, constraints={"macs": "50%"}, calibration=[scans(1)])
+
+
+def test_a_drop_that_every_network_would_meet_is_refused():
+    with pytest.raises(BudgetError, match="one point of accuracy is 0.01"):
+        fit({"max_drop": 1}, task=task())
+
+
+def test_a_time_limit_of_nothing_is_refused():
+    with pytest.raises(BudgetError, match="minutes"):
+        fit({"macs": "50%"}, minutes=0)
+
+
+def test_an_unknown_option_lists_the_known():
+    with pytest.raises(StrategyError, match="ignored_layers"):
+        fit({"macs": "50%"}, ignore="head")
+
+
+def test_an_unknown_recovery_lists_the_known():
+    with pytest.raises(StrategyError, match="'finetune'"):
+        fit({"macs": "50%"}, recovery="train")
+
+
+def test_training_without_data_is_refused():
+    with pytest.raises(InputError, match="train"):
+        fit({"macs": "50%"}, recovery="finetune")
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = Net()
+    with torch.no_grad():
+        model.first.weight[0] = float("nan")
+    with pytest.raises(InputError, match="first.weight"):
+        compress(model, EXAMPLE, constraints={"macs": "50%"}, calibration=[scans()])
+
+
+def test_a_refused_call_leaves_no_folder(tmp_path):
+    with pytest.raises(BudgetError):
+        fit({"mac": "50%"}, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
