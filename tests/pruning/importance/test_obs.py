@@ -62,11 +62,19 @@ def test_two_readers_add_their_errors():
     for _ in range(2):
         x, weight, columns = problem()
         terms.append((torch.linalg.inv(x.T @ x / len(x))[None], weight[None], columns))
-    first = [float(Term(*(t.clone() for t in term)).costs(torch.arange(5))[0][0]) for term in terms]
+    first = [float(Term(*(t.clone() for t in term)).costs(torch.arange(5))[0]) for term in terms]
     _, curve = removal_order([Term(*(t.clone() for t in term)) for term in terms])
-    both = sum(Term(*(t.clone() for t in term)).costs(torch.arange(5))[0] for term in terms)
+    both = sum(Term(*(t.clone() for t in term)).costs(torch.arange(5)) for term in terms)
     assert float(curve[1]) == pytest.approx(float(both.min()))
     assert float(both[0]) == pytest.approx(sum(first))
+
+
+def test_units_that_go_together_end_at_the_same_error_as_one_by_one():
+    x, weight, columns = problem(units=140, width=1)
+    gram = x.T @ x / len(x)
+    _, curve = removal_order([Term(torch.linalg.inv(gram)[None], weight[None].clone(), columns)])
+    whole = float(((weight @ gram) * weight).sum())
+    assert float(curve[-1]) == pytest.approx(whole, rel=1e-3)  # the inverse loses digits on the way
 
 
 def prepared(model, x):

@@ -21,6 +21,8 @@ from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_pe
 from penjing.statistics.outlets import Outlet, folded, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
 
+STEPS = 64  # at least, in which the units of a group go; exactly one by one up to twice as many
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obs:
@@ -293,24 +295,28 @@ class Term:
     weight: Tensor
     columns: Tensor
 
-    def costs(self, units: Tensor) -> tuple[Tensor, Tensor]:
-        """Error increase of removing each unit, and the inverse blocks `(G, A, M, M)`."""
+    def costs(self, units: Tensor) -> Tensor:
+        """Error increase of removing each unit alone."""
         columns = self.columns[units]
         blocks = torch.linalg.inv(self.inverse[:, columns[:, :, None], columns[:, None, :]])
         w_GAVM = self.weight[:, :, columns].permute(0, 2, 1, 3)
-        return ((w_GAVM @ blocks) * w_GAVM).sum((0, 2, 3)), blocks
+        errors: Tensor = ((w_GAVM @ blocks) * w_GAVM).sum((0, 2, 3))
+        return errors
 
-    def remove(self, unit: int, block_GMM: Tensor) -> None:
-        """Take a unit out and compensate."""
-        columns = self.columns[unit]
+    def remove(self, units: Tensor) -> float:
+        """Take units out together and compensate; returns the error increase."""
+        columns = self.columns[units].flatten()
         rows_GMU = self.inverse[:, columns, :].clone()
+        block_GMM = torch.linalg.inv(rows_GMU[:, :, columns])
         update_GMU = block_GMM @ rows_GMU
-        self.weight -= self.weight[:, :, columns].clone() @ update_GMU
+        w_GVM = self.weight[:, :, columns].clone()
+        self.weight -= w_GVM @ update_GMU
         self.inverse -= rows_GMU.mT @ update_GMU
+        return float(((w_GVM @ block_GMM) * w_GVM).sum())
 
 
 def removal_order(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
-    """Greedy structured OBS.
+    """Greedy structured OBS: one unit at a time, in large groups a few.
 
     Args:
         terms: Readers of the group; used up.
@@ -319,18 +325,19 @@ def removal_order(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
         Units in the order of removal, and the accumulated error `(units + 1,)`.
     """
     units = len(terms[0].columns)
-    alive = list(range(units))
+    at_once = max(1, units // STEPS)
+    alive = torch.arange(units)
     order: list[int] = []
     total = [0.0]
-    while alive:
-        index = torch.tensor(alive)
-        parts = [term.costs(index) for term in terms]
-        costs = torch.stack([cost for cost, _ in parts]).sum(0)
-        best = int(costs.argmin())
-        for term, (_, blocks) in zip(terms, parts, strict=True):
-            term.remove(alive[best], blocks[:, best])
-        total.append(total[-1] + max(float(costs[best]), 0.0))
-        order.append(alive.pop(best))
+    while len(alive):
+        costs = torch.stack([term.costs(alive) for term in terms]).sum(0).clamp_min(0)
+        rank = costs.argsort(stable=True)
+        going, share = rank[:at_once], costs[rank[:at_once]].cumsum(0)
+        increase = max(sum(term.remove(alive[going]) for term in terms), 0.0)
+        steps = (share / share[-1].clamp_min(1e-300)).tolist()
+        total.extend([total[-1] + increase * step for step in steps])
+        order.extend(alive[going].tolist())
+        alive = alive[rank[at_once:].sort().values]
     return torch.tensor(order), torch.tensor(total, dtype=torch.float64)
 
 
@@ -341,13 +348,9 @@ def _term(survey: _Survey, reader: _Reader, *, diagonal: bool = False) -> Term:
     layer = reader.layers[0]
     weight = survey.program.tensors[reader.weight].double()
     if sums.scale is not None:
-        out = weight if not layer.transposed else weight.movedim(1, 0)
-        scaled = (
-            out * sums.scale.view(-1, *(1,) * (out.dim() - 1))
-            if not layer.transposed or layer.groups == 1
-            else out
-        )
-        weight = scaled if not layer.transposed else scaled.movedim(0, 1)
+        shape = [1] * weight.dim()
+        shape[1 - layer.input_dim] = -1
+        weight = weight * sums.scale.view(shape)
     xx = gram.xx / max(gram.rows, 1)
     mean = xx.diagonal(dim1=1, dim2=2).mean()
     xx = xx + torch.eye(
