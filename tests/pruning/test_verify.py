@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from tests.graph.sketches import SKETCHES, network, random_drop, smallest_drop
@@ -64,6 +66,19 @@ def test_a_proof_that_moved_nothing_is_refused():
     net = Network.of(Blind(), torch.ones(2, 3, 4, 4))
     with pytest.raises(VerificationError, match="moved no output"):
         prove(net.cut(net.plan({"conv": [0]})))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_unit_that_is_silent_on_one_draw_is_proved_on_another(seed):
+    net = relu_network()
+    assert prove(net.cut(net.plan({"0": [1]})), seed).moved > 0
+
+
+@functools.cache
+def relu_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    return Network.of(model, torch.ones(2, 3))
 
 
 def test_a_unit_whose_norm_is_switched_off_is_proved_all_the_same():
