@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,8 @@ OUTPUT_DIM |= {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One factor of one dimension of one stored tensor."""
+class Place(NamedTuple):
+    """One factor of one dimension of one stored tensor; a tuple, since it is hashed often."""
 
     tensor: str
     dim: int
@@ -118,10 +118,11 @@ def _owned_positions(analysis: Analysis) -> dict[int, dict[Place, list[int]]]:
             for factor in range(live.shape[1]):
                 place = Place(fqn, axis, factor)
                 column = live[:, factor]
-                for position in np.flatnonzero(column >= 0):
-                    owned.setdefault(int(column[position]), {}).setdefault(place, []).append(
-                        int(position)
-                    )
+                positions = np.flatnonzero(column >= 0)
+                for atom, position in zip(
+                    column[positions].tolist(), positions.tolist(), strict=True
+                ):
+                    owned.setdefault(atom, {}).setdefault(place, []).append(position)
     return owned
 
 
