@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tests.compression.toys import EXAMPLE, FakeWatch, Net, equal, rows, scans, task
 
 from penjing.compression import compress
 from penjing.compression.bench import Bench
@@ -17,7 +18,6 @@ from penjing.errors import (
 )
 from penjing.plan import Plan
 from penjing.report import Report, ReportData
-from tests.compression.toys import EXAMPLE, FakeWatch, Net, equal, rows, scans, task
 
 
 @pytest.fixture(autouse=True)
@@ -282,7 +282,7 @@ def test_one_candidate_is_marked_as_chosen():
 
 def test_the_time_spent_is_written_down(tmp_path):
     fit({"macs": "50%"}, workdir=tmp_path)
-    assert list(json.loads((tmp_path / "calls.json").read_text()).values())[0] > 0
+    assert next(iter(json.loads((tmp_path / "calls.json").read_text()).values())) > 0
 
 
 # ------------------------------------------------------------------ refusals
@@ -304,7 +304,7 @@ def test_one_sample_is_refused():
 
 
 def test_a_drop_that_every_network_would_meet_is_refused():
-    with pytest.raises(BudgetError, match="one point of accuracy is 0.01"):
+    with pytest.raises(BudgetError, match=r"one point of accuracy is 0\.01"):
         fit({"max_drop": 1}, task=task())
 
 
@@ -332,7 +332,7 @@ def test_weights_that_are_not_finite_are_refused():
     model = Net()
     with torch.no_grad():
         model.first.weight[0] = float("nan")
-    with pytest.raises(InputError, match="first.weight"):
+    with pytest.raises(InputError, match=r"first\.weight"):
         compress(model, EXAMPLE, constraints={"macs": "50%"}, calibration=[scans()])
 
 

@@ -1,10 +1,10 @@
 """Once with the real runtime: exported, timed, saved, loaded."""
 
 import pytest
+from tests.compression.toys import EXAMPLE, Net, equal, scans
 
 from penjing import checkpoint
 from penjing.compression import compress
-from tests.compression.toys import EXAMPLE, Net, equal, scans
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def _bound(name: str, value: float | str) -> Bound:
         )
     if name not in KNOWN:
         near = difflib.get_close_matches(str(name), KNOWN, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise BudgetError(f"no constraint is called {name!r}{hint} Known are {', '.join(KNOWN)}")
     text = str(value).strip()
     percent = text.endswith("%")

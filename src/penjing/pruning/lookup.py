@@ -46,7 +46,7 @@ def _by_name(name: str, known: Mapping[str, Any], kind: str) -> Any:
     if ":" in name:
         return _imported(name, kind)
     near = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise StrategyError(
         f"no {kind} is called {name!r}{hint} Known are {_names(known)}; "
         "your own is given as an object or as 'module:thing'"

@@ -1,0 +1,231 @@
+"""The command line: answers, exit codes, help."""
+
+import json
+import textwrap
+
+import pytest
+from tests.compression.toys import FakeWatch
+from typer.testing import CliRunner
+
+import penjing
+from penjing.cli import app
+from penjing.cli.app import LATER
+from penjing.report import Report
+
+COMMANDS = (
+    *("demo", "compress", "groups", "prune"),
+    *("finetune", "measure", "export", "report"),
+)
+NET = """
+from tests.compression.toys import EXAMPLE, Net, scans, task as labelled
+
+def model(): return Net()
+def example_inputs(): return EXAMPLE
+"""
+UNLABELLED = "def calibration(): return [scans()]\n"
+LABELLED = "def task(): return labelled()\n"
+
+
+@pytest.fixture(autouse=True)
+def watch(monkeypatch):
+    return FakeWatch().install(monkeypatch)
+
+
+@pytest.fixture
+def net(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(textwrap.dedent(NET) + UNLABELLED)
+    return str(path)
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    path = tmp_path / "labelled.py"
+    path.write_text(textwrap.dedent(NET) + LABELLED)
+    return str(path)
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+# ------------------------------------------------------------------ the main job
+
+
+def test_compress_ends_with_the_path_of_the_report(net, tmp_path):
+    done = run("compress", net, "--macs", "50%", "--out", tmp_path / "run")
+    assert done.exit_code == 0
+    assert done.stdout.rstrip().endswith("report.html")
+
+
+def test_compress_writes_network_and_report(net, tmp_path):
+    run("compress", net, "--macs", "50%", "--out", tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"model", "model.onnx", "report.json", "report.html"} <= names
+
+
+def test_compress_answers_json_alone_on_the_output(net, tmp_path):
+    done = run("compress", net, "--macs", "50%", "--out", tmp_path / "run", "--json")
+    assert json.loads(done.stdout)["report"]["kind"] == "compress"
+
+
+def test_the_report_has_the_command_that_reproduces_it(net, tmp_path):
+    run("compress", net, "--macs", "50%", "--out", tmp_path / "run")
+    command = Report.read(tmp_path / "run" / "report.json").data.command
+    assert command.startswith("penjing compress ")
+    assert "--macs 50%" in command
+
+
+def test_an_infeasible_budget_ends_with_code_1(net, tmp_path):
+    done = run("compress", net, "--flash-kb", "0.1", "--out", tmp_path / "run")
+    assert done.exit_code == 1
+    assert "the nearest is" in done.stderr
+
+
+def test_an_infeasible_budget_has_its_nearest_point_as_json(net, tmp_path):
+    done = run("compress", net, "--flash-kb", "0.1", "--out", tmp_path / "run", "--json")
+    assert json.loads(done.stdout)["nearest"]["flash_kb"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        ((), "'macs': '50%'"),
+        (("--macs", "150%"), "at most 100%"),
+        (("--macs", "half"), "give a finite number"),
+        (("--macs", "50%", "--device", "stm32h743"), "leave device out"),
+        (("--macs", "50%", "--importance", "l3"), "Known are"),
+        (("--macs", "50%", "--ignore", "nowhere"), "nowhere"),
+        (("--macs", "50%", "--minutes", "0"), "above 0"),
+    ],
+    ids=["no budget", "percent", "text", "device", "strategy", "layer", "minutes"],
+)
+def test_wrong_input_ends_with_code_2_and_the_fix(net, tmp_path, words, fix):
+    done = run("compress", net, *words, "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert fix in done.stderr
+
+
+def test_wrong_input_shows_no_traceback(net, tmp_path):
+    done = run("compress", net, "--macs", "150%", "--out", tmp_path / "run")
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_debug_lets_the_error_through(net, tmp_path):
+    done = run("compress", net, "--macs", "150%", "--out", tmp_path / "run", "--debug")
+    assert isinstance(done.exception, penjing.errors.BudgetError)
+
+
+def test_wrong_input_is_json_when_json_is_asked_for(net, tmp_path):
+    done = run("compress", net, "--macs", "150%", "--out", tmp_path / "run", "--json")
+    assert json.loads(done.stdout)["kind"] == "BudgetError"
+
+
+def test_a_folder_that_cannot_be_written_ends_with_code_2(net, tmp_path):
+    (tmp_path / "taken").write_text("")
+    done = run("compress", net, "--macs", "50%", "--out", tmp_path / "taken" / "run")
+    assert done.exit_code == 2
+
+
+# ------------------------------------------------------------------ the other commands
+
+
+def test_groups_prints_a_table(net):
+    assert "second" in run("groups", net).stdout
+
+
+def test_groups_answers_json(net):
+    assert json.loads(run("groups", net, "--json").stdout)["groups"][0]["units"] == 8
+
+
+def test_a_file_that_is_not_there_ends_with_code_2(tmp_path):
+    done = run("groups", tmp_path / "absent.py")
+    assert done.exit_code == 2
+    assert "absent.py" in done.stderr
+
+
+def test_prune_writes_network_plan_and_report(net, tmp_path):
+    done = run("prune", net, "--pruning-ratio", "0.5", "--out", tmp_path / "half")
+    assert done.exit_code == 0
+    names = {path.name for path in (tmp_path / "half").iterdir()}
+    assert names == {"model", "plan.json", "report.json", "report.html"}
+
+
+def test_prune_repeats_a_plan(net, tmp_path):
+    run("prune", net, "--pruning-ratio", "0.5", "--out", tmp_path / "one")
+    run("prune", net, "--plan", tmp_path / "one" / "plan.json", "--out", tmp_path / "two")
+    one, two = (Report.read(tmp_path / n / "report.json").data.after for n in ("one", "two"))
+    assert one.macs == two.macs
+
+
+def test_a_ratio_in_percent_ends_with_code_2(net, tmp_path):
+    done = run("prune", net, "--pruning-ratio", "50", "--out", tmp_path / "half")
+    assert done.exit_code == 2
+    assert "50 percent is 0.5" in done.stderr
+
+
+def test_a_saved_network_can_be_measured(net, tmp_path):
+    run("prune", net, "--pruning-ratio", "0.5", "--out", tmp_path / "half")
+    done = run("measure", tmp_path / "half", "--json")
+    assert json.loads(done.stdout)["macs"] > 0
+
+
+def test_finetune_learns_from_the_original(labelled, tmp_path):
+    run("prune", labelled, "--pruning-ratio", "0.5", "--out", tmp_path / "half")
+    student = tmp_path / "half" / "model"
+    words = ("--student", student, "--epochs", "1", "--out", tmp_path / "tuned", "--json")
+    done = run("finetune", labelled, *words)
+    assert json.loads(done.stdout)["report"]["choices"]["teacher"] == "Net"
+
+
+def test_export_writes_the_file(net, tmp_path):
+    assert run("export", net, "--out", tmp_path / "net.onnx").exit_code == 0
+    assert (tmp_path / "net.onnx").is_file()
+
+
+def test_a_format_of_a_later_version_ends_with_code_2(net, tmp_path):
+    done = run("export", net, "--out", tmp_path / "net.tflite")
+    assert done.exit_code == 2
+    assert "LiteRT" in done.stderr
+
+
+def test_report_makes_the_page(net, tmp_path):
+    run("prune", net, "--pruning-ratio", "0.5", "--out", tmp_path / "half")
+    done = run("report", tmp_path / "half", "--out", tmp_path / "page.html")
+    assert done.exit_code == 0
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_report_answers_json(net, tmp_path):
+    run("prune", net, "--pruning-ratio", "0.5", "--out", tmp_path / "half")
+    done = run("report", tmp_path / "half", "--json")
+    assert json.loads(done.stdout)["report"]["kind"] == "prune"
+
+
+# ------------------------------------------------------------------ the house
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_an_example(name):
+    done = run(name, "--help")
+    assert done.exit_code == 0
+    assert f"penjing {name}" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(LATER))
+def test_a_command_of_a_later_version_says_so(name):
+    done = run(name, "net.py")
+    assert done.exit_code == 2
+    assert "not in this version" in done.stderr
+
+
+def test_an_unknown_command_ends_with_code_2():
+    assert run("shrink").exit_code == 2
+
+
+def test_the_version_is_told():
+    assert run("--version").stdout.strip() == f"penjing {penjing.__version__}"
+
+
+def test_shell_completion_can_be_installed():
+    assert "--install-completion" in run("--help").stdout
