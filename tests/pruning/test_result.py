@@ -80,6 +80,41 @@ def test_a_forward_that_runs_but_computes_something_else_comes_out_as_a_graph():
     assert "bakes in a size" in proof.reason
 
 
+def test_a_head_of_training_alone_that_no_longer_fits_makes_it_a_graph():
+    class Helped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.head, self.helper = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.trunk(x)
+            return self.head(y) + self.helper(y) if self.training else self.head(y)
+
+    model = Helped()
+    net = Network.of(model, torch.ones(2, 4))
+    proof = make(model, net.cut(net.plan({"trunk": [0, 1]}))).proof
+    assert proof.form == "graph"
+    assert proof.reason.startswith("in training mode, RuntimeError")
+
+
+@pytest.mark.parametrize("error", [KeyError, ZeroDivisionError, NotImplementedError])
+def test_a_forward_that_raises_after_the_cut_makes_it_a_graph(error):
+    class Strict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.a(x)
+            if y.shape[1] != 8:
+                raise error("size")
+            return self.b(y)
+
+    model = Strict()
+    net = Network.of(model, torch.ones(2, 4))
+    assert make(model, net.cut(net.plan({"a": [0, 1]}))).proof.form == "graph"
+
+
 @TINY
 def test_names_and_attributes_fit_the_new_sizes(name):
     model = tiny.make(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,18 @@ from penjing.pruning.verify import prove, random_like, randomised, relative_diff
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """Relative, by the dtype of the outputs: kernels for different widths round differently."""
+
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    PenjingError,
+)
+"""What a user's forward raises when the sizes that it bakes in are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +66,9 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
     evidence = prove(cut, seed)
     try:
         made = cut_module(model, cut)
-        reason = _compare_forms(made, cut, seed)
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        AssertionError,
-        PenjingError,
-    ) as error:
-        reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        reason = _compare_forms(made, cut, seed) or _trains_no_more(model, made, cut)
+    except FAILURES as error:
+        reason = _told(error)
     if reason:
         made = graph_form(cut.program)
         made.train(model.training)
@@ -83,6 +88,30 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
             f"inputs, more than {limit:.0e}; the cut is refused"
         )
     return Made(made, proof)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
+def _trains_no_more(model: nn.Module, made: nn.Module, cut: Cut) -> str:
+    """Why the cut module fails in training mode where the original runs; else empty.
+
+    Only a layer that evaluation never reads, such as an auxiliary head, can tell the two apart.
+    """
+    program = cut.network.program
+    unread = [n for n, fqn in program.stored.items() if fqn in program.parameters]
+    if all(program.nodes[name].users for name in unread):
+        return ""
+    args, kwargs = pytree.tree_unflatten(list(program.example), program.in_spec)
+    trial = model
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            for trial in (model, made):
+                copy.deepcopy(trial).train()(*args, **kwargs)
+        except FAILURES as error:
+            return "" if trial is model else f"in training mode, {_told(error)}"
+    return ""
 
 
 def _compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
