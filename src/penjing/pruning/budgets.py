@@ -38,10 +38,10 @@ def absolute(
 
 
 def _bound(name: str, given: float | str, whole: float) -> float:
-    text = given.strip() if isinstance(given, str) else ""
+    text = str(given).strip()
     try:
-        value = float(text.removesuffix("%")) if text else float(given)
-    except (TypeError, ValueError) as error:
+        value = float(text.removesuffix("%"))
+    except ValueError as error:
         raise BudgetError(
             f"constraint {name!r} is {given!r}; give a number, or a share of the original such as "
             "'50%'"

@@ -7,12 +7,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from penjing.errors import StrategyError
 from penjing.plan import Group
 
 Key = nn.Module | str | type
 """A module of the network, its qualified name, a glob over names, or a type of module."""
+
+OUTPUTS_SECOND = (_ConvTransposeNd, nn.Embedding)
+"""Layers whose weight has the outputs in dimension 1."""
 
 
 def layers_of(group: Group) -> list[str]:
@@ -26,12 +30,16 @@ def layers_of(group: Group) -> list[str]:
     return list(dict.fromkeys(s.tensor.rpartition(".")[0] or s.tensor for s in group.slices))
 
 
-def makers_of(group: Group) -> list[str]:
-    """Layers whose outputs the units are: the group cuts dimension 0 of their weight."""
+def makers_of(model: nn.Module, group: Group) -> list[str]:
+    """Layers whose outputs the units are: the group cuts the output dimension of their weight."""
+    modules = dict(model.named_modules())
+    weights = [
+        (s.tensor.rpartition(".")[0], s.dim) for s in group.slices if s.tensor.endswith("weight")
+    ]
     made = [
-        s.tensor.rpartition(".")[0]
-        for s in group.slices
-        if s.dim == 0 and s.tensor.endswith("weight")
+        name
+        for name, dim in weights
+        if dim == (1 if isinstance(modules.get(name), OUTPUTS_SECOND) else 0)
     ]
     return list(dict.fromkeys([group.name.partition("#")[0], *made]))
 
@@ -105,7 +113,7 @@ def ratios_by_group(
     found: dict[str, float] = {}
     for key, ratio in ratios.items():
         names = matches(model, key)
-        made = [g.name for g in groups if names & set(makers_of(g))]
+        made = [g.name for g in groups if names & set(makers_of(model, g))]
         if not made:
             raise StrategyError(
                 f"pruning_ratio_dict[{key!r}] matches only layers whose outputs are not cut here; "
