@@ -340,3 +340,11 @@ def test_a_refused_call_leaves_no_folder(tmp_path):
     with pytest.raises(BudgetError):
         fit({"mac": "50%"}, workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_that_found_nothing_leaves_its_candidates(tmp_path):
+    with pytest.raises(InfeasibleError):
+        fit({"flash_kb": 0.5}, workdir=tmp_path)
+    data = Report.read(tmp_path / "report.json").data
+    assert data.candidates
+    assert not any(row.kept for row in data.candidates)

@@ -33,7 +33,7 @@ class Progress:
     def say(self, name: str, doing: str) -> None:
         """Show what is being done to which candidate."""
         seconds = time.monotonic() - self.started
-        self.text = f"{name}: {doing}  [{seconds:.0f} s of at most about {60 * self.minutes:.0f} s]"
+        self.text = f"{name}: {doing}  ({seconds:.0f} s of about {60 * self.minutes:.0f} s)"
         if not (self.shown and sys.stderr.isatty()) or seconds < PATIENCE_SECONDS:
             return
         if self.status is None:
@@ -41,7 +41,8 @@ class Progress:
 
             self.status = Console(stderr=True).status(self.text)
             self.status.start()
-        self.status.update(self.text)
+        else:
+            self.status.update(self.text)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -13,8 +13,8 @@ from penjing.figures import Figures
 from penjing.graph.capture import Example, Program, capture
 from penjing.latency.onnxruntime import Timing, time_pair
 
-CALLS = 200
-SECONDS = 6.0  # of timing one candidate, where calls are slow
+CALLS = 2000
+SECONDS = 3.0  # of timing one candidate: what ends it, but for the fastest networks
 
 
 @dataclass(eq=False, slots=True)

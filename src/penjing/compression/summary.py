@@ -74,8 +74,38 @@ def write(
     (folder / ONNX).unlink(missing_ok=True)
     if (chosen.folder / ONNX).is_file():
         files.write_bytes(folder / ONNX, (chosen.folder / ONNX).read_bytes())
+    write_report(folder, report)
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Put the report into the work folder, as data and as a page."""
     report.save(folder / "report.json")
     report.save(folder / "report.html")
+
+
+def refused(job: Job, reason: str) -> ReportData:
+    """What a search that found nothing has measured; the test data is not looked at.
+
+    Args:
+        job: A finished search.
+        reason: Why nothing was found.
+
+    Returns:
+        Data for the report, without a result.
+    """
+    return ReportData(
+        kind="compress",
+        title=f"{type(job.bench.reference).__name__}: no network {_within(job)}",
+        before=job.original.data.after,
+        metrics_before=job.original.data.metrics_after,
+        higher_is_better=_directions(job.bench.yardstick.task),
+        candidates=tuple(row(c, v, False) for c, v in job.judged.values()),
+        locked=job.original.data.locked,
+        constraints={name: bound.text for name, bound in job.bounds.items()},
+        environment=environment(),
+        seconds=job.bench.clock.spent,
+        notes=(reason,),
+    )
 
 
 def _plan(chosen: Candidate) -> Plan:
@@ -109,8 +139,11 @@ def _metrics(
 
 
 def _title(job: Job, split: str) -> str:
-    budgets = ", ".join(f"{b.name} ≤ {b.text}" for b in job.bounds.values())
-    return f"{type(job.bench.reference).__name__} within {budgets} ({split} figures)"
+    return f"{type(job.bench.reference).__name__} {_within(job)} ({split} figures)"
+
+
+def _within(job: Job) -> str:
+    return "within " + ", ".join(f"{b.name} ≤ {b.text}" for b in job.bounds.values())
 
 
 def _directions(task: Task | None) -> dict[str, bool]:

@@ -306,7 +306,10 @@ def _search(
     bench.clock.note()
     chosen = job.chosen
     if chosen is None:
-        raise refusal(job)
+        error = refusal(job)
+        if keep:
+            summary.write_report(bench.folder.path, Report(summary.refused(job, str(error))))
+        raise error
     network = bench.network(chosen[0])
     report = Report(summary.report_data(job, chosen[0], network, settings.recovery))
     if keep:
