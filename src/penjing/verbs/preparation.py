@@ -64,6 +64,10 @@ class Choices:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.importance is not None:  # an unknown name is told before the first slow step
+            resolve_importance(self.importance)
+        if self.allocation is not None:
+            resolve_allocation(self.allocation)
         unknown = set(self.scope) - {"inner", "residual"}
         if unknown or not self.scope:
             raise StrategyError(f"scope is {set(self.scope)!r}; give 'inner', 'residual' or both")
