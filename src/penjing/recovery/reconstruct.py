@@ -333,8 +333,11 @@ def _fit(fitted: Gram, held: Gram, start: _Start, dampings: Sequence[float]) -> 
     left = _Solution(before, before, None, start.weight, start.intercept)
     if not fitted.rows or not bool(torch.isfinite(fitted.xx).all()):
         return replace(left, reason="too few samples, or values that are not finite")
-    trials = {share: _Ridge(fitted, start.free, share) for share in dampings}
-    errors = {s: error(*r.solve(fitted.xy, fitted.y)) for s, r in trials.items() if r.regular}
+    errors = {}
+    for share in dampings:
+        ridge = _Ridge(fitted, start.free, share)
+        if ridge.regular:
+            errors[share] = error(*ridge.solve(fitted.xy, fitted.y))
     if not errors:
         return replace(left, reason="its Gram matrix is singular")
     damping = min(errors, key=lambda share: errors[share])
@@ -359,9 +362,10 @@ class _Ridge:
     def __init__(self, gram: Gram, free: bool, share: float) -> None:
         self.gram, self.free = gram, free
         xx = gram.centred().xx if free else gram.xx
-        strength = share * xx.diagonal(dim1=1, dim2=2).mean(1)
-        eye = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)
-        self._factor, info = torch.linalg.cholesky_ex(xx + strength[:, None, None] * eye)
+        xx = xx if free else xx.clone()
+        diagonal = xx.diagonal(dim1=1, dim2=2)
+        diagonal += share * diagonal.mean(1, keepdim=True)
+        self._factor, info = torch.linalg.cholesky_ex(xx)
         self.regular = not bool(info.any()) and bool(self._factor.isfinite().all())
 
     def solve(self, xy_GUV: Tensor, y_GV: Tensor) -> tuple[Tensor, Tensor]:

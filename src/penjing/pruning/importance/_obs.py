@@ -21,6 +21,7 @@ from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_pe
 from penjing.statistics.outlets import Outlet, folded, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
 
+TINY = 1e-30  # keeps quotients finite
 STEPS = 64  # at least, in which the units of a group go; exactly one by one up to twice as many
 
 
@@ -270,7 +271,7 @@ class _Survey:
             if self.sums[r.weight].gram.xx.shape[1] > self.settings.largest
         ]
         if too_large:
-            parts = [_alone(_term(self, reader, diagonal=True)) for reader in readers]
+            parts = [_alone(_term(self, reader, diagonal_only=True)) for reader in readers]
             costs = torch.stack(parts).sum(0)
             order = torch.argsort(costs, stable=True)
             limit = self.settings.largest
@@ -341,8 +342,8 @@ def removal_order(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
     return torch.tensor(order), torch.tensor(total, dtype=torch.float64)
 
 
-def _term(survey: _Survey, reader: _Reader, *, diagonal: bool = False) -> Term:
-    """Matrices of one reader; with `diagonal` the Gram itself in place of its inverse."""
+def _term(survey: _Survey, reader: _Reader, *, diagonal_only: bool = False) -> Term:
+    """Matrices of one reader; with `diagonal_only` the Gram itself in place of its inverse."""
     sums = survey.sums[reader.weight]
     gram = sums.gram.centred()
     layer = reader.layers[0]
@@ -351,13 +352,18 @@ def _term(survey: _Survey, reader: _Reader, *, diagonal: bool = False) -> Term:
         shape = [1] * weight.dim()
         shape[1 - layer.input_dim] = -1
         weight = weight * sums.scale.view(shape)
-    xx = gram.xx / max(gram.rows, 1)
-    mean = xx.diagonal(dim1=1, dim2=2).mean()
-    xx = xx + torch.eye(
-        xx.shape[1], dtype=xx.dtype, device=xx.device
-    ) * survey.settings.damping * mean.clamp_min(1e-30)
-    w_GVU = (layer.matrix(weight) / max(sums.energy, 1e-30) ** 0.5).clone()
-    return Term(xx if diagonal else torch.linalg.inv(xx), w_GVU, reader.columns_AM.to(xx.device))
+    gram.xx.div_(max(gram.rows, 1))
+    diagonal = gram.xx.diagonal(dim1=1, dim2=2)
+    diagonal += survey.settings.damping * diagonal.mean().clamp_min(TINY)
+    w_GVU = (layer.matrix(weight) / max(sums.energy, TINY) ** 0.5).clone()
+    matrix = gram.xx if diagonal_only else _inverse(gram.xx)
+    return Term(matrix, w_GVU, reader.columns_AM.to(matrix.device))
+
+
+def _inverse(xx_GUU: Tensor) -> Tensor:
+    """Inverse of damped Gram matrices; those that rounding made indefinite in the general way."""
+    factor, info = torch.linalg.cholesky_ex(xx_GUU)
+    return torch.linalg.inv(xx_GUU) if bool(info.any()) else torch.cholesky_inverse(factor)
 
 
 def _alone(term: Term) -> Tensor:
