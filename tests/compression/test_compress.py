@@ -348,3 +348,11 @@ def test_a_search_that_found_nothing_leaves_its_candidates(tmp_path):
     data = Report.read(tmp_path / "report.json").data
     assert data.candidates
     assert not any(row.kept for row in data.candidates)
+
+
+def test_a_drop_that_does_not_hold_on_the_test_data_is_told():
+    x = scans(64, seed=3)
+    chance = torch.arange(64) % 4  # labels without meaning: nothing can be lost on them
+    budget = {"macs": "8%", "max_drop": 0.2}
+    report = fit(budget, task=task(val=[(x, chance)]), recovery=None).report
+    assert any("not on the test data" in note for note in report.data.notes)

@@ -96,8 +96,9 @@ def compress(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Find the network that fits the budgets; stopped and called again, it goes on.
 
-    NET has model(), example_inputs() and task() or calibration(). The network, its plan, report and
-    ONNX file come into the folder of --out.
+    NET has model(), example_inputs() and task() or calibration().
+
+    Network, ONNX file and report come into the folder of --out.
     """
     bounds = {"macs": macs, "params": params, "ram_kb": ram_kb, "flash_kb": flash_kb}
     with answering(as_json=as_json, debug=debug):

@@ -43,6 +43,7 @@ class Job:
         Raises:
             InfeasibleError: An exact budget lies below what is permitted.
         """
+        self.bench.progress.say("units", "judging what each is worth")
         top = self.plan(1.0)
         ceiling = self._share(top)
         searched = self.measured or self.only_drop

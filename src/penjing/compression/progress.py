@@ -1,4 +1,4 @@
-"""Where a search is, for people who watch: on a terminal, and only when it takes a while."""
+"""Where a search is, for people who watch a terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-PATIENCE_SECONDS = 2.0
-
 
 @dataclass(eq=False, slots=True)
 class Progress:
-    """One line on the error stream; nothing in the first two seconds or without a terminal.
+    """One line on the error stream, gone when the search is over; nothing without a terminal.
 
     Args:
         shown: False never shows anything.
@@ -31,10 +29,10 @@ class Progress:
         self.started = time.monotonic()
 
     def say(self, name: str, doing: str) -> None:
-        """Show what is being done to which candidate."""
+        """Show what is being done to what."""
         seconds = time.monotonic() - self.started
         self.text = f"{name}: {doing}  ({seconds:.0f} s of about {60 * self.minutes:.0f} s)"
-        if not (self.shown and sys.stderr.isatty()) or seconds < PATIENCE_SECONDS:
+        if not (self.shown and sys.stderr.isatty()):
             return
         if self.status is None:
             from rich.console import Console  # only when something is drawn

@@ -56,7 +56,7 @@ def report_data(
         constraints={name: bound.text for name, bound in job.bounds.items()},
         environment=environment(),
         seconds=bench.clock.spent,
-        notes=(*chosen.data.notes, *_notes(job, chosen, split)),
+        notes=(*chosen.data.notes, *_notes(job, chosen, split), *_held(job, chosen, before, after)),
     )
 
 
@@ -173,6 +173,22 @@ def _choices(job: Job, chosen: Candidate, recovery: str | None, split: str) -> d
         "final figures on": split,
         "minutes": f"{bench.clock.limit / 60:g}",
     }
+
+
+def _held(
+    job: Job, chosen: Candidate, before: Mapping[str, float], after: Mapping[str, float]
+) -> list[str]:
+    """Says so when the drop on the test data is larger than the bound that held on validation."""
+    name, bound = job.bench.yardstick.name, job.bounds.get("max_drop")
+    if bound is None or name not in before or chosen.drop is None:
+        return []
+    drop = job.bench.yardstick.drop(before, after)
+    if drop <= bound.value:
+        return []
+    return [
+        f"max_drop held on the data that candidates were compared on ({chosen.drop:.4g} <= "
+        f"{bound.value:.4g}) and not on the test data ({drop:.4g})"
+    ]
 
 
 def _notes(job: Job, chosen: Candidate, split: str) -> list[str]:

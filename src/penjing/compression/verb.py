@@ -166,8 +166,10 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         stack.enter_context(random_kept(task.train if task else None, task.val if task else None))
         torch.manual_seed(seed)
         data = _Data(task, used, held_out)
-        bench = _bench(model, example_inputs, data, choices, (settings, bounds, Path(path)))
-        stack.callback(bench.progress.close)
+        told = Progress(progress, minutes)
+        stack.callback(told.close)
+        told.say("network", "finding groups")
+        bench = _bench(model, example_inputs, data, choices, (settings, bounds, Path(path), told))
         return _search(bench, bounds, settings, example_inputs, keep=workdir is not None)
 
 
@@ -248,10 +250,10 @@ def _bench(
     example_inputs: Example,
     data: _Data,
     choices: Choices,
-    call: tuple[_Settings, Mapping[str, Bound], Path],
+    call: tuple[_Settings, Mapping[str, Bound], Path, Progress],
 ) -> Bench:
     """Prepare everything that all candidates share."""
-    settings, bounds, path = call
+    settings, bounds, path, progress = call
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     worker, example = model, example_inputs
     if home.type != "cpu":
@@ -279,7 +281,7 @@ def _bench(
         clock=Clock(folder, key_of({**identity, **limits, **recovery}), 60 * settings.minutes),
         identity=identity,
         fitting=Fit(epochs=settings.epochs, seed=settings.seed, progress=settings.progress),
-        progress=Progress(settings.progress, settings.minutes),
+        progress=progress,
     )
 
 
