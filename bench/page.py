@@ -1,0 +1,321 @@
+"""What do the committed results say? Writes them into docs/benchmarks.md and docs/assets.
+
+    python bench/page.py
+
+Every table of the page stands between two marks and is made from bench/results/*.json alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from penjing.files import write_text
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+PICTURE = ROOT / "docs" / "assets" / "repair.svg"
+Row = dict[str, Any]
+
+NAMES = {
+    "resnet20": "ResNet-20, CIFAR-10",
+    "resnet56": "ResNet-56, CIFAR-10",
+    "ic": "MLPerf Tiny ResNet-8, CIFAR-10",
+    "vww": "MLPerf Tiny MobileNetV1-0.25, visual wake words",
+    "kws": "MLPerf Tiny DS-CNN, keywords",
+    "ad": "MLPerf Tiny autoencoder, machine sounds (AUC)",
+}
+BARS = {"ic": 85.0, "vww": 80.0, "kws": 90.0, "ad": 85.0}
+
+
+def rows(name: str) -> list[Row]:
+    """Rows of one results file; none when it is not there."""
+    path = ROOT / "bench" / "results" / f"{name}.json"
+    found: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return found
+
+
+def table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in body)])
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and range."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def grouped(found: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by the values of some fields, in order."""
+    out: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in found:
+        out[tuple(row[k] for k in keys)].append(row)
+    return dict(sorted(out.items(), key=lambda item: str(item[0])))
+
+
+def is_default(row: Row) -> bool:
+    """Whether a row is of penjing's own choices."""
+    return (row["importance"], row["allocation"], row["repair"]) == ("obs", "dp", "least_squares")
+
+
+def repair_tables() -> str:
+    """One table per network: accuracy right after pruning."""
+    parts = []
+    for name, title in NAMES.items():
+        found = [r for r in rows(f"repair-{name}") if is_default(r)]
+        if not found:
+            continue
+        body = [_repair_row(same) for same in grouped(found, "scope", "fewer_macs").values()]
+        first = found[0]
+        bar = f" Quality bar of the benchmark: {BARS[name]:.0f}." if name in BARS else ""
+        parts.append(
+            f"**{title}**, dense {first['dense']:.2f}; {first['split']}; "
+            f"{first['samples']} calibration samples.{bar}\n\n"
+            + table(
+                (
+                    "fewer MACs",
+                    "fewer parameters",
+                    "scope",
+                    "seeds",
+                    f"{first['metric']} right after",
+                    "difference, 95 % interval (worst seed)",
+                    "CPU-s",
+                ),
+                body,
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def _repair_row(same: list[Row]) -> list[str]:
+    worst = min(same, key=lambda r: r["pruned"])
+    change = worst.get("difference_points")
+    return [
+        f"{statistics.fmean(r['measured_fewer_macs'] for r in same):.2f}x",
+        f"{statistics.fmean(r['fewer_params'] for r in same):.2f}x",
+        worst["scope"],
+        str(len(same)),
+        spread([r["pruned"] for r in same]),
+        f"{change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]" if change else "-",
+        f"{max(r['cpu_seconds'] for r in same):.0f}",
+    ]
+
+
+def criteria_table() -> str:
+    """Every criterion beside random, with and without repair."""
+    found = [r for r in rows("repair-resnet20") if r["fewer_macs"] == 2.0 and r["scope"] == "inner"]
+    cells = grouped(found, "importance", "allocation", "repair")
+    body = []
+    for importance in ("random", "l1", "l2", "taylor", "obs"):
+        line = [importance]
+        for allocation in ("uniform", "dp"):
+            for repair in (None, "least_squares"):
+                same = cells.get((importance, allocation, repair), [])
+                line.append(spread([r["pruned"] for r in same], 1) if same else "-")
+        if any(cell != "-" for cell in line[1:]):
+            body.append(line)
+    header = ("importance", "uniform", "uniform, repaired", "solver", "solver, repaired")
+    return table(header, body)
+
+
+def speed_table() -> str:
+    """Fewer MACs against fewer milliseconds."""
+    body = [
+        [
+            NAMES[r["network"]].partition(",")[0],
+            r["scope"],
+            f"{r['measured_fewer_macs']:.2f}x",
+            f"{r['pruned']:.2f} ({r['pruned'] - r['dense']:+.2f})",
+            f"{r['median_ms_dense']:.3f} → {r['median_ms']:.3f}",
+            f"{r['times_faster']:.2f}x",
+            f"{r['times_faster_per_2x_macs']:.2f}x",
+            str(r["n"]),
+        ]
+        for r in rows("speed")
+    ]
+    header = (
+        "network",
+        "scope",
+        "fewer MACs",
+        "top-1",
+        "ms, median",
+        "faster",
+        "per 2.0x MACs",
+        "n",
+    )
+    return table(header, body)
+
+
+def coverage_table() -> str:
+    """How many networks are cut right, beside the peer."""
+    counts: dict[str, dict[str, int]] = {
+        "penjing": defaultdict(int),
+        "torch_pruning": defaultdict(int),
+    }
+    found = rows("coverage")
+    for row in found:
+        for peer, tally in counts.items():
+            tally[row[peer]["verdict"]] += 1
+    verdicts = sorted({v for tally in counts.values() for v in tally})
+    body = [[v, *(str(counts[p].get(v, 0)) for p in counts)] for v in verdicts]
+    return f"{len(found)} networks.\n\n" + table(
+        ("verdict", "penjing", "Torch-Pruning 1.6.1"), body
+    )
+
+
+def growth_table() -> str:
+    """Seconds of analysis by depth."""
+    body = [
+        [
+            r["kind"],
+            str(r["layers"]),
+            f"{r['export_seconds']:.1f}",
+            f"{r['penjing_seconds']:.2f}",
+            f"{r['torch_pruning_seconds']:.2f}" if r["torch_pruning_seconds"] is not None else "-",
+            f"{r['torch_pruning_with_groups_seconds']:.2f}"
+            if r["torch_pruning_with_groups_seconds"] is not None
+            else "-",
+            str(r["n"]),
+        ]
+        for r in sorted(rows("growth"), key=lambda r: (r["kind"], r["layers"]))
+    ]
+    header = (
+        "kind",
+        "layers",
+        "export, s",
+        "penjing, s",
+        "Torch-Pruning graph, s",
+        "with its groups, s",
+        "n",
+    )
+    return table(header, body)
+
+
+def memory_table() -> str:
+    """Peak memory of pruning with repair."""
+    body = [
+        [
+            r["network"],
+            str(r["images"]),
+            r["importance"],
+            f"{r['peak_above_mb']:.0f}",
+            f"{r['images_mb']:.0f}",
+            f"{r['cpu_seconds']:.0f}",
+        ]
+        for r in rows("memory")
+    ]
+    return table(
+        ("network", "images", "importance", "peak above start, MiB", "images, MiB", "CPU-s"), body
+    )
+
+
+def picture() -> str:
+    """Accuracy against MACs of ResNet-56: after repair, and by magnitude without."""
+    found = rows("repair-resnet56")
+    default = [r for r in found if is_default(r) and r["scope"] == "inner"]
+    bare = [r for r in found if r["repair"] is None and r["importance"] == "l1"]
+    lines = {
+        "penjing, right after pruning: no labels, no gradients, no training": _curve(default),
+        "the same MACs by L1 magnitude, uniform, no repair": _curve(bare),
+    }
+    return _draw(lines, default[0]["dense"] if default else 100.0)
+
+
+def _curve(found: list[Row]) -> list[tuple[float, float]]:
+    cells = grouped(found, "fewer_macs")
+    points = [
+        (
+            statistics.fmean(r["measured_fewer_macs"] for r in same),
+            statistics.fmean(r["pruned"] for r in same),
+        )
+        for same in cells.values()
+    ]
+    return sorted(points)
+
+
+def _draw(lines: dict[str, list[tuple[float, float]]], dense: float) -> str:
+    """A line chart, 720 x 400, that reads on light and on dark pages."""
+    colours = ("#2e7d4f", "#b5651d")
+
+    def x(value: float) -> float:
+        return 70 + (value - 1) / 3.2 * 620
+
+    def y(value: float) -> float:
+        return 340 - value / 100 * 290
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 400" role="img" '
+        'font-family="system-ui, sans-serif" font-size="13">',
+        "<title>ResNet-56 on CIFAR-10: top-1 accuracy against the factor of fewer MACs</title>",
+        '<rect width="720" height="400" rx="8" fill="#fbfaf7"/>',
+        '<text x="20" y="28" font-size="15" font-weight="600" fill="#22301f">'
+        "ResNet-56 on CIFAR-10, right after the cut</text>",
+    ]
+    for value in (0, 25, 50, 75, 100):
+        parts.append(
+            f'<line x1="70" x2="690" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd9cf"/>'
+            f'<text x="60" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value} %</text>'
+        )
+    for value in (1, 1.5, 2, 2.5, 3, 3.5, 4):
+        parts.append(
+            f'<text x="{x(value):.1f}" y="360" text-anchor="middle" fill="#555">{value:g}x</text>'
+        )
+    parts.append(
+        '<text x="380" y="384" text-anchor="middle" fill="#555">fewer multiply-accumulates</text>'
+    )
+    for number, (label, points) in enumerate(lines.items()):
+        path = [(1.0, dense), *points]
+        for (xa, ya), (xb, yb) in pairwise(path):
+            parts.append(
+                f'<line x1="{x(xa):.1f}" y1="{y(ya):.1f}" x2="{x(xb):.1f}" y2="{y(yb):.1f}" '
+                f'stroke="{colours[number]}" stroke-width="2.5"/>'
+            )
+        for xa, ya in points:
+            above = -10 if number == 0 else 18
+            parts.append(
+                f'<circle cx="{x(xa):.1f}" cy="{y(ya):.1f}" r="4" fill="{colours[number]}"/>'
+                f'<text x="{x(xa):.1f}" y="{y(ya) + above:.1f}" text-anchor="middle" '
+                f'fill="{colours[number]}">{ya:.1f}</text>'
+            )
+        place = (92, 122)[number] + 130
+        parts.append(
+            f'<circle cx="90" cy="{place}" r="4" fill="{colours[number]}"/>'
+            f'<text x="102" y="{place + 4}" fill="#22301f">{label}</text>'
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "repair": repair_tables,
+    "criteria": criteria_table,
+    "speed": speed_table,
+    "coverage": coverage_table,
+    "growth": growth_table,
+    "memory": memory_table,
+}
+
+
+def main() -> None:
+    """Write page and picture."""
+    text = PAGE.read_text()
+    for name, make in PARTS.items():
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        content = make()
+        text = mark.sub(lambda found, c=content: f"{found[1]}\n{c}\n\n{found[2]}", text)
+    write_text(PAGE, text)
+    if rows("repair-resnet56"):
+        write_text(PICTURE, picture())
+
+
+if __name__ == "__main__":
+    main()
