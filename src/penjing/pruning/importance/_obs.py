@@ -315,6 +315,14 @@ class Term:
         self.inverse -= rows_GMU.mT @ update_GMU
         return float(((w_GVM @ block_GMM) * w_GVM).sum())
 
+    def shrink(self, gone: Tensor) -> None:
+        """Forget the columns of units that went; their entries in `columns` become void."""
+        stays = torch.ones(self.inverse.shape[1], dtype=torch.bool, device=self.inverse.device)
+        stays[self.columns[gone].flatten()] = False
+        self.inverse = self.inverse[:, stays][:, :, stays]
+        self.weight = self.weight[:, :, stays]
+        self.columns = (stays.cumsum(0) - 1)[self.columns].clamp_min(0)
+
 
 def removal_order(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
     """Greedy structured OBS: one unit at a time, in large groups a few.
@@ -330,6 +338,7 @@ def removal_order(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
     alive = torch.arange(units)
     order: list[int] = []
     total = [0.0]
+    carried = 0  # units whose columns were forgotten
     while len(alive):
         costs = torch.stack([term.costs(alive) for term in terms]).sum(0).clamp_min(0)
         rank = costs.argsort(stable=True)
@@ -339,6 +348,10 @@ def removal_order(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
         total.extend([total[-1] + increase * step for step in steps])
         order.extend(alive[going].tolist())
         alive = alive[rank[at_once:].sort().values]
+        if len(order) - carried >= len(alive) > 0:
+            for term in terms:
+                term.shrink(torch.tensor(order[carried:]))
+            carried = len(order)
     return torch.tensor(order), torch.tensor(total, dtype=torch.float64)
 
 
