@@ -365,6 +365,10 @@ def test_in_place_is_refused_in_several_steps_too():
         ({"pruning_ratio": 0.5, "max_pruning_ratio": 90}, "max_pruning_ratio is 90"),
         ({"pruning_ratio": 0.5, "round_to": 0}, "round_to is 0"),
         ({"pruning_ratio": 0.5, "iterative_steps": 0}, "iterative_steps is 0"),
+        ({"pruning_ratio": 0.5, "iterative_steps": 2.5}, "a whole number of steps"),
+        ({"constraints": "50%"}, "such as {'macs': '50%'}"),
+        ({"constraints": {}}, "nothing is asked for"),
+        ({"pruning_ratio": "50%"}, "half of the units is 0.5"),
         ({"pruning_ratio": 0.5, "importance": "l3"}, "no importance is called 'l3'.*'l2'"),
         ({"pruning_ratio": 0.5, "importance": "taylor"}, "pass calibration=batches"),
         ({"pruning_ratio": 0.5, "allocation": "even"}, "no allocation is called.*'uniform'"),
@@ -409,6 +413,34 @@ def test_running_statistics_that_are_not_finite_are_named():
     model.block1.bn1.running_var[1] = torch.nan
     with pytest.raises(InputError, match=r"'block1\.bn1\.running_var'"):
         prune(model, X, pruning_ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (tiny.make("mlp").state_dict(), "load_state_dict it into your network"),
+        (lambda x: x, "is a function, not an nn.Module"),
+    ],
+    ids=["state dict", "function"],
+)
+def test_what_is_no_network_is_refused(model, message):
+    with pytest.raises(InputError, match=message):
+        prune(model, X, pruning_ratio=0.5)
+
+
+def test_a_plan_as_text_is_answered_with_the_reader():
+    with pytest.raises(PlanError, match=r"Plan\.from_json"):
+        prune(tiny.make("residual"), X, plan="{}")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [(X * torch.nan, "holds NaN"), (X[:0], "is empty")],
+    ids=["NaN", "empty"],
+)
+def test_example_inputs_of_no_use_are_refused(inputs, message):
+    with pytest.raises(InputError, match=message):
+        prune(tiny.make("residual"), inputs, pruning_ratio=0.5)
 
 
 def test_example_inputs_of_the_wrong_shape_are_named():

@@ -158,10 +158,27 @@ def capture(model: nn.Module, example: Example) -> Program:
         InputError: The network does not run on `example`.
         CaptureError: `torch.export` failed; the message names the place.
     """
+    check_network(model)
     with quiet_eval(model):
         check_runs(model, example)
         exported, dynamic = _export(model, example)
     return _program(exported, example, dynamic)
+
+
+def check_network(model: object) -> None:
+    """Refuse what is no network that can be captured.
+
+    Raises:
+        InputError: It is no `nn.Module`, or one that is compiled already.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "the network is a ScriptModule, which torch.export does not take; "
+            "give the nn.Module that it was made from"
+        )
+    if not isinstance(model, nn.Module):
+        hint = "; load_state_dict it into your network first" if isinstance(model, dict) else ""
+        raise InputError(f"the network is a {type(model).__name__}, not an nn.Module{hint}")
 
 
 def check_runs(model: nn.Module, example: Example) -> Any:
@@ -173,12 +190,8 @@ def check_runs(model: nn.Module, example: Example) -> Any:
     args, kwargs = call_args(example)
     weight = next((p for p in model.parameters()), None)
     for leaf in pytree.tree_leaves((args, kwargs)):
-        if weight is not None and isinstance(leaf, Tensor) and leaf.device != weight.device:
-            raise InputError(
-                f"the network is on {weight.device}, an example input on {leaf.device}; move one "
-                "of them: "
-                f"example_inputs.to({str(weight.device)!r})"
-            )
+        if isinstance(leaf, Tensor):
+            _check_input(leaf, weight)
     try:
         with torch.no_grad():
             return model(*args, **kwargs)
@@ -198,6 +211,24 @@ def check_runs(model: nn.Module, example: Example) -> Any:
             f"{type(error).__name__}: {error}. Give inputs of the shape and dtype that its forward "
             "takes"
         ) from error
+
+
+def _check_input(value: Tensor, weight: Tensor | None) -> None:
+    if weight is not None and value.device != weight.device:
+        raise InputError(
+            f"the network is on {weight.device}, an example input on {value.device}; move one of "
+            f"them: example_inputs.to({str(weight.device)!r})"
+        )
+    if value.numel() == 0:
+        raise InputError(
+            f"an example input is empty, {describe(value)}; give one sample at least, "
+            "of the shape that the network takes"
+        )
+    if value.is_floating_point() and bool(torch.isnan(value).any()):
+        raise InputError(
+            f"an example input, {describe(value)}, holds NaN; random numbers will do: "
+            "torch.randn(...)"
+        )
 
 
 def describe(value: Any) -> str:

@@ -122,10 +122,12 @@ def _noise_scale(parameter: Tensor) -> float:
 
 
 def random_like(value: Any, generator: torch.Generator) -> Any:
-    """A float tensor as float64 noise of the same spread; anything else as it is."""
+    """A finite float tensor as float64 noise of the same spread; anything else as it is."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value.cpu() if isinstance(value, Tensor) else value
     value = value.detach().cpu().double()
+    if not bool(torch.isfinite(value).all()):  # a mask
+        return value
     spread = float(value.std()) if value.numel() > 1 else 1.0
     spread = spread if math.isfinite(spread) and spread > 0 else 1.0
     return value.mean() + spread * torch.randn(

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penjing.errors import BudgetError, VerificationError
+from penjing.errors import BudgetError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
-from penjing.graph.capture import Example, capture
+from penjing.graph.capture import Example, capture, check_network
 from penjing.graph.network import Cut, Network
 from penjing.plan import Plan
 from penjing.pruning.allocation.protocol import Allocation, Demand
@@ -124,6 +124,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         4
     """
     started = time.perf_counter()
+    check_network(model)
     goal = Goal(pruning_ratio, constraints, plan, iterative_steps)
     if goal.is_empty and not pruning_ratio_dict:
         raise BudgetError("give one of pruning_ratio, constraints and plan; got none")
@@ -179,8 +180,20 @@ class Goal:
         ]
         if len(given) > 1:
             raise BudgetError(f"give one of pruning_ratio, constraints and plan; got {given}")
-        if self.steps < 1:
-            raise BudgetError(f"iterative_steps is {self.steps}; it is at least 1")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise BudgetError(
+                f"iterative_steps is {self.steps!r}; it is a whole number of steps, at least 1"
+            )
+        if not isinstance(self.constraints, (Mapping, type(None))):
+            raise BudgetError(
+                f"constraints is {self.constraints!r}; name what is bounded, "
+                "such as {'macs': '50%'}"
+            )
+        if not isinstance(self.plan, (Plan, type(None))):
+            raise PlanError(
+                f"plan is a {type(self.plan).__name__}, not a Plan; "
+                "Plan.from_json reads a stored one"
+            )
         if self.plan is not None and self.steps > 1:
             raise BudgetError(
                 f"iterative_steps is {self.steps} with a plan; a plan is carried out in one step"
