@@ -217,3 +217,18 @@ def test_a_network_that_was_only_measured_is_not_said_to_be_compared():
 
 def test_making_a_page_twice_gives_the_same(full):
     assert page(full) == page(full)
+
+
+def test_the_original_is_drawn_where_the_samples_that_judged_the_candidates_put_it():
+    tried = (
+        CandidateFigures("a", macs=10, metric=0.97, drop=0.02, kept=True),
+        CandidateFigures("b", macs=20, metric=0.98, drop=0.01),
+    )
+    data = ReportData(
+        "compress",
+        "n",
+        before=Figures(100, 100, 40),
+        metrics_before={"accuracy": 0.5},  # of other samples
+        candidates=tried,
+    )
+    assert "original: 40, 99.00 %" in page(data)

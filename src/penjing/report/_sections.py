@@ -164,9 +164,20 @@ def _scatter(
 
 
 def _original(data: ReportData, field: str, name: str) -> tuple[float, float] | None:
-    """Where the original network stands in a scatter."""
+    """Where the original network stands in a scatter, judged on the samples that judged the others.
+
+    The metrics before and after may come from other samples than those that candidates were
+    compared on; what a candidate lost tells where the original stood on the latter.
+    """
     cost = None if data.before is None else getattr(data.before, field)
-    quality = 1.0 if name == "agreement" else data.metrics_before.get(name)
+    sign = -1 if higher_is_better(data, name) is False else 1
+    judged = [
+        c.metric + sign * c.drop
+        for c in data.candidates
+        if c.metric is not None and c.drop is not None and math.isfinite(c.metric + c.drop)
+    ]
+    own = 1.0 if name == "agreement" else data.metrics_before.get(name)
+    quality = judged[0] if judged else own
     return None if cost is None or quality is None else (float(cost), quality)
 
 
