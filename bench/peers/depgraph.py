@@ -47,12 +47,21 @@ def prune(name: str) -> dict[str, Any]:
     pruner.step()
     row: dict[str, Any] = {"seconds": time.perf_counter() - start, "params_before": before}
     row |= {"params_after": count(model), "cut": count(model) < before}
-    row["runs"] = [tuple(t.shape) for t in call(model, example)] == shapes
+    try:
+        row["runs"] = [tuple(t.shape) for t in call(model, example)] == shapes
+    except (RuntimeError, ValueError, IndexError) as error:
+        return row | {"runs": False, "raised_on_run": first_line(error)}
     try:
         row["difference"] = difference(model, masked(original, model), example)
     except Changed as error:
         row["difference"], row["not_comparable"] = None, str(error)
     return row
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an error."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line}"[:200]
 
 
 def count(model: nn.Module) -> int:
@@ -82,8 +91,7 @@ def main() -> None:
     try:
         row = prune(name)
     except Exception as error:  # noqa: BLE001 - whatever it raises is the finding
-        first = next(iter(str(error).strip().splitlines()), "")
-        row = {"cut": False, "runs": False, "raised": f"{type(error).__name__}: {first}"[:200]}
+        row = {"cut": False, "runs": False, "raised": first_line(error)}
     print(json.dumps(row))
 
 
