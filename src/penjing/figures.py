@@ -89,12 +89,12 @@ class Proof:
     """Comparison of a cut network with its masked original.
 
     Args:
-        error: Largest relative difference of any output on randomised float64 weights and random
-            inputs.
+        error: Largest relative difference of any compared node, in float64, on randomised weights
+            and random inputs.
         moved: How far masking itself moved the outputs, relative: a proof that moved nothing proves
             nothing.
-        real_error: The same difference with the real weights on the example inputs, in the
-            network's own dtype.
+        real_error: Largest relative difference of any output between the module and the cut graph,
+            with the real weights on the example inputs, in the network's own dtype.
         nodes: Graph nodes compared one by one.
         form: "module" when the result is the user's own class, "graph" when it is a graph module.
         reason: Why the user's own class could not express the cut; empty for "module".
@@ -129,6 +129,9 @@ class GroupFigures:
 @dataclass(frozen=True, slots=True)
 class RepairFigures:
     """What repair did to one layer.
+
+    Where a clipping activation (ReLU, ReLU6) follows a repaired layer, errors are measured behind
+    it.
 
     Args:
         layer: Qualified name of the layer.

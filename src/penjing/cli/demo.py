@@ -32,7 +32,7 @@ def demo(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Train a small network on real handwritten digits, compress it, and write the report.
 
-    The data is the one of scikit-learn (pip install 'penjing[demo]'): 1797 scans of 8x8 pixels,
+    The data comes with scikit-learn, which the extra `demo` installs: 1797 scans of 8x8 pixels,
     divided once and for all into 1097 to train, 300 to choose by, and 400 to test.
     """
     with answering(as_json=as_json, debug=debug), _one_thread():

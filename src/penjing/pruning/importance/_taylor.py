@@ -33,12 +33,10 @@ class Taylor:
     """Mean square, over samples, of the first-order change that zeroing a unit would cause.
 
     For every sample the products of gradient and weight are summed over all that the unit cuts,
-    then
-    squared: E_x[(sum g w)^2]. With `loss` and labels, g is the gradient of the sample's loss.
-        Without
-    a loss no labels are needed: the change is that of the network's own prediction, to second order
-    the KL divergence between the prediction before and after, by one random projection of the
-    output per sample (the gradient of that divergence itself is zero, so it cannot be used).
+    then squared: E_x[(sum g w)^2]. With `loss` and labels, g is the gradient of the sample's loss.
+    Without a loss no labels are needed: the change is that of the network's own prediction, to
+    second order the KL divergence between the prediction before and after, by one random projection
+    of the output per sample (the gradient of that divergence itself is zero, so it cannot be used).
 
     Args:
         samples: Samples at most, the first ones of the calibration data; below 1000 scores are
