@@ -57,7 +57,7 @@ def row(job: Workload, factor: float, seed: int, scope: str, calls: int) -> dict
         scope=scope.split("+"),
         seed=seed,
     )
-    before, after = job.correct(job.model), job.correct(pruned.model)
+    before, after = job.dense(), job.correct(pruned.model)
     data = pruned.report.data
     assert data.before is not None
     assert data.after is not None
