@@ -131,7 +131,7 @@ class RepairFigures:
     """What repair did to one layer.
 
     Where a clipping activation (ReLU, ReLU6) follows a repaired layer, errors are measured behind
-    it.
+    it, with the last fit, which has seen the held-out samples too.
 
     Args:
         layer: Qualified name of the layer.
