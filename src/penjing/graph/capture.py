@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError, InputError
 from penjing.graph.functional import functionalise
+from penjing.task.randomness import evaluating
 
 Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """A tensor, a tuple (positional) or a dict (keywords)."""
@@ -240,17 +241,13 @@ def describe(value: Any) -> str:
 
 @contextmanager
 def quiet_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no warnings inside; every submodule's own mode and the RNG afterwards."""
-    modes = {module: module.training for module in model.modules()}
+    """Eval mode and no warnings inside; modes, buffers and the RNG as before afterwards."""
     generator = torch.get_rng_state()
-    model.eval()
     try:
-        with warnings.catch_warnings():
+        with evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         torch.set_rng_state(generator)
 
 

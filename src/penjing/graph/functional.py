@@ -12,6 +12,7 @@ import operator
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
 
 
 def functionalise(exported: ExportedProgram) -> tuple[ExportedProgram, bool]:
@@ -27,6 +28,7 @@ def functionalise(exported: ExportedProgram) -> tuple[ExportedProgram, bool]:
     for node in list(graph.nodes):
         if is_mutating(node) and not _make_functional(graph, node):
             rewritten = exported.run_decompositions({})
+            _return_user_outputs(rewritten)
             _restore_batch_norm(rewritten.graph_module.graph)
             rewritten.graph_module.recompile()
             return rewritten, True
@@ -87,6 +89,16 @@ def _seen_elsewhere(graph: fx.Graph, written: fx.Node, writer: fx.Node) -> bool:
         for a in aliases - {written}
         for user in a.users
     )
+
+
+def _return_user_outputs(exported: ExportedProgram) -> None:
+    """Leave out the new values of buffers that `forward` writes to: a program only computes."""
+    graph = exported.graph_module.graph
+    specs = exported.graph_signature.output_specs
+    output = graph.output_node()
+    values = zip(specs, output.args[0], strict=True)
+    output.args = (tuple(v for spec, v in values if spec.kind is OutputKind.USER_OUTPUT),)
+    graph.eliminate_dead_code()
 
 
 def _restore_batch_norm(graph: fx.Graph) -> None:

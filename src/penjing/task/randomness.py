@@ -1,4 +1,4 @@
-"""Random states and modes: taken, put back, and kept unchanged by what only looks at a network."""
+"""Random states, modes and buffers: taken, put back, kept by what only looks at a network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def random_state(*loaders: Any) -> dict[str, Any]:
@@ -72,8 +73,8 @@ def _generators(loaders: tuple[Any, ...]) -> list[torch.Generator]:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every submodule's own mode afterwards, also after an error."""
-    with modes_kept(*models):
+    """Eval mode inside; every submodule's own mode and buffers afterwards, also after an error."""
+    with modes_kept(*models), buffers_kept(*models):
         for model in models:
             model.eval()
         yield
@@ -88,6 +89,31 @@ def modes_kept(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def buffers_kept(*models: nn.Module) -> Iterator[None]:
+    """Every buffer afterwards as before, where a forward counts its calls or keeps an average."""
+    kept = [
+        (module, name, buffer, buffer.clone(), _version(buffer))
+        for model in models
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value, version in kept:
+            module._buffers[name] = buffer
+            if _version(buffer) != version:
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts the writes to a tensor; tensors of inference mode refuse them, and to count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def device_of(model: nn.Module) -> torch.device:
