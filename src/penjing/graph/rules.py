@@ -436,6 +436,16 @@ def locked(site: Site, what: str = "has no rule") -> list[Labels]:
     return fixed_outputs(site)
 
 
+def drawn(site: Site) -> list[Labels]:
+    """Random numbers: fewer of them would be others, so that no cut could be compared."""
+    return locked(site, "draws random numbers, in eval mode too")
+
+
+def dropout(site: Site) -> list[Labels]:
+    """The first argument's labels, unless units are dropped in eval mode too."""
+    return drawn(site) if site.call.arg("train") else same(site)
+
+
 def _named(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
@@ -455,14 +465,15 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **_named(
             pointwise,
-            "hardswish softplus masked_fill fill where zeros_like ones_like full_like rand_like "
-            "randn_like bernoulli mish hardtanh relu6 leaky_relu elu selu celu silu gelu "
-            "logsigmoid log_sigmoid softsign threshold",
+            "hardswish softplus masked_fill fill where zeros_like ones_like full_like mish "
+            "hardtanh relu6 leaky_relu elu selu celu silu gelu logsigmoid log_sigmoid softsign "
+            "threshold",
         ),
+        **_named(same, "contiguous clone to _to_copy detach alias lift_fresh_copy"),
+        **_named(dropout, "dropout feature_dropout alpha_dropout feature_alpha_dropout"),
         **_named(
-            same,
-            "dropout feature_dropout alpha_dropout contiguous clone to _to_copy detach alias "
-            "lift_fresh_copy",
+            drawn,
+            "rand_like randn_like randint_like bernoulli normal poisson multinomial exponential",
         ),
         **_named(prelu, "prelu"),
         **_named(glu, "glu"),

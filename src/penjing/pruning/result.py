@@ -155,8 +155,10 @@ def module_difference(
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            drawn = torch.get_rng_state()
             got = pytree.tree_leaves(module(*args, **kwargs))
+            torch.set_rng_state(drawn)
             want = program.run(inputs, tensors)
     finally:
         for part, mode in modes.items():

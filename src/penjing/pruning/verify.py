@@ -77,7 +77,7 @@ def prove(cut: Cut, seed: int = 0) -> Evidence:
     for _ in range(TRIES):
         tensors = randomised(program, generator)
         inputs = [random_like(v, generator) for v in program.example]
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             evidence = _Lockstep(cut, tensors, inputs).walk()
         if evidence.moved > 0.0 or not cut.plan.drop:
             return evidence
@@ -208,10 +208,13 @@ class _Lockstep:
         return Evidence(self.error, moved, self.nodes)
 
     def _step(self, old: fx.Node | None, twin: fx.Node) -> None:
+        drawn = torch.get_rng_state()  # an op that draws random numbers draws the same each time
         self.small[twin.name] = _run(twin, self.small)
         if old is None:  # a size computed for the cut graph alone
             return
+        torch.set_rng_state(drawn)
         self.dense[old.name] = _run(old, self.dense)
+        torch.set_rng_state(drawn)
         value = reference(Call(old), self.masked, self.analysis.labels, self.cut.kept)
         labels = self.analysis.all_labels(old)
         self.masked[old.name] = _each(value, labels, lambda v, dims: masked(v, dims, self.cut.kept))
