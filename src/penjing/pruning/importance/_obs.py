@@ -409,7 +409,9 @@ def _by_magnitude(program: Program, group: Group) -> tuple[Tensor, Tensor, str]:
     for piece in group.slices:
         tensor = program.tensors[piece.tensor].detach().double().square()
         norms += by_unit(
-            tensor.movedim(piece.dim, 0).flatten(1).sum(1).cpu()[None], piece, group.units
+            tensor.movedim(piece.dim, -1).reshape(-1, tensor.shape[piece.dim]).sum(0).cpu()[None],
+            piece,
+            group.units,
         )[0]
     order = torch.argsort(norms, stable=True)
     curve = torch.cat([norms.new_zeros(1), norms[order].cumsum(0)])

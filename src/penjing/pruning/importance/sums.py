@@ -13,7 +13,7 @@ from penjing.plan import Group, Slice
 
 
 def cut_parameters(model: nn.Module, group: Group) -> Iterator[tuple[Slice, Tensor]]:
-    """Every parameter that the group cuts, with its slice; buffers are left out.
+    """Every parameter that the group cuts, with its slice; buffers and constants are left out.
 
     Args:
         model: Read, never changed.
@@ -23,11 +23,16 @@ def cut_parameters(model: nn.Module, group: Group) -> Iterator[tuple[Slice, Tens
         Slices in their order, and the parameter of each, detached.
 
     Raises:
-        KeyError: A slice names a tensor that `model` does not have.
+        KeyError: No slice names a tensor that `model` has.
         InputError: A parameter has NaN or infinite values.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    if not any(piece.tensor in parameters or piece.tensor in buffers for piece in group.slices):
+        raise KeyError(
+            f"group {group.name!r} cuts {group.slices[0].tensor!r}, which the network does not "
+            "have; was it found in another network?"
+        )
     for piece in group.slices:
         if piece.tensor in parameters:
             weight = parameters[piece.tensor].detach()
@@ -37,11 +42,6 @@ def cut_parameters(model: nn.Module, group: Group) -> Iterator[tuple[Slice, Tens
                     "cannot be ranked. Load weights from before training diverged"
                 )
             yield piece, weight
-        elif piece.tensor not in buffers:
-            raise KeyError(
-                f"group {group.name!r} cuts {piece.tensor!r}, which the network does not have; "
-                "was it found in another network?"
-            )
 
 
 def by_unit(positions: Tensor, piece: Slice, units: int) -> Tensor:
