@@ -490,3 +490,132 @@ def test_the_report_says_what_auto_stood_for():
         "uniform",
         "off",
     )
+
+
+# ---------------------------------------------------------------- ordinary networks, awkward ways
+
+
+class Convolutions(nn.Module):
+    """Two convolutions with something of a subclass's own between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def between(self, x):
+        return x
+
+    def forward(self, x):
+        y = self.between(self.first(x).relu())
+        return self.fc(self.second(y).relu().mean((2, 3)))
+
+
+class Counts(Convolutions):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.tensor(0))
+
+    def between(self, x):
+        self.calls += 1
+        return x
+
+
+class Averages(Convolutions):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(3))
+
+    def forward(self, x):
+        self.average = 0.9 * self.average + 0.1 * x.mean((0, 2, 3))
+        return super().forward(x)
+
+
+class Noisy(Convolutions):
+    def between(self, x):
+        return x + 0.1 * torch.randn_like(x)
+
+
+class DropsAlways(Convolutions):
+    def between(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class HoldsPlainTensor(Convolutions):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.linspace(0.5, 1.5, 8).view(8, 1, 1)
+
+    def between(self, x):
+        return x * self.scale
+
+
+class FixedBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8 * 64, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().view(2, 8 * 64))
+
+
+def images(count=1, seed=0):
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("data", [False, True], ids=["without data", "with data"])
+@pytest.mark.parametrize(
+    "make", [Counts, Averages, Noisy, DropsAlways, HoldsPlainTensor], ids=lambda m: m.__name__
+)
+def test_networks_with_a_state_of_their_own_are_cut_and_left_alone(make, data):
+    model = make()
+    before = snapshot(model)
+    calibration = [images(8, seed) for seed in range(3)] if data else None
+    result = prune(model, images(), pruning_ratio=0.5, calibration=calibration)
+    assert result.plan.drop
+    assert same(snapshot(model), before)
+
+
+@pytest.mark.parametrize("make", [Noisy, DropsAlways], ids=lambda m: m.__name__)
+def test_axes_of_random_numbers_are_locked_with_the_reason(make):
+    locks = prune(make(), images(), pruning_ratio=0.5).report.data.locked
+    assert any("draws random numbers" in lock.reason for lock in locks)
+
+
+def test_a_weight_norm_is_ranked_by_data():
+    model = Convolutions()
+    torch.nn.utils.parametrizations.weight_norm(model.first)
+    result = prune(model, images(), pruning_ratio=0.5, calibration=[images(16)])
+    assert result.report.data.proof.form == "module"
+
+
+def test_a_network_of_fixed_batch_agrees_on_whole_batches():
+    result = prune(FixedBatch(), images(2), pruning_ratio=0.5, calibration=[images(33)])
+    assert 0 <= result.report.data.agreement <= 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [images(8)[:, :2]],
+        [images(8).double()],
+        [images(8)[..., :6]],
+        [{"x": images(8)}],
+    ],
+    ids=["channels", "dtype", "size", "structure"],
+)
+def test_calibration_data_unlike_the_example_inputs_is_shown_beside_them(data):
+    with pytest.raises(InputError, match=r"calibration has samples of .*float32\[\d, 3, 8, 8\]"):
+        prune(Convolutions(), images(), pruning_ratio=0.5, calibration=data)
+
+
+def test_a_seed_that_is_no_number_is_refused():
+    with pytest.raises(StrategyError, match="seed is 'a'"):
+        prune(Convolutions(), images(), pruning_ratio=0.5, seed="a")
+
+
+def test_scores_that_are_no_tensor_are_refused():
+    with pytest.raises(StrategyError, match="gave a list for group 'first'"):
+        prune(Convolutions(), images(), pruning_ratio=0.5, importance=lambda _, g: [0] * g.units)

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from penjing.counts.macs import Counter
 from penjing.counts.memory import Liveness
 from penjing.errors import InputError, StrategyError
 from penjing.figures import Figures, GroupFigures
-from penjing.graph.capture import Example, Program
+from penjing.graph.capture import Example, Program, call_args
 from penjing.graph.network import Cut, Network
 from penjing.graph.sizing import Sizing, node_shape
 from penjing.plan import Group, Plan
@@ -24,10 +25,12 @@ from penjing.pruning.importance import resolve as resolve_importance
 from penjing.pruning.importance.protocol import HasErrors, Importance, Prepares
 from penjing.pruning.selection import Key, ignored_groups, ratios_by_group
 from penjing.recovery.reconstruct import Reconstruct
-from penjing.task import Calibration
+from penjing.task import Batch, Calibration
+from penjing.task.batches import describe
 
 KIB = 1024  # a kB of flash or RAM is 1024 bytes, as data sheets have it
 RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, masks for instance
+BATCH = 128  # samples that the report's agreement is measured on at a time
 REPAIRS = ("auto", "least_squares", "recalibrate")
 
 Repair = Literal["auto", "least_squares", "recalibrate"] | Reconstruct | None
@@ -68,6 +71,8 @@ class Choices:
             resolve_importance(self.importance)
         if self.allocation is not None:
             resolve_allocation(self.allocation)
+        if not isinstance(self.seed, int):
+            raise StrategyError(f"seed is {self.seed!r}; it is a whole number")
         unknown = set(self.scope) - {"inner", "residual"}
         if unknown or not self.scope:
             raise StrategyError(f"scope is {set(self.scope)!r}; give 'inner', 'residual' or both")
@@ -150,8 +155,10 @@ class Preparation:
         return preparation
 
     def check(self) -> None:
-        """Resolve every name before the first expensive step."""
+        """Resolve every name and look at the data before the first expensive step."""
         _ = self.importance, self.allocation, self.groups, self.ratios
+        if self.calibration is not None:
+            check_fits(self.calibration, self.network.program)
         if isinstance(self.importance, Prepares):
             what = f"importance {self.importance_name!r}"
         elif self.repair is not None:
@@ -163,6 +170,15 @@ class Preparation:
                 f"{what} needs data; pass calibration=batches (unlabelled inputs are enough)"
             )
         self.calibration.at_least(2, what)
+
+    def whole_batches(self, samples: Calibration) -> list[Batch]:
+        """Samples in batches that the network takes; of a fixed batch, only whole ones."""
+        program = self.network.program
+        if program.dynamic_batch:
+            return [Batch(inputs) for inputs in samples.batches(BATCH)]
+        size = next((len(v) for v in program.example if isinstance(v, Tensor) and v.dim()), 1)
+        cut = (Batch(inputs) for inputs in samples.batches(size))
+        return [batch for batch in cut if batch.samples == size]
 
     # -------------------------------------------------------------- resolved choices
 
@@ -379,6 +395,34 @@ def program_figures(program: Program) -> Figures:
     )
 
 
+def check_fits(calibration: Calibration, program: Program) -> None:
+    """Refuse calibration data that is not like the example inputs in all but the batch.
+
+    Raises:
+        InputError: Shows both.
+    """
+    sample = next(calibration.batches(1))
+    leaves, structure = pytree.tree_flatten(call_args(sample))
+    same = structure == program.in_spec and all(
+        _row(given) == _row(wanted)
+        for given, wanted in zip(leaves, program.example, strict=True)
+        if isinstance(wanted, Tensor)
+    )
+    if not same:
+        example = pytree.tree_unflatten(list(program.example), program.in_spec)
+        positional, by_name = example
+        raise InputError(
+            f"calibration has samples of {describe(sample)}, the example inputs are "
+            f"{describe(by_name or positional)}; only dimension 0, the batch, may differ. Give "
+            "both as the network takes them, transform_fn= makes them so"
+        )
+
+
+def _row(value: Any) -> Any:
+    """What every sample of an input shares."""
+    return (value.dtype, value.shape[1:]) if isinstance(value, Tensor) else type(value)
+
+
 def check_finite(model: nn.Module) -> None:
     """Refuse weights that are NaN or infinite.
 
@@ -401,6 +445,11 @@ def checked(group: Group, scores: Tensor) -> Tensor:
     Raises:
         StrategyError: Wrong shape, or a value that is negative or not finite.
     """
+    if not isinstance(scores, Tensor):
+        raise StrategyError(
+            f"the importance gave a {type(scores).__name__} for group {group.name!r}; it gives a "
+            f"tensor of {group.units} scores"
+        )
     if scores.shape != (group.units,):
         raise StrategyError(
             f"the importance gave scores of shape {tuple(scores.shape)} for group {group.name!r} "

@@ -29,6 +29,7 @@ from penjing.recovery.recalibrate import recalibrate
 from penjing.recovery.reconstruct import reconstruct
 from penjing.report import Histogram, Report, ReportData, environment
 from penjing.task import Calibration
+from penjing.task.randomness import random_kept
 from penjing.verbs.preparation import Choices, Preparation, Repair, program_figures
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
@@ -141,13 +142,14 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     )
     samples = None if calibration is None else Calibration.of(calibration, transform_fn, seed=seed)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
-    worker, example = _on_cpu(model, example_inputs, home)
-    work = _prune_in_steps(worker, example, samples, choices, goal)
-    result = _placed(model, work, home, inplace)
+    with random_kept():
+        torch.manual_seed(seed)
+        worker, example = _on_cpu(model, example_inputs, home)
+        work = _prune_in_steps(worker, example, samples, choices, goal)
+        data = work.report_data(worker, samples)
+        result = _placed(model, work, home, inplace)
     remember(result, model, example_inputs, work.plan)
-    report = Report(
-        replace(work.report_data(worker, samples), seconds=time.perf_counter() - started)
-    )
+    report = Report(replace(data, seconds=time.perf_counter() - started))
     return Pruned(result, work.plan, report)
 
 
@@ -266,14 +268,11 @@ class Work:
         """Everything that can be told without timing or labels."""
         choices = self.preparation.choices
         agreement = None
-        if samples is not None:
+        batches = [] if samples is None else self.preparation.whole_batches(samples)
+        if batches:
             from penjing.task import agreement as share_alike
 
-            agreement = share_alike(
-                self.model,
-                original,
-                [(b,) if not isinstance(b, (tuple, dict)) else b for b in samples.batches(128)],
-            )
+            agreement = share_alike(self.model, original, batches)
         return ReportData(
             kind="prune",
             title=type(original).__name__,
