@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from penjing import checkpoint, files
@@ -167,6 +168,25 @@ def test_loaded_tensors_are_aligned_like_fresh_ones(tmp_path):
 
 def test_metrics_are_kept(network, tmp_path):
     assert read(save(network, tmp_path, metrics={"accuracy": 0.5})).metrics == {"accuracy": 0.5}
+
+
+def test_metrics_may_be_tensors(network, tmp_path):
+    folder = save(network, tmp_path, metrics={"accuracy": torch.tensor(0.5)})
+    assert read(folder).metrics == {"accuracy": 0.5}
+
+
+def test_a_metric_that_is_no_number_is_refused(network, tmp_path):
+    with pytest.raises(InputError, match="metric 'accuracy' is 'high'"):
+        save(network, tmp_path, metrics={"accuracy": "high"})
+
+
+def test_a_full_disk_is_told_with_the_path(network, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: no space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"no space left on device.*model\.safetensors"):
+        save(network, tmp_path)
 
 
 def test_the_network_keeps_its_mode(network, tmp_path):

@@ -11,6 +11,7 @@ replaced in one step. A kill at any moment leaves the old checkpoint or the new 
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
 import platform
@@ -63,8 +64,8 @@ def save(
         The folder.
 
     Raises:
-        InputError: `model` is not a module, does not run on `example_inputs`, or a plan comes
-            without them.
+        InputError: `model` is not a module, does not run on `example_inputs`, a plan comes without
+            them, or a metric is no number.
         CheckpointError: The state dict holds something that is not a tensor, or `path` is a file.
         CaptureError: The network does not export.
         OSError: The disk is full or the folder cannot be written; an earlier checkpoint is intact.
@@ -88,7 +89,8 @@ def save(
     content = _content(model, record, example_inputs)
     name = _free_name(folder)
     stored = {n: t.detach().cpu().contiguous().clone() for n, t in content.tensors.items()}
-    weights = files.write_with(folder / name, lambda part: save_file(stored, part))
+    figures = _figures(metrics or {})
+    weights = files.write_with(folder / name, lambda part: _write_weights(stored, part))
     spec = {
         "format": "penjing",
         "version": SPEC_VERSION,
@@ -100,7 +102,7 @@ def save(
         },
         "example": record.example if record else None,
         "plans": [plan.to_json() for plan in record.plans] if record else [],
-        "metrics": {k: v if math.isfinite(v) else None for k, v in (metrics or {}).items()},
+        "metrics": figures,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "form": content.form,
         "ties": _ties(named, stored),
@@ -275,6 +277,27 @@ def _ties(named: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str
     return {name: first[identity(t)] for name, t in named.items() if name not in stored}
 
 
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Metrics as JSON has them: numbers, and None for what is not finite."""
+    figures: dict[str, float | None] = {}
+    for name, value in metrics.items():
+        try:
+            figure = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"metric {name!r} is {value!r}; give one number, such as {{'accuracy': 0.91}}"
+            ) from error
+        figures[name] = figure if math.isfinite(figure) else None
+    return figures
+
+
+def _write_weights(stored: dict[str, Tensor], part: Path) -> None:
+    try:
+        save_file(stored, part)
+    except SafetensorError as error:  # the library's word for a disk that is full
+        raise OSError(errno.EIO, f"the weights cannot be written: {error}") from error
+
+
 def _free_name(folder: Path) -> str:
     """A file name for the weights that the present spec does not use."""
     try:
@@ -343,7 +366,8 @@ def _as_module(saved: Saved, model: nn.Module | Callable[[], nn.Module]) -> nn.M
             f"{saved.path} holds a graph form, which the network's own class cannot express; load "
             "it without model="
         )
-    dense = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
+    dense: Any = copy.deepcopy(model) if isinstance(model, nn.Module) else model
+    dense = dense() if callable(dense) and not isinstance(dense, nn.Module) else dense
     if not isinstance(dense, nn.Module):
         raise InputError(
             f"model= gave a {type(dense).__name__}; give a module or a function of one"

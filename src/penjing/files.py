@@ -63,6 +63,8 @@ def write_with(path: str | Path, writer: Callable[[Path], object]) -> Path:
             os.fsync(file.fileno())
         part.chmod(0o644)
         part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
     _sync_folder(path.parent)
