@@ -619,3 +619,15 @@ def test_a_seed_that_is_no_number_is_refused():
 def test_scores_that_are_no_tensor_are_refused():
     with pytest.raises(StrategyError, match="gave a list for group 'first'"):
         prune(Convolutions(), images(), pruning_ratio=0.5, importance=lambda _, g: [0] * g.units)
+
+
+def test_the_report_names_no_strategy_where_a_plan_decided():
+    plan = prune(tiny.make("residual"), X, pruning_ratio=0.5).plan
+    choices = prune(tiny.make("residual"), X, plan=plan).report.data.choices
+    assert (choices["importance"], choices["allocation"]) == ("a plan was given",) * 2
+
+
+def test_a_plan_that_cuts_an_ignored_layer_is_refused():
+    plan = prune(tiny.make("mlp"), tiny.example("mlp"), pruning_ratio=0.5).plan
+    with pytest.raises(PlanError, match="which ignored_layers or scope leave out"):
+        prune(tiny.make("mlp"), tiny.example("mlp"), plan=plan, ignored_layers="*")

@@ -244,6 +244,7 @@ class Work:
         repair: What repair did, layer by layer.
         tensors: Tensors of the result by name.
         notes: What the reader of the report must know.
+        given: Whether the plan was given, and not made here.
     """
 
     model: nn.Module
@@ -253,11 +254,16 @@ class Work:
     repair: tuple[RepairFigures, ...]
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
+    given: bool = False
 
     @property
     def plan(self) -> Plan:
         """The plan that was carried out."""
         return self.cut.plan
+
+    def _decided(self, name: str) -> str:
+        """Strategies that decided what goes; none did where a plan was given."""
+        return "a plan was given" if self.given else name
 
     @property
     def network(self) -> Network:
@@ -285,8 +291,8 @@ class Work:
             locked=self.network.groups.locked,
             proof=self.proof,
             choices={
-                "importance": self.preparation.importance_name,
-                "allocation": self.preparation.allocation_name,
+                "importance": self._decided(self.preparation.importance_name),
+                "allocation": self._decided(self.preparation.allocation_name),
                 "repair": self.preparation.repair_name,
                 "scope": ", ".join(sorted(choices.scope)),
                 "round_to": str(choices.round_to or 1),
@@ -313,12 +319,24 @@ def _prune_in_steps(
     """
     preparation = Preparation.of(model, example, samples, choices)
     if goal.plan is not None:
-        return one_cut(preparation, goal.plan)
+        _leaves_ignored(preparation, goal.plan)
+        return replace(one_cut(preparation, goal.plan), given=True)
     work = one_cut(preparation, preparation.plan(goal.demand(preparation, 1)))
     for step in range(2, goal.steps + 1):
         evidence = preparation.after(work.cut, work.model, example)
         work = one_cut(preparation, preparation.plan(goal.demand(preparation, step), evidence))
     return work
+
+
+def _leaves_ignored(preparation: Preparation, plan: Plan) -> None:
+    """Refuse a plan that cuts what the call leaves out."""
+    plan.check(preparation.network.groups)
+    outside = sorted(set(plan.drop) - {g.name for g in preparation.groups})
+    if outside:
+        raise PlanError(
+            f"the plan cuts group {outside[0]!r}, which ignored_layers or scope leave out; give "
+            "the plan alone, or make one with these choices"
+        )
 
 
 def one_cut(preparation: Preparation, plan: Plan) -> Work:
