@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -123,3 +124,24 @@ def test_a_functional_rewrite_keeps_batch_norm_whole():
     program = capture(Halves().eval(), torch.ones(2, 4, 3, 3))
     assert program.functional_rewrite
     assert any("batch_norm" in str(node.target) for node in program.graph.nodes)
+
+
+def test_a_failed_export_prints_nothing(capfd):
+    with pytest.raises(CaptureError):
+        capture(Branches(), torch.ones(2, 4))
+    assert capfd.readouterr() == ("", "")
+
+
+@dataclass
+class Scores:
+    logits: torch.Tensor
+
+
+class GivesDataclass(nn.Module):
+    def forward(self, x):
+        return Scores(x + 1)
+
+
+def test_a_dataclass_that_torch_does_not_know_is_answered_with_the_call():
+    with pytest.raises(CaptureError, match=r"torch\.export\.register_dataclass"):
+        capture(GivesDataclass(), torch.ones(2, 4))

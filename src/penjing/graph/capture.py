@@ -7,9 +7,11 @@ dimension is dynamic where the network allows it.
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -291,10 +293,23 @@ def _try_export(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dims: Any
 ) -> torch.export.ExportedProgram | Exception:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _torch_silent():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
     except Exception as error:  # noqa: BLE001 - of every kind; the caller raises the last
         return error
+
+
+@contextmanager
+def _torch_silent() -> Iterator[None]:
+    """Nothing printed inside: export writes whole graphs where it fails, before it says why."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _has_dynamic_batch(program: torch.export.ExportedProgram) -> bool:
@@ -323,6 +338,11 @@ def _explain(error: Exception) -> str:
         (
             lambda t: "dynamic control flow" in t.lower(),
             "replace the branch on tensor values by torch.where or torch.cond",
+        ),
+        (
+            lambda t: "in output, which is not a known type" in t,
+            "tell torch of that class first: torch.export.register_dataclass(TheClass), or return "
+            "tensors, tuples or dicts",
         ),
         (
             lambda t: "pytree" in t.lower() or "register" in t.lower(),
