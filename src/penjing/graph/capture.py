@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
@@ -163,9 +163,24 @@ def capture(model: nn.Module, example: Example) -> Program:
     """
     check_network(model)
     with quiet_eval(model):
-        check_runs(model, example)
+        _make_known(check_runs(model, example))
         exported, dynamic = _export(model, example)
     return _program(exported, example, dynamic)
+
+
+def _make_known(output: Any) -> None:
+    """Tell torch of the dataclasses that a network returns, once per class, as export needs it."""
+    if is_dataclass(output) and not isinstance(output, type):
+        if pytree.tree_is_leaf(output):
+            torch.export.register_dataclass(type(output))
+        for part in fields(output):
+            _make_known(getattr(output, part.name))
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            _make_known(value)
+    elif isinstance(output, dict):
+        for value in output.values():
+            _make_known(value)
 
 
 def check_network(model: object) -> None:
@@ -338,11 +353,6 @@ def _explain(error: Exception) -> str:
         (
             lambda t: "dynamic control flow" in t.lower(),
             "replace the branch on tensor values by torch.where or torch.cond",
-        ),
-        (
-            lambda t: "in output, which is not a known type" in t,
-            "tell torch of that class first: torch.export.register_dataclass(TheClass), or return "
-            "tensors, tuples or dicts",
         ),
         (
             lambda t: "pytree" in t.lower() or "register" in t.lower(),
