@@ -111,7 +111,8 @@ def _cleared(name: str, found: list[Row]) -> str:
             passing.append(factor)
     if not passing:
         return "\n\nThe 95 % interval lies above the bar at none of these."
-    return f"\n\nThe 95 % interval of the worst seed lies above the bar up to {max(passing)}x fewer MACs."
+    most = max(passing)
+    return f"\n\nThe 95 % interval of the worst seed lies above the bar up to {most}x fewer MACs."
 
 
 def _repair_row(same: list[Row]) -> list[str]:
