@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "assets" / "repair.svg"
 Row = dict[str, Any]
+LABEL_ROOM = 40  # pixels between two labels of one curve
 
 NAMES = {
     "resnet20": "ResNet-20, CIFAR-10",
@@ -243,8 +244,8 @@ def picture() -> str:
     default = [r for r in found if is_default(r) and r["scope"] == "inner"]
     bare = [r for r in found if r["repair"] is None and r["importance"] == "l1"]
     lines = {
-        "penjing, right after pruning: no labels, no gradients, no training": _curve(default),
-        "the same MACs by L1 magnitude, uniform, no repair": _curve(bare),
+        "penjing: repaired, no labels, gradients or training": _curve(default),
+        "the same MACs by L1 magnitude, not repaired": _curve(bare),
     }
     return _draw(lines, default[0]["dense"] if default else 100.0)
 
@@ -298,17 +299,22 @@ def _draw(lines: dict[str, list[tuple[float, float]]], dense: float) -> str:
                 f'<line x1="{x(xa):.1f}" y1="{y(ya):.1f}" x2="{x(xb):.1f}" y2="{y(yb):.1f}" '
                 f'stroke="{colours[number]}" stroke-width="2.5"/>'
             )
+        written = -LABEL_ROOM
         for xa, ya in points:
             above = -10 if number == 0 else 18
             parts.append(
                 f'<circle cx="{x(xa):.1f}" cy="{y(ya):.1f}" r="4" fill="{colours[number]}"/>'
-                f'<text x="{x(xa):.1f}" y="{y(ya) + above:.1f}" text-anchor="middle" '
-                f'fill="{colours[number]}">{ya:.1f}</text>'
             )
-        place = (92, 122)[number] + 130
+            if x(xa) - written >= LABEL_ROOM:
+                written = x(xa)
+                parts.append(
+                    f'<text x="{x(xa):.1f}" y="{y(ya) + above:.1f}" text-anchor="middle" '
+                    f'fill="{colours[number]}">{ya:.1f}</text>'
+                )
+        place = 150 + 26 * number
         parts.append(
-            f'<circle cx="90" cy="{place}" r="4" fill="{colours[number]}"/>'
-            f'<text x="102" y="{place + 4}" fill="#22301f">{label}</text>'
+            f'<circle cx="322" cy="{place}" r="4" fill="{colours[number]}"/>'
+            f'<text x="334" y="{place + 4}" fill="#22301f">{label}</text>'
         )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
