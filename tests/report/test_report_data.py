@@ -36,7 +36,8 @@ def test_a_metric_that_is_not_a_number_is_read_as_such():
 
 
 def test_the_json_is_what_every_other_language_reads(full):
-    json.loads(full.to_json(), parse_constant=pytest.fail)
+    content = json.loads(full.to_json(), parse_constant=pytest.fail)  # no NaN, no Infinity
+    assert content["version"] == REPORT_VERSION
 
 
 def test_a_newer_version_is_refused_with_the_fix(full):
