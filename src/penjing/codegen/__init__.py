@@ -1,0 +1,1 @@
+"""The compiler: a network becomes one C program without dependencies."""
