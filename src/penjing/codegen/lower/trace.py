@@ -30,9 +30,100 @@ KEYWORDS = frozenset(
     """
     auto break case char const continue default do double else enum extern float for goto if
     inline int long register restrict return short signed sizeof static struct switch typedef
-    union unsigned void volatile while arena state scratch f32 f32 i8 i16 i32 u8 i32
+    union unsigned void volatile while arena state scratch
     """.split()  # noqa: SIM905 - one line per word would hide the rest
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor of the graph at the sizes that are compiled.
+
+    Args:
+        name: Its tensor in the net; "" for a constant that no layer reads yet.
+        shape: Static.
+        dtype: Of the net.
+        constant: What it is, when it does not depend on the inputs.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    constant: TorchTensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One call of the graph with its arguments resolved.
+
+    Args:
+        node: The node.
+        arguments: Values, numbers and lists of them, by name of the schema.
+        results: What torch computed for the example; shapes and types are read from it.
+        source: Qualified name of the weight that it uses, else of the op.
+    """
+
+    node: fx.Node
+    arguments: Mapping[str, Any]
+    results: tuple[TorchTensor, ...]
+    source: str
+
+    @property
+    def name(self) -> str:
+        """ATen base name."""
+        return Call(self.node).name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first result."""
+        return tuple(self.results[0].shape)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An argument, or `default` where it is absent or None."""
+        found = self.arguments.get(name)
+        return default if found is None else found
+
+    def array(self, name: str) -> np.ndarray | None:
+        """A constant tensor argument as float32; None when it was not given.
+
+        Raises:
+            ExportError: The tensor depends on the inputs.
+        """
+        value = self.get(name)
+        if value is None:
+            return None
+        if value.constant is None:
+            self.refuse(f"whose {name} is computed from the inputs")
+        return as_array(value.constant, "f32")
+
+    def refuse(self, what: str = "") -> NoReturn:
+        """Say that the op cannot be compiled, and where it is.
+
+        Raises:
+            ExportError: Always.
+        """
+        place = where(self.node)
+        at = f" ({place})" if place else ""
+        detail = f" {what}" if what else ""
+        raise ExportError(
+            f"the compiler has no {self.name}{detail}: node {self.node.name!r}{at}. Replace it in "
+            "forward, or export to .onnx"
+        )
+
+
+def as_array(value: TorchTensor, dtype: DType) -> np.ndarray:
+    """A constant as a contiguous array of the compiler's type."""
+    kinds = {
+        "f32": np.float32,
+        "i8": np.int8,
+        "i16": np.int16,
+        "i32": np.int32,
+        "u8": np.uint8,
+    }
+    array = value.detach().cpu().resolve_conj().resolve_neg().numpy()
+    if dtype == "i32" and array.size:
+        array = np.clip(array, -(2**31), 2**31 - 1)  # sentinels such as the largest int64
+    return np.ascontiguousarray(array.astype(kinds[dtype])).reshape(array.shape)
 
 
 def identifier(text: str) -> str:
