@@ -1,0 +1,233 @@
+"""An integer network as plain data: what the reference computes and the compiler writes as C.
+
+Everything is int8 with channels last. A tensor has the shape (height, width, channels), the batch
+left out: features are (1, 1, C), a sequence is (1, length, C). A layer holds integers only; its
+real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and what they hold:
+
+    conv        weight (O, kh, kw, I/g) int8, bias (O,) int32, multiplier (O,), shift (O,) int32;
+                stride, padding ((top, bottom), (left, right)), dilation, groups
+    depthwise   weight (kh, kw, C) int8; the rest as conv
+    add         left and right: (multiplier, shift); result: (multiplier, shift)
+    mul         result; the second input may be (1, 1, C)
+    average     kernel, stride, padding; on the input's own grid
+    mean        over height and width; result
+    max         kernel, stride, padding
+    lookup      table (256,) int8, by q + 128
+    rescale     result; to another grid
+    concat      along the channels; parts: one (multiplier, shift) each, None where grids agree
+    softmax     over the channels; multiplier, shift, least (smallest difference that counts)
+    pad         padding; filled with the zero point
+    transpose   (H, W, C) to the features of (C, H, W), in that order
+
+`low` and `high` clamp the result of conv, depthwise, add, mul and average.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.quantization.formats import Multiplier
+
+Shape = tuple[int, int, int]
+Scale = tuple[int, int]
+"""A multiplier and its shift."""
+
+ADD_SHIFT = 20
+"""Bits by which the inputs of an addition are moved up before they are rescaled."""
+
+_SOFTMAX_BITS = 5  # integer bits of a scaled difference of logits
+LOW, HIGH = -128, 127
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerTensor:
+    """An int8 tensor, channels last.
+
+    Args:
+        name: Unique in the net.
+        shape: Height, width, channels.
+        scale: Of its grid.
+        zero_point: Of its grid.
+        given: Shape in the network it comes from, the batch left out.
+        channels_first: Whether that network has channels before the rest.
+    """
+
+    name: str
+    shape: Shape
+    scale: float
+    zero_point: int
+    given: tuple[int, ...]
+    channels_first: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """One byte per element."""
+        return math.prod(self.shape)
+
+    def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
+        """A batch in the network's own layout, channels last."""
+        if self.channels_first and len(self.given) > 1:
+            values = np.moveaxis(values, 1, -1)
+        return np.ascontiguousarray(values.reshape(len(values), *self.shape))
+
+    def restore(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The reverse of `arrange`."""
+        if not self.channels_first or len(self.given) == 1:
+            return values.reshape(len(values), *self.given)
+        channels, *rest = self.given
+        return np.ascontiguousarray(
+            np.moveaxis(values.reshape(len(values), *rest, channels), -1, 1)
+        )
+
+    def quantize(self, values: NDArray[Any]) -> NDArray[np.int8]:
+        """Floats in any layout as integers of the grid; halves go away from zero."""
+        steps = values.astype(np.float32) / np.float32(self.scale)
+        whole = np.trunc(steps)
+        whole = whole + np.sign(steps) * (np.abs(steps - whole) >= 0.5)
+        integers: NDArray[np.int8] = np.clip(whole + self.zero_point, LOW, HIGH).astype(np.int8)
+        return integers
+
+    def dequantize(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Integers of the grid as floats."""
+        centred = values.astype(np.float32) - np.float32(self.zero_point)
+        return centred * np.float32(self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerLayer:
+    """One step of an integer network.
+
+    Args:
+        kind: See the module's docstring.
+        name: Unique in the net, a C identifier.
+        inputs: Names of tensors.
+        output: Name of the tensor that it makes.
+        attributes: Numbers and tuples, by name.
+        weights: Arrays, by name.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerNet:
+    """A network in integers.
+
+    Args:
+        inputs: Names of the tensors that are given.
+        outputs: Names of the tensors that are wanted.
+        layers: In an order in which they can run.
+        tensors: Every tensor by name.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: tuple[IntegerLayer, ...]
+    tensors: Mapping[str, IntegerTensor]
+
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and linear layers, zeros included."""
+        return sum(self._macs(layer) for layer in self.layers)
+
+    def _macs(self, layer: IntegerLayer) -> int:
+        if layer.kind not in {"conv", "depthwise"}:
+            return 0
+        height, width, channels = self.tensors[layer.output].shape
+        weight = layer.weights["weight"]
+        each = weight[0].size * channels if layer.kind == "conv" else weight.size
+        return int(height * width * each)
+
+
+def scale_of(real: float) -> Scale:
+    """A real number as multiplier and shift."""
+    found = Multiplier.of(real)
+    return found.multiplier, found.shift
+
+
+def layer_scales(
+    source: float, weights: NDArray[np.float64], result: float, channels: int
+) -> dict[str, NDArray[np.int32]]:
+    """Multiplier and shift of every output channel of a layer.
+
+    Args:
+        source: Scale of the input.
+        weights: Scales of the weight, one or one per channel.
+        result: Scale of the output.
+        channels: Number of output channels.
+
+    Returns:
+        `multiplier` and `shift`, each `(channels,)`.
+    """
+    real = np.broadcast_to(source * weights / result, (channels,))
+    pairs = [scale_of(float(r)) for r in real]
+    return {
+        "multiplier": np.array([p[0] for p in pairs], np.int32),
+        "shift": np.array([p[1] for p in pairs], np.int32),
+    }
+
+
+def add_scales(left: float, right: float, result: float) -> dict[str, Scale]:
+    """Multipliers of an addition of two grids.
+
+    Source:
+        TensorFlow Lite, `PopulateAddParams`: both inputs are moved up by 20 bits, brought to twice
+        the larger scale, added, and brought to the scale of the result.
+    """
+    twice = 2.0 * max(left, right)
+    return {
+        "left": scale_of(left / twice),
+        "right": scale_of(right / twice),
+        "result": scale_of(twice / (2**ADD_SHIFT * result)),
+    }
+
+
+def softmax_scales(scale: float, beta: float = 1.0) -> dict[str, int]:
+    """Multiplier, shift and least difference of a softmax over logits of a scale.
+
+    Source:
+        TensorFlow Lite, `PreprocessSoftmaxScaling` and `CalculateInputRadius`.
+    """
+    real = min(beta * scale * 2 ** (31 - _SOFTMAX_BITS), 2.0**31 - 1)
+    multiplier, shift = scale_of(real)
+    radius = ((1 << _SOFTMAX_BITS) - 1) * (1 << (31 - _SOFTMAX_BITS)) // (1 << shift)
+    return {"multiplier": multiplier, "shift": shift, "least": -radius}
+
+
+def table_of(
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    source: IntegerTensor,
+    scale: float,
+    zero_point: int,
+) -> NDArray[np.int8]:
+    """A scalar function as a table over all 256 values of its input.
+
+    Args:
+        function: Of float64 arrays.
+        source: The input.
+        scale: Of the output.
+        zero_point: Of the output.
+
+    Returns:
+        Outputs by q + 128, rounded with halves away from zero.
+    """
+    inputs = (np.arange(LOW, HIGH + 1) - source.zero_point) * source.scale
+    steps = function(inputs.astype(np.float64)) / scale
+    rounded = np.sign(steps) * np.floor(np.abs(steps) + 0.5)
+    table: NDArray[np.int8] = np.clip(rounded + zero_point, LOW, HIGH).astype(np.int8)
+    return table
+
+
+def extent(size: int, kernel: int, stride: int, padding: Sequence[int], dilation: int = 1) -> int:
+    """Positions of a window along one dimension."""
+    return (size + sum(padding) - (dilation * (kernel - 1) + 1)) // stride + 1

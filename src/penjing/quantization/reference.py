@@ -1,0 +1,298 @@
+"""Integer networks executed in Python: the definition that compiled code must meet bit for bit.
+
+Sums are exact: products of int8 values are added in float64, which holds integers up to 2^53.
+
+Suffixes: N = batch, H, W = height and width, C = channels, O = output channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from penjing.errors import InputError
+from penjing.quantization.formats import rescale
+from penjing.quantization.integers import (
+    ADD_SHIFT,
+    HIGH,
+    LOW,
+    IntegerLayer,
+    IntegerNet,
+    IntegerTensor,
+    Scale,
+)
+
+_INT32_MAX = 2**31 - 1
+
+
+def execute(net: IntegerNet, *inputs: NDArray[np.int8]) -> dict[str, NDArray[np.int8]]:
+    """Run an integer network.
+
+    Args:
+        net: The network.
+        inputs: One int8 array per input, `(N, H, W, C)`.
+
+    Returns:
+        Every tensor of the network by name, int8, `(N, H, W, C)`.
+
+    Raises:
+        InputError: An input has another shape or dtype.
+    """
+    if len(inputs) != len(net.inputs):
+        raise InputError(f"the network takes {len(net.inputs)} inputs, {len(inputs)} were given")
+    values: dict[str, Tensor] = {}
+    for name, given in zip(net.inputs, inputs, strict=True):
+        wanted = net.tensors[name].shape
+        if given.dtype != np.int8 or given.shape[1:] != wanted:
+            raise InputError(
+                f"input {name!r} is {given.dtype} {given.shape}; it is int8 (batch, "
+                f"{', '.join(map(str, wanted))}), channels last"
+            )
+        values[name] = torch.from_numpy(np.ascontiguousarray(given))
+    for layer in net.layers:
+        read = [(values[name], net.tensors[name]) for name in layer.inputs]
+        values[layer.output] = _KINDS[layer.kind](layer, read, net.tensors[layer.output])
+    return {name: value.numpy() for name, value in values.items()}
+
+
+Read = Sequence[tuple[Tensor, IntegerTensor]]
+
+
+def _weights(layer: IntegerLayer, name: str) -> Tensor:
+    return torch.from_numpy(np.array(layer.weights[name]))
+
+
+def _scaled(value: Tensor, scale: Scale) -> Tensor:
+    return rescale(value, *(torch.tensor(v, dtype=torch.int64) for v in scale))
+
+
+def _centred(value: Tensor, tensor: IntegerTensor) -> Tensor:
+    return value.long() - tensor.zero_point
+
+
+def _result(value: Tensor, layer: IntegerLayer, out: IntegerTensor) -> Tensor:
+    low, high = layer.attributes.get("low", LOW), layer.attributes.get("high", HIGH)
+    return (value + out.zero_point).clamp(low, high).to(torch.int8).view(-1, *out.shape)
+
+
+def _padded(x_NCHW: Tensor, layer: IntegerLayer, value: float = 0) -> Tensor:
+    (top, bottom), (left, right) = layer.attributes["padding"]
+    return F.pad(x_NCHW, (left, right, top, bottom), value=value)
+
+
+def _accumulate(layer: IntegerLayer, sums_NOHW: Tensor, out: IntegerTensor) -> Tensor:
+    sums = sums_NOHW.permute(0, 2, 3, 1).round().long() + _weights(layer, "bias").long()
+    multiplier, shift = (_weights(layer, k).long() for k in ("multiplier", "shift"))
+    return _result(rescale(sums, multiplier, shift), layer, out)
+
+
+def _conv(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x_NCHW = _centred(*read[0]).double().permute(0, 3, 1, 2)
+    w_OCHW = _weights(layer, "weight").double().permute(0, 3, 1, 2)
+    sums = F.conv2d(
+        _padded(x_NCHW, layer),
+        w_OCHW,
+        stride=layer.attributes["stride"],
+        dilation=layer.attributes["dilation"],
+        groups=layer.attributes["groups"],
+    )
+    return _accumulate(layer, sums, out)
+
+
+def _depthwise(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x_NCHW = _centred(*read[0]).double().permute(0, 3, 1, 2)
+    w_C1HW = _weights(layer, "weight").double().permute(2, 0, 1)[:, None]
+    sums = F.conv2d(
+        _padded(x_NCHW, layer),
+        w_C1HW,
+        stride=layer.attributes["stride"],
+        dilation=layer.attributes["dilation"],
+        groups=len(w_C1HW),
+    )
+    return _accumulate(layer, sums, out)
+
+
+def _add(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    left, right = (
+        _scaled(_centred(*r) << ADD_SHIFT, layer.attributes[side])
+        for r, side in zip(read, ("left", "right"), strict=True)
+    )
+    return _result(_scaled(left + right, layer.attributes["result"]), layer, out)
+
+
+def _mul(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    product = _centred(*read[0]) * _centred(*read[1])
+    return _result(_scaled(product, layer.attributes["result"]), layer, out)
+
+
+def _windows(x_NCHW: Tensor, layer: IntegerLayer) -> Tensor:
+    """Windows in the last two dimensions."""
+    (height, width), (down, right) = layer.attributes["kernel"], layer.attributes["stride"]
+    return x_NCHW.unfold(2, height, down).unfold(3, width, right)
+
+
+def _average(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x_NCHW = read[0][0].long().permute(0, 3, 1, 2)
+    sums = _windows(_padded(x_NCHW, layer), layer).sum((4, 5))
+    count = _windows(_padded(torch.ones_like(x_NCHW), layer), layer).sum((4, 5))
+    half = torch.div(count, 2, rounding_mode="floor")
+    nudged = torch.where(sums > 0, sums + half, sums - half)
+    mean = torch.div(nudged, count, rounding_mode="trunc").permute(0, 2, 3, 1)
+    return _result(mean - out.zero_point, layer, out)
+
+
+def _mean(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    sums = _centred(*read[0]).sum((1, 2))
+    return _result(_scaled(sums, layer.attributes["result"]), layer, out)
+
+
+def _max(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x_NCHW = read[0][0].long().permute(0, 3, 1, 2)
+    best = _windows(_padded(x_NCHW, layer, LOW), layer).amax((4, 5)).permute(0, 2, 3, 1)
+    return _result(best - out.zero_point, layer, out)
+
+
+def _lookup(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    return _weights(layer, "table")[read[0][0].long() - LOW].view(-1, *out.shape)
+
+
+def _rescale(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    return _result(_scaled(_centred(*read[0]), layer.attributes["result"]), layer, out)
+
+
+def _concat(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    parts = [
+        value.long() - out.zero_point if scale is None else _scaled(_centred(value, tensor), scale)
+        for (value, tensor), scale in zip(read, layer.attributes["parts"], strict=True)
+    ]
+    return _result(torch.cat(parts, dim=3), layer, out)
+
+
+def _pad(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x_NCHW = _centred(*read[0]).permute(0, 3, 1, 2)
+    return _result(_padded(x_NCHW, layer).permute(0, 2, 3, 1), layer, out)
+
+
+def _transpose(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    del layer
+    return read[0][0].permute(0, 3, 1, 2).reshape(-1, *out.shape)
+
+
+def _softmax(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    """Fixed point throughout.
+
+    Source:
+        TensorFlow Lite, `reference_ops::Softmax`; the functions below are gemmlowp's.
+    """
+    x = read[0][0].long()
+    least = layer.attributes["least"]
+    difference = x - x.amax(3, keepdim=True)
+    scale = (layer.attributes["multiplier"], layer.attributes["shift"])
+    exponential = _exp_on_negative(_scaled(difference.clamp_min(least), scale))
+    counted = difference >= least
+    total = torch.where(counted, _rounded_shift(exponential, 12), 0).sum(3, keepdim=True)
+    spare = _leading_zeros(total)
+    reciprocal = _one_over_one_plus((total << spare) - (1 << 31))
+    share = _shifted_right(_product(reciprocal, exponential), (12 - spare) + 31 - 8)
+    share = torch.where(counted, share, 0)
+    return _result(share + LOW - out.zero_point, layer, out)
+
+
+def _leading_zeros(x: Tensor) -> Tensor:
+    """Of positive values in 32 bits."""
+    return 32 - (torch.floor(torch.log2(x.double())).long() + 1)
+
+
+def _product(a: Tensor, b: Tensor | int) -> Tensor:
+    """Product of two numbers of 31 fractional bits, rounded with halves upward."""
+    return (a * b + (1 << 30)) >> 31
+
+
+def _shifted_right(x: Tensor, bits: Tensor) -> Tensor:
+    """`x / 2^bits`, halves away from zero."""
+    mask = (torch.ones_like(bits) << bits) - 1
+    return (x >> bits) + ((x & mask) > ((mask >> 1) + (x < 0)))
+
+
+def _rounded_shift(x: Tensor, bits: int) -> Tensor:
+    return _shifted_right(x, torch.tensor(bits))
+
+
+def _saturated(x: Tensor) -> Tensor:
+    return x.clamp(-_INT32_MAX - 1, _INT32_MAX)
+
+
+EXP_STEPS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+"""exp(-2^k) for k = -2 to 4, with 31 fractional bits."""
+
+
+def _exp_on_negative(a: Tensor) -> Tensor:
+    """Exp of numbers <= 0 with 26 fractional bits, as numbers with 31."""
+    quarter = 1 << 24
+    rest = (a & (quarter - 1)) - quarter
+    result = _exp_below_quarter(_saturated(rest << 5))
+    remainder = rest - a
+    for k, step in enumerate(EXP_STEPS):
+        bit = (remainder >> (24 + k)) & 1
+        result = torch.where(bit == 1, _product(result, step), result)
+    return torch.where(a == 0, _INT32_MAX, result)
+
+
+def _exp_below_quarter(a: Tensor) -> Tensor:
+    """Exp on [-1/4, 0), 31 fractional bits: Taylor around -1/8."""
+    eighth, third = 1895147668, 715827883
+    x = a + (1 << 28)
+    x2 = _product(x, x)
+    x3 = _product(x2, x)
+    x4_over_4 = _rounded_shift(_product(x2, x2), 2)
+    tail = _rounded_shift(_product(x4_over_4 + x3, third) + x2, 1)
+    return eighth + _product(x + tail, eighth)
+
+
+def _one_over_one_plus(a: Tensor) -> Tensor:
+    """1 / (1 + a) for a in [0, 1), 31 fractional bits: three Newton steps with 29."""
+    half = (a + _INT32_MAX + 1) >> 1
+    x = 1515870810 + _product(half, -1010580540)
+    for _ in range(3):
+        x = x + _saturated(_product(x, (1 << 29) - _product(half, x)) << 2)
+    return _saturated(x << 1)
+
+
+_KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
+    "conv": _conv,
+    "depthwise": _depthwise,
+    "add": _add,
+    "mul": _mul,
+    "average": _average,
+    "mean": _mean,
+    "max": _max,
+    "lookup": _lookup,
+    "rescale": _rescale,
+    "concat": _concat,
+    "softmax": _softmax,
+    "pad": _pad,
+    "transpose": _transpose,
+}
+
+
+def run(net: IntegerNet, *batches: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
+    """Run an integer network on floats in its own layout: quantize, execute, dequantize.
+
+    Args:
+        net: The network.
+        batches: One array per input, as the network it comes from takes them.
+
+    Returns:
+        One float32 array per output, as that network returns them.
+    """
+    tensors = [net.tensors[name] for name in net.inputs]
+    given = [t.arrange(t.quantize(np.asarray(b))) for t, b in zip(tensors, batches, strict=True)]
+    values = execute(net, *given)
+    wanted = [net.tensors[name] for name in net.outputs]
+    return tuple(t.dequantize(t.restore(values[t.name])) for t in wanted)
