@@ -1,25 +1,31 @@
-"""How many convolutional networks can be cut in half, proved right, and to what size?
+"""How many networks can be cut in half, proved right, and to what size?
 
     python bench/coverage.py --network resnet18      one row, done again when it is there
-    python bench/coverage.py --all                   every missing row, one after the other
+    python bench/coverage.py --all --jobs 2          every missing row
+    python bench/coverage.py --again                 penjing's half of every row anew
     python bench/coverage.py --summary               what the rows say
 
 A row is one network with random weights at `pruning_ratio=0.5`: penjing at its defaults, and
-Torch-Pruning at its defaults in a process of its own with 100 seconds. penjing's result is compared
-with the masked original once more here, by an oracle that reads the kept positions off the values;
-where a normalisation over the cut units makes cutting differ from masking, its own proof stands
-alone (and Torch-Pruning's result is taken as it runs). A wrong result ends the benchmark with exit
-code 1.
+Torch-Pruning at its defaults, each in a process of its own, with 100 and 30 seconds of processor
+time (where Torch-Pruning answers at all, it takes a second; where it does not, it recurses).
+penjing's result is compared with the masked original once more here, by an oracle that reads the
+kept positions off the values; where a normalisation over the cut units makes cutting differ from
+masking, its own proof stands alone (and Torch-Pruning's result is taken as it runs). A wrong result
+ends the benchmark with exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import resource
+import tempfile
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +34,49 @@ from torch import nn
 
 import penjing as pj
 from networks import NETWORKS
-from networks.masks import Changed, call, difference, masked
+from networks.masks import DOUBLE, Changed, call, difference, masked, tolerance
+from peers import depgraph
 from penjing.errors import PenjingError
+from penjing.files import write_json
 from record import Record
 
 RATIO = 0.5
 TARGET = 0.7  # of the parameters
-EQUAL = 1e-9  # relative, in float64
-TIMEOUT = 100.0  # seconds for the peer
+LIMIT = 100  # seconds of processor time
+PEER_LIMIT = 30
+PATIENCE = 8  # times that in wall-clock seconds, for a machine that is shared
 ENDS = ("network output", "network input")  # locks that every network has
-PEER = Path(__file__).parent / "peers" / "depgraph.py"
+
+
+def isolated(work: Callable[[str], dict[str, Any]], name: str, limit: int) -> dict[str, Any]:
+    """The answer of `work` in a process of its own, or why there was none."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        child = multiprocessing.get_context("fork").Process(
+            target=_answer, args=(work, name, answer, limit)
+        )
+        child.start()
+        child.join(PATIENCE * limit)
+        if child.is_alive():
+            child.kill()
+            child.join()
+        if answer.exists():
+            found: dict[str, Any] = json.loads(answer.read_text())
+            return found
+    slow = child.exitcode in {-9, -24}  # killed here, or for its processor time
+    why = f"no answer in {limit} s" if slow else f"ended with exit code {child.exitcode}"
+    return {"verdict": "RAISED", "cut": False, "runs": False, "raised": why}
+
+
+def _answer(work: Callable[[str], dict[str, Any]], name: str, answer: Path, limit: int) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a failed export prints pages
+    text = json.dumps(work(name))
+    part = answer.with_suffix(".part")
+    part.write_text(text)
+    part.rename(answer)
 
 
 def penjing_row(name: str) -> dict[str, Any]:
@@ -46,8 +85,9 @@ def penjing_row(name: str) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         pruned = pj.prune(model, example, pruning_ratio=RATIO)
-    except PenjingError as error:
-        return {"verdict": "RAISED", "raised": f"{type(error).__name__}: {error}"[:400]}
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the finding
+        kind = "RAISED" if isinstance(error, PenjingError) else "CRASHED"
+        return {"verdict": kind, "raised": f"{type(error).__name__}: {error}"[:400]}
     seconds = time.perf_counter() - start
     data, groups = pruned.report.data, pj.find_groups(model, example)
     assert data.before is not None
@@ -83,8 +123,9 @@ def judged(
     except Changed as error:
         return {"verdict": "WRONG", "why": str(error)}
     apart = difference(small, twin, example) if same_shapes else float("inf")
-    checked = {"difference": apart, "moved": difference(twin, model, example)}
-    if not same_shapes or (exact and apart > EQUAL):
+    equal = tolerance(model, example)
+    checked = {"difference": apart, "moved": difference(twin, model, example), "equal": equal}
+    if not same_shapes or (exact and not apart <= equal):
         return {**checked, "verdict": "WRONG", "why": f"differs from the masked original: {apart}"}
     if row["share"] <= TARGET:
         return {**checked, "verdict": "met"}
@@ -102,30 +143,20 @@ def locks(groups: Any) -> dict[str, int]:
 
 
 def peer_row(name: str) -> dict[str, Any]:
-    """Prune one network with Torch-Pruning in a process of its own."""
-    command = [sys.executable, str(PEER), name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    """Prune one network with Torch-Pruning."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=environment
-        )
-    except subprocess.TimeoutExpired:
-        return {"cut": False, "runs": False, "raised": f"no answer in {TIMEOUT:.0f} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return {"cut": False, "runs": False, "raised": f"exit {done.returncode}: {last}"[:200]}
-    row: dict[str, Any] = json.loads(lines[-1])
-    return row
+        return depgraph.prune(name)
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the finding
+        return {"cut": False, "runs": False, "raised": depgraph.first_line(error)}
 
 
-def with_verdict(peer: dict[str, Any], exact: bool) -> dict[str, Any]:
+def with_verdict(peer: dict[str, Any], exact: bool, equal: float) -> dict[str, Any]:
     """The peer's row in one word: the same bar as ours."""
     if "raised" in peer:
         word = "raised"
     elif not peer["runs"]:
         word = "does not run"
-    elif exact and (peer["difference"] is None or peer["difference"] > EQUAL):
+    elif exact and (peer["difference"] is None or not peer["difference"] <= equal):
         word = "wrong"
     elif not peer["cut"]:
         word = "nothing cut"
@@ -134,12 +165,22 @@ def with_verdict(peer: dict[str, Any], exact: bool) -> dict[str, Any]:
     return {**peer, "verdict": word}
 
 
-def row(name: str) -> dict[str, Any]:
-    """Both tools on one network."""
-    ours = penjing_row(name)
-    theirs = with_verdict(peer_row(name), ours.get("exact", False))
+def row(name: str, peer: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Both tools on one network; the peer's half may be given."""
+    ours = isolated(penjing_row, name, LIMIT)
+    theirs = peer or isolated(peer_row, name, PEER_LIMIT)
+    theirs = with_verdict(theirs, ours.get("exact", False), ours.get("equal", DOUBLE))
     family = NETWORKS[name].family
     return {"network": name, "family": family, "penjing": ours, "torch_pruning": theirs}
+
+
+def rows(names: list[str], jobs: int, peers: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows as they are done, `jobs` at a time; everything slow to import is imported before."""
+    pj.find_groups(nn.Linear(2, 2), torch.ones(1, 2))
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        for done in as_completed([pool.submit(row, name, peers.get(name)) for name in names]):
+            yield done.result()
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,12 +191,14 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {word: words.count(word) for word in sorted(set(words))}
 
     shares = sorted(r["penjing"]["share"] for r in rows if "share" in r["penjing"])
+    left = [r["penjing"]["reachable"] for r in rows if r["penjing"]["verdict"] == "lock"]
     return {
         "networks": len(rows),
         "penjing": counts("penjing"),
         "torch_pruning": counts("torch_pruning"),
         "penjing_median_share": shares[len(shares) // 2] if shares else None,
         "penjing_largest_share": shares[-1] if shares else None,
+        "reachable_of_the_locked": sorted(left),
         "compared_by_the_oracle": sum(r["penjing"].get("exact", False) for r in rows),
         "proved_alone": [r["network"] for r in rows if not r["penjing"].get("exact", True)],
         "own_class": sum(r["penjing"].get("form") == "module" for r in rows),
@@ -172,20 +215,30 @@ def main() -> None:
     """Do the rows that are asked for and missing; a wrong result is an exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=sorted(NETWORKS))
+    parser.add_argument("--family", help="only networks whose family starts like this")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--summary", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = Record("coverage", __doc__.splitlines()[0], "python bench/coverage.py --all")
-    rows = results.content["rows"]
-    if given.network:
-        rows[:] = [r for r in rows if r["network"] != given.network]
-    for name in [given.network] if given.network else NETWORKS if given.all else []:
-        if not results.has(network=name):
-            results.add(row(name))
-    said = summary(rows)
+    old = results.content["rows"]
+    known = {r["network"]: r for r in old}
+    names = [n for n in NETWORKS if NETWORKS[n].family.startswith(given.family or "")]
+    todo = [given.network] if given.network else names if given.again or given.all else []
+    if not given.again and not given.network:
+        todo = [name for name in todo if name not in known]
+    peers = {n: known[n]["torch_pruning"] for n in todo if given.again and n in known}
+    for done in rows(todo, given.jobs, peers):
+        old[:] = [r for r in old if r["network"] != done["network"]]
+        results.add(done)
+    old.sort(key=lambda r: list(NETWORKS).index(r["network"]))
+    if todo:
+        write_json(results.path, results.content)
+    said = summary(old)
     print(json.dumps(said, indent=1))
-    if any(r["penjing"]["verdict"] == "WRONG" for r in rows):
+    if any(r["penjing"]["verdict"] == "WRONG" for r in old):
         raise SystemExit("WRONG RESULT: penjing returned a network that is not the masked one")
 
 

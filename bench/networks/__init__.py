@@ -1,6 +1,6 @@
-"""A zoo of convolutional networks with random weights, small enough to cut each in about a second.
+"""A zoo of networks with random weights, small enough to cut each in seconds.
 
-The families are written from their papers; `hub` takes the convolutional ones of `transformers`.
+The families are written from their papers; `hub` and its siblings take those of `transformers`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from networks import classic, custom, hub, mobile, pixels, residual, signals
+from networks import (
+    attention,
+    classic,
+    custom,
+    heads,
+    hub,
+    hub_signals,
+    hub_text,
+    hub_vision,
+    mobile,
+    pixels,
+    recurrent,
+    residual,
+    signals,
+    tabular,
+)
 
 SEED = 0
 
@@ -202,6 +217,94 @@ HUB = {
     "hub_audio_codec": (hub.audio_codec, ("conv2",), lambda: torch.randn(1, 1, 128)),
 }
 
+
+def _words(length: int = 9, count: int = 40) -> Callable[[], Tensor]:
+    return lambda: torch.randint(0, count, (1, length))
+
+
+def _noise(*shape: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(1, *shape)
+
+
+def _both(*parts: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+    return lambda: tuple(part() for part in parts)
+
+
+RECURRENT = {
+    "lstm_tagger": (lambda: recurrent.Tagger(nn.LSTM), ("head",), _words()),
+    "lstm_two_ways": (
+        lambda: recurrent.Tagger(nn.LSTM, bidirectional=True, num_layers=2),
+        ("head",),
+        _words(),
+    ),
+    "lstm_projected": (lambda: recurrent.Tagger(nn.LSTM, proj_size=12), ("head",), _words()),
+    "gru_tagger": (lambda: recurrent.Tagger(nn.GRU), ("head",), _words()),
+    "gru_two_ways": (lambda: recurrent.Tagger(nn.GRU, bidirectional=True), ("head",), _words()),
+    "rnn_tagger": (lambda: recurrent.Tagger(nn.RNN, nonlinearity="relu"), ("head",), _words()),
+    "gru_last_state": (recurrent.LastState, ("head.2",), _noise(7, 8)),
+    "lstm_last_state": (lambda: recurrent.LastState(nn.LSTM), ("head.2",), _noise(7, 8)),
+    "gru_cell": (lambda: recurrent.CellLoop(nn.GRUCell), ("head",), _noise(5, 6)),
+    "lstm_cell": (lambda: recurrent.CellLoop(nn.LSTMCell), ("head",), _noise(5, 6)),
+    "rnn_cell": (lambda: recurrent.CellLoop(nn.RNNCell), ("head",), _noise(5, 6)),
+    "own_gates": (recurrent.OwnGates, ("head",), _noise(5, 6)),
+    "speech_gru": (recurrent.Speech, ("head",), _noise(1, 16, 24)),
+    "speech_lstm": (lambda: recurrent.Speech(nn.LSTM), ("head",), _noise(1, 16, 24)),
+    "keyword_crnn": (recurrent.KeywordCRNN, ("head.2",), _noise(1, 20, 40)),
+    "translator": (recurrent.Translator, ("head",), _both(_words(), _words(6))),
+    "recurrent_autoencoder": (recurrent.RecurrentAutoencoder, ("head",), _noise(7, 5)),
+    "convolutional_lstm": (recurrent.ConvolutionalCell, ("head",), _noise(3, 2, 8, 8)),
+}
+TABLES = {
+    "dlrm": (tabular.DLRM, ("top.2",), _both(_noise(8), _words(3, 30))),
+    "wide_and_deep": (tabular.WideAndDeep, ("deep.4", "wide"), _both(_words(2, 30), _noise(6))),
+    "neural_factors": (
+        tabular.NeuralFactors,
+        ("head",),
+        lambda: (torch.randint(0, 30, (1,)), torch.randint(0, 30, (1,))),
+    ),
+    "factorisation_machine": (tabular.FactorisationMachine, ("deep.2",), _words(4)),
+    "crossing": (tabular.Crossing, ("head",), _words(3)),
+    "two_towers": (tabular.TwoTowers, (), _both(_words(5), _noise(6))),
+    "expert_mixture": (tabular.ExpertMixture, ("heads.0.2", "heads.1.2"), _noise(10)),
+    "residual_table": (tabular.ResidualTable, ("tail.2",), _noise(10)),
+    "field_transformer": (tabular.FieldTransformer, ("head",), _noise(6)),
+}
+ATTENTION = {
+    "swin_restated": (attention.Swin, ("head",)),
+    "maxvit": (attention.MaxViT, ("tail.5",)),
+    "vision_transformer": (attention.VisionTransformer, ("head",)),
+    "sequence_transformer": (attention.Sequences, ("head",), _both(_words(), _words(6))),
+    "grouped_queries": (attention.GroupedQueries, ("head",), _words()),
+    "linear_bias": (attention.LinearBias, ("head",), _words()),
+    "mixer": (attention.Mixer, ("head",)),
+    "gated_mixer": (lambda: attention.Mixer(attention.GatedTokens), ("head",)),
+    "affine_mixer": (lambda: attention.Mixer(attention.AffineBlock), ("head",)),
+    "conv_mixer": (attention.conv_mixer, ("7",)),
+    "perceiver": (attention.Perceiver, ("head",), _noise(9, 5)),
+    "graph_convolution": (
+        attention.GraphConvolution,
+        ("head",),
+        lambda: (torch.randn(1, 6, 7), torch.rand(1, 6, 6)),
+    ),
+    "point_net": (attention.PointNet, ("points.2",), _noise(3, 20)),
+}
+HEADS = {
+    "retina_net": (heads.RetinaNet, ("scores", "boxes"), image(64)),
+    "fcos": (heads.FCOS, ("scores", "distances", "centre"), image(64)),
+    "ssd": (heads.SSD, ("scores.0", "scores.1", "boxes.0", "boxes.1")),
+    "distribution_head": (
+        heads.DistributionHead,
+        tuple(
+            f"{kind}.{i}.{last}" for i in range(3) for kind, last in (("boxes", 1), ("scores", 2))
+        ),
+        image(64),
+    ),
+    "lraspp": (heads.LRASPP, ("low_scores", "high_scores")),
+    "pyramid_pooling": (heads.PyramidPooling, ("head.1",)),
+    "key_points": (heads.KeyPoints, ("head",)),
+    "hourglass": (heads.Hourglass, ("scores.0", "scores.1")),
+}
+
 NETWORKS: dict[str, Net] = {
     **_plain("plain and concatenating", CLASSIC),
     **_plain("residual", RESIDUAL),
@@ -209,5 +312,16 @@ NETWORKS: dict[str, Net] = {
     **_plain("maps out", PIXELS),
     **_plain("one and three dimensions", SIGNALS),
     **_plain("custom", CUSTOM),
-    **_plain("transformers", HUB),
+    **_plain("recurrent", RECURRENT),
+    **_plain("tables", TABLES),
+    **_plain("attention", ATTENTION),
+    **_plain("maps out", HEADS),
+    **_plain("transformers: convolutions", HUB),
+    **_plain("transformers: vision", hub_vision.NETS),
+    **_plain("transformers: text encoders", hub_text.ENCODERS),
+    **_plain("transformers: text decoders", hub_text.DECODERS),
+    **_plain("transformers: text to text", hub_text.BOTH),
+    **_plain("transformers: sound", hub_signals.SOUND),
+    **_plain("transformers: time series", hub_signals.TIME),
+    **_plain("transformers: several inputs", hub_signals.SEVERAL),
 }

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks import stored
 
+DOUBLE, SINGLE = 1e-9, 1e-4  # relative, of a network whose weights are float64
 INPUTS = 3  # random inputs that outputs are compared on, beside the example
 
 
@@ -77,6 +79,29 @@ def call(model: nn.Module, inputs: Any) -> list[Tensor]:
     if isinstance(made, Mapping):  # the hub's outputs are ordered dicts that pytree may not know
         made = dict(made)
     return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+
+
+class _Casts(TorchDispatchMode):
+    """Notices arithmetic that a double precision network does in single precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.single = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        leaves = [x for x in pytree.tree_leaves(made) if isinstance(x, Tensor)]
+        self.single |= any(x.dtype == torch.float32 for x in leaves)
+        return made
+
+
+def tolerance(model: nn.Module, example: Any) -> float:
+    """Relative difference that rounding explains: larger where an op casts to float32."""
+    with _Casts() as casts:
+        call(model, example)
+    return SINGLE if casts.single else DOUBLE
 
 
 def difference(left: nn.Module, right: nn.Module, example: Any) -> float:
