@@ -7,18 +7,21 @@ from penjing.figures import Figures
 from penjing.plan import Group, Groups, Plan
 from penjing.report import Report
 from penjing.task import Calibration, Task
+from penjing.verbs.distill import Distilled, distill
 from penjing.verbs.export import export
 from penjing.verbs.find_groups import find_groups
 from penjing.verbs.finetune import Tuned, finetune
 from penjing.verbs.later import Later
 from penjing.verbs.measure import measure
 from penjing.verbs.prune import Pruned, prune
+from penjing.verbs.shrink_like import shrink_like
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Calibration",
     "Compressed",
+    "Distilled",
     "Figures",
     "Group",
     "Groups",
@@ -40,12 +43,12 @@ __all__ = [
     "quantize",
     "save",
     "search",
+    "shrink_like",
     "sparsify",
     "train",
 ]
 
 compile = Later("compile")
-distill = Later("distill")
 quantize = Later("quantize")
 search = Later("search")
 sparsify = Later("sparsify")

@@ -14,7 +14,7 @@ from penjing.report import Report
 
 COMMANDS = (
     *("demo", "compress", "groups", "prune"),
-    *("finetune", "measure", "export", "report"),
+    *("finetune", "distill", "measure", "export", "report"),
 )
 NET = """
 from tests.compression.toys import EXAMPLE, Net, scans, task as labelled
@@ -176,6 +176,14 @@ def test_finetune_learns_from_the_original(labelled, tmp_path):
     words = ("--student", student, "--epochs", "1", "--out", tmp_path / "tuned", "--json")
     done = run("finetune", labelled, *words)
     assert json.loads(done.stdout)["report"]["choices"]["teacher"] == "Net"
+
+
+def test_distill_teaches_a_student_of_another_file(labelled, tmp_path):
+    small = tmp_path / "small.py"
+    small.write_text("from tests.compression.toys import Net\ndef model(): return Net()\n")
+    words = ("--student", small, "--epochs", "1", "--loss", "relational")
+    done = run("distill", labelled, *words, "--out", tmp_path / "taught", "--json")
+    assert "Relational" in json.loads(done.stdout)["report"]["choices"]["distillation"]
 
 
 def test_export_writes_the_file(net, tmp_path):

@@ -11,6 +11,7 @@ import penjing
 from penjing.cli.answers import ARGUMENTS, refuse
 from penjing.cli.compress import compress
 from penjing.cli.demo import demo
+from penjing.cli.distill import distill
 from penjing.cli.export import export
 from penjing.cli.finetune import finetune
 from penjing.cli.groups import groups
@@ -78,6 +79,7 @@ for _command, _example in (
     (groups, "penjing groups net.py"),
     (prune, "penjing prune net.py --macs 50% --out runs/half"),
     (finetune, "penjing finetune net.py --student runs/half/model --epochs 3 --out runs/tuned"),
+    (distill, "penjing distill net.py --student small.py --loss logits --loss attention"),
     (measure, "penjing measure net.py --threads 1"),
     (export, "penjing export net.py --out net.onnx"),
     (report, "penjing report runs/first --out report.html"),

@@ -48,7 +48,7 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
     with answering(as_json=as_json, debug=debug):
         source = open_source(net, trust=trust)
         teacher = None if student is None else source.model
-        model = source.model if student is None else _student(student, source.model)
+        model = source.model if student is None else student_in(student, source.model)
         tuned = finetune_network(
             model,
             source.need("task"),
@@ -74,7 +74,7 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
         show_text(f"network and report: {out}")
 
 
-def _student(folder: Path, dense: nn.Module) -> nn.Module:
+def student_in(folder: Path, dense: nn.Module) -> nn.Module:
     """The cut network: of the class of `dense` when it was saved as one, else its graph form."""
     inner = folder / "model" if (folder / "model" / checkpoint.SPEC).is_file() else folder
     graph = checkpoint.read(inner).form == "graph"

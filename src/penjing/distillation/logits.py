@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
+from penjing.distillation.protocol import pairs
 from penjing.errors import InputError, StrategyError
 
 Kind = Literal["classes", "binary", "values"]
@@ -40,6 +40,8 @@ class Logits:
         tensor(0.)
     """
 
+    of_features: ClassVar[bool] = False
+
     temperature: float = 4.0
     weight: float = 0.9
     kind: Kind = "classes"
@@ -69,12 +71,10 @@ class Logits:
         Raises:
             InputError: The shapes differ, or the outputs hold no scores of classes.
         """
-        pairs = _pairs(student, teacher)
-        term = torch.stack([self._one(mine, theirs.detach()) for mine, theirs in pairs]).mean()
+        term = torch.stack([self._one(a, b) for a, b in pairs(student, teacher)]).mean()
         return term if loss is None else (1 - self.weight) * loss + self.weight * term
 
     def _one(self, student: Tensor, teacher: Tensor) -> Tensor:
-        student, teacher = _at_least_single(student), _at_least_single(teacher)
         if self.kind == "values":
             return F.mse_loss(student, teacher)
         if self.kind == "binary":  # one logit against nothing is a choice of two classes
@@ -90,27 +90,3 @@ class Logits:
         log_q = F.log_softmax(student / self.temperature, dim)
         divergence = (log_p.exp() * (log_p - log_q)).sum(dim)
         return divergence.mean() * self.temperature**2
-
-
-def _pairs(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
-    """Floating-point outputs of both, side by side."""
-    mine, theirs = (
-        [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor) and x.is_floating_point()]
-        for out in (student, teacher)
-    )
-    shapes = [[tuple(x.shape) for x in outputs] for outputs in (mine, theirs)]
-    if shapes[0] != shapes[1] or not mine:
-        raise InputError(
-            f"the student gives outputs of shape {_list(shapes[0])}, the teacher "
-            f"{_list(shapes[1])}; a teacher by logits must have the same outputs and classes"
-        )
-    return list(zip(mine, theirs, strict=True))
-
-
-def _list(shapes: list[tuple[int, ...]]) -> str:
-    return " and ".join(str(shape) for shape in shapes) or "that are no floating-point tensors"
-
-
-def _at_least_single(x: Tensor) -> Tensor:
-    """Half precision is too coarse for the tails of a softmax."""
-    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x

@@ -9,6 +9,7 @@ from penjing.report.data import ReportData
 KINDS = {
     "prune": "pruned",
     "finetune": "fine-tuned",
+    "distill": "distilled",
     "compress": "compressed",
     "measure": "measured",
 }

@@ -19,7 +19,7 @@ from penjing.report._decode import Malformed, decode
 
 REPORT_VERSION = 1
 
-Kind = Literal["prune", "finetune", "compress", "measure"]
+Kind = Literal["prune", "finetune", "distill", "compress", "measure"]
 
 
 @dataclass(frozen=True, slots=True)

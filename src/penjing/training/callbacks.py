@@ -34,11 +34,20 @@ class Callback:
     def on_step(self, run: Run, /) -> None:
         """The optimizer has stepped: masks are applied, averages taken here."""
 
+    def on_judge(self, run: Run, /) -> None:
+        """An epoch is over and will be judged and perhaps kept: other weights may be put in.
+
+        What is put in here is taken out again in `on_epoch`.
+        """
+
     def on_epoch(self, run: Run, /) -> None:
         """An epoch is over and judged: `run.history[-1]`."""
 
     def on_end(self, run: Run, /) -> None:
         """The model holds the state that will be given back."""
+
+    def on_close(self, run: Run, /) -> None:
+        """Always the last call, also after an error: take out what `on_start` put in."""
 
     def identity(self) -> str:
         """Names this callback and its settings; a checkpoint of another identity is refused."""

@@ -38,7 +38,7 @@ from penjing.training.teacher import weights_hash
 DEFAULT = Fit()
 DECISIVE = (
     *("epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "clip"),
-    *("patience", "keep", "keep_from", "seed"),
+    *("accumulate", "precision", "patience", "keep", "keep_from", "seed"),
 )
 """Settings that decide what comes out; the others only when and where."""
 
@@ -78,6 +78,8 @@ def fit(
         try:
             return _Loop(run, callbacks, loaders, tick).go()
         finally:
+            for callback in callbacks:
+                callback.on_close(run)
             made.zero_grad(set_to_none=True)
 
 
@@ -97,6 +99,7 @@ class _Loop:
     saved_at: float = field(default_factory=time.monotonic)
     epoch_started: float = field(default_factory=time.monotonic)
     spent: float = 0.0  # seconds of earlier calls
+    pending: int = 0  # batches whose gradients wait for a step
     truncated: bool = False
     identity: dict[str, str] = field(default_factory=dict)
     epoch_random: dict[str, Any] = field(default_factory=dict)
@@ -174,11 +177,15 @@ class _Loop:
         for batch in batches:
             self._step(batch)
             self.tick(run)
+            if self.pending:  # a checkpoint holds no gradients: first the step, then the rest
+                continue
             late = time.monotonic() - self.saved_at >= run.settings.save_seconds
             if late or self._expired():
                 self._save(random_state())
             if run.stopped or (self._expired() and run.batch != run.length):
                 return
+        if self.pending:
+            self._apply()
         run.length = run.batch
         self._judge()
         self.epoch_random = random_state(*self.loaders)
@@ -194,9 +201,21 @@ class _Loop:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise _DivergedError(f"the loss became {value} at {run.place}: {_cause(run)}")
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if not self.pending:
+            run.optimizer.zero_grad(set_to_none=True)
+        (loss / run.settings.accumulate).backward()
+        self.pending += 1
         run.outputs = pytree.tree_map(_detached, run.outputs)
+        run.loss_sum += value * batch.samples
+        run.samples += batch.samples
+        if self.pending == run.settings.accumulate:
+            self._apply()
+        run.batch += 1
+
+    def _apply(self) -> None:
+        """One step of the optimizer on the gradients that are there."""
+        run = self.run
+        self.pending = 0
         for callback in self.callbacks:
             callback.on_backward(run)
         if run.settings.clip is not None:
@@ -205,23 +224,24 @@ class _Loop:
             if not math.isfinite(norm):
                 raise _DivergedError(f"the norm of the gradient became {norm} at {run.place}")
         run.optimizer.step()
-        run.loss_sum += value * batch.samples
-        run.samples += batch.samples
-        run.step, run.batch = run.step + 1, run.batch + 1
+        run.step += 1
         for callback in self.callbacks:
             callback.on_step(run)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Outputs and loss of a batch, with what the callbacks add."""
         run = self.run
-        moved = batch.to(device_of(run.model))
+        device = device_of(run.model)
+        moved = batch.to(device)
         run.inputs, run.labels = moved.inputs, moved.labels
         if run.step == 0 and run.task.forward is None:
             check_call(run.model, run.inputs)
-        run.outputs = run.task.predict(run.model, run.inputs)
-        loss = run.task.loss_of(run.outputs, run.labels)
-        for callback in self.callbacks:
-            loss = callback.on_loss(run, loss)
+        mixed = run.settings.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            run.outputs = run.task.predict(run.model, run.inputs)
+            loss = run.task.loss_of(run.outputs, run.labels)
+            for callback in self.callbacks:
+                loss = callback.on_loss(run, loss)
         if loss is None:
             lacks = "the task has no loss" if run.task.loss is None else "it has no labels"
             raise InputError(
@@ -233,6 +253,8 @@ class _Loop:
     def _judge(self) -> None:
         """Close the epoch: figures, the state to keep, patience."""
         run = self.run
+        for callback in self.callbacks:
+            callback.on_judge(run)
         metrics = run.task.evaluate(run.model) if run.validates else {}
         bad = next((n for n, t in tensors_of(run.model).items() if not t.isfinite().all()), None)
         if bad or (metrics and math.isnan(metrics[run.task.headline])):

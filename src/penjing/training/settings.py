@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 from penjing.errors import InputError, StrategyError
 from penjing.training.optimizers import Factory
 from penjing.training.schedules import schedule
 
 Keep = Literal["best", "last"]
+Precision = Literal["fp32", "bf16"]
 
 
 class FitOptions(TypedDict, total=False):
@@ -24,6 +25,8 @@ class FitOptions(TypedDict, total=False):
     schedule: str | Callable[[float], float]
     warmup: float
     clip: float | None
+    accumulate: int
+    precision: Precision
     patience: int | None
     keep: Keep
     keep_from: int
@@ -47,6 +50,9 @@ class Fit:
         schedule: "cosine", "linear", "one_cycle", "constant", or a function of progress in [0, 1].
         warmup: Share of the run in which the learning rate rises from zero, in [0, 1).
         clip: Largest norm of the gradient; None does not clip.
+        accumulate: Batches whose gradients are averaged into one step, at least 1.
+        precision: "bf16" computes products in bfloat16 (weights and sums stay float32); float16,
+            which would need a scaled loss, is not offered.
         patience: Stop after this many epochs without a better headline figure on validation.
         keep: With validation data, "best" gives back the best epoch, or the start when none is
             better; "last" the last one. Without validation data it is the last.
@@ -70,6 +76,8 @@ class Fit:
     schedule: str | Callable[[float], float] = "cosine"
     warmup: float = 0.05
     clip: float | None = None
+    accumulate: int = 1
+    precision: Precision = "fp32"
     patience: int | None = None
     keep: Keep = "best"
     keep_from: int = 0
@@ -85,6 +93,8 @@ class Fit:
             ("lr", self.lr, self.lr is None or self.lr > 0, "above 0"),
             ("warmup", self.warmup, 0 <= self.warmup < 1, "a share of the run in [0, 1)"),
             ("clip", self.clip, self.clip is None or self.clip > 0, "a norm above 0"),
+            ("accumulate", self.accumulate, self.accumulate >= 1, "at least 1"),
+            ("precision", self.precision, self.precision in get_args(Precision), "fp32 or bf16"),
             ("patience", self.patience, self.patience is None or self.patience >= 1, "at least 1"),
             ("keep", self.keep, self.keep in {"best", "last"}, "'best' or 'last'"),
             ("minutes", self.minutes, self.minutes is None or self.minutes > 0, "above 0"),

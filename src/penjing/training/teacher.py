@@ -1,53 +1,217 @@
-"""A teacher in the training loop."""
+"""Teachers in the training loop: other networks, one's own average, one's own last exit."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from penjing.distillation import Logits
-from penjing.errors import InputError
+from penjing.distillation import Distillation, Logits
+from penjing.errors import InputError, StrategyError
 from penjing.task import evaluating
 from penjing.task.randomness import device_of
 from penjing.training.callbacks import Callback
+from penjing.training.matching import Listener, check_layers, match
 from penjing.training.run import Run, tensors_of
 
 
 class Teacher(Callback):
-    """Adds a distillation loss; the teacher runs in eval mode and is not changed.
+    """Adds distillation losses; the teacher runs in eval mode and is not changed.
 
     Args:
         model: The teacher, on the device of the student.
-        loss: How its outputs count.
+        losses: How it counts: one loss, or several, each of which gets the loss so far.
+        layers: For losses of features: module of the student -> module of the teacher; None
+            matches them (`penjing.training.matching.match`).
     """
 
-    def __init__(self, model: nn.Module, loss: Logits) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: Distillation | Sequence[Distillation],
+        layers: Mapping[str, str] | None = None,
+    ) -> None:
         self.model = model
-        self.loss = loss
+        self.losses = tuple(losses) if isinstance(losses, Sequence) else (losses,)
+        self.layers = None if layers is None else dict(layers)
+        self.matched: dict[str, str] = {}
+        self._listeners: tuple[Listener, ...] = ()
+        if not self.losses:
+            raise StrategyError("a teacher without a loss teaches nothing; give losses=[Logits()]")
 
     def on_start(self, run: Run, /) -> None:
-        """Refuse a teacher on another device.
+        """Refuse a teacher on another device, match layers and listen to them.
 
         Raises:
-            InputError: The devices differ.
+            InputError: The devices differ, or layers do not match.
         """
         mine, theirs = device_of(run.model), device_of(self.model)
         if mine != theirs:
             raise InputError(
                 f"the model is on {mine}, its teacher on {theirs}; teacher.to({str(mine)!r})"
             )
+        if not any(loss.of_features for loss in self.losses):
+            return
+        if self.layers is not None:
+            check_layers(self.layers, run.model, self.model)
+        self.matched = self.layers or match(run.model, self.model, run.task)
+        self._listeners = (
+            Listener(run.model, tuple(self.matched)),
+            Listener(self.model, tuple(self.matched.values())),
+        )
 
     def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
-        """The task's loss and the teacher's, weighed; the teacher's alone without labels."""
+        """The task's loss and the teacher's; the teacher's alone without labels."""
+        with evaluating(self.model), torch.no_grad():
+            outputs = run.task.predict(self.model, run.inputs)
+        features = [listener.take() for listener in self._listeners]
+        for term in self.losses:
+            mine, theirs = features if term.of_features else (run.outputs, outputs)
+            loss = term(mine, theirs, loss)
+        return loss
+
+    def on_close(self, run: Run, /) -> None:  # noqa: ARG002 - a hook
+        """Leave both networks without hooks."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = ()
+
+    def identity(self) -> str:
+        """The losses, the layers and a hash of the teacher's weights."""
+        told = ", ".join(str(loss) for loss in self.losses)
+        layers = f", layers {self.layers}" if self.layers else ""
+        return f"Teacher({told}{layers}, weights {weights_hash(self.model)})"
+
+
+class Teachers(Callback):
+    """Several teachers, each as much as the others: the mean of what each alone would give.
+
+    Args:
+        teachers: One `Teacher` each, at least one.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        if not teachers:
+            raise StrategyError("no teacher was given")
+        self.teachers = tuple(teachers)
+
+    def on_start(self, run: Run, /) -> None:
+        """Start each."""
+        for teacher in self.teachers:
+            teacher.on_start(run)
+
+    def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
+        """The mean of their losses."""
+        losses = [teacher.on_loss(run, loss) for teacher in self.teachers]
+        return torch.stack([one for one in losses if one is not None]).mean()
+
+    def on_close(self, run: Run, /) -> None:
+        """Close each."""
+        for teacher in self.teachers:
+            teacher.on_close(run)
+
+    def identity(self) -> str:
+        """All of theirs."""
+        return " and ".join(teacher.identity() for teacher in self.teachers)
+
+
+class AverageTeacher(Callback):
+    """The student's own moving average teaches it.
+
+    Args:
+        loss: How it counts.
+        decay: Share of the average that stays at each step, in [0, 1); it starts lower, as
+            (1 + step) / (10 + step), so that the first average is not the start alone.
+
+    Raises:
+        StrategyError: `decay` outside its range.
+
+    Source:
+        Tarvainen & Valpola 2017, arXiv:1703.01780.
+    """
+
+    def __init__(self, loss: Distillation | None = None, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise StrategyError(f"decay is {decay}; it is a share in [0, 1), often 0.999")
+        self.loss = Logits(weight=0.5) if loss is None else loss
+        self.decay = decay
+        self.model = nn.Module()
+        if self.loss.of_features:
+            raise StrategyError("an average teaches by its outputs; take Logits or Decoupled")
+
+    def on_start(self, run: Run, /) -> None:
+        """Start from a copy of the student."""
+        self.model = copy.deepcopy(run.model).requires_grad_(requires_grad=False)
+
+    def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
+        """The loss so far and the average's."""
         with evaluating(self.model), torch.no_grad():
             outputs = run.task.predict(self.model, run.inputs)
         return self.loss(run.outputs, outputs, loss)
 
+    @torch.no_grad()
+    def on_step(self, run: Run, /) -> None:
+        """Move the average towards the student."""
+        decay = min(self.decay, (1 + run.step) / (10 + run.step))
+        new = tensors_of(run.model)
+        for name, tensor in tensors_of(self.model).items():
+            if tensor.is_floating_point():
+                tensor.lerp_(new[name], 1 - decay)
+            else:
+                tensor.copy_(new[name])
+
     def identity(self) -> str:
-        """The loss and a hash of the teacher's weights."""
-        return f"Teacher({self.loss}, weights {weights_hash(self.model)})"
+        """The loss and the decay."""
+        return f"AverageTeacher({self.loss}, decay {self.decay})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average."""
+        return {name: tensor.clone() for name, tensor in tensors_of(self.model).items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Put the average back."""
+        for name, tensor in tensors_of(self.model).items():
+            tensor.copy_(state[name])
+
+
+class ExitTeacher(Callback):
+    """The last exit of a network with several teaches the earlier ones.
+
+    Args:
+        loss: How it counts.
+
+    Source:
+        Zhang et al. 2019, arXiv:1905.08094 (deep to shallow, by logits).
+    """
+
+    def __init__(self, loss: Distillation | None = None) -> None:
+        self.loss = Logits(weight=0.5) if loss is None else loss
+        if self.loss.of_features:
+            raise StrategyError("exits teach by their outputs; take Logits or Decoupled")
+
+    def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
+        """The loss so far and that of every earlier exit.
+
+        Raises:
+            InputError: The network gives one output.
+        """
+        exits = run.outputs
+        if not isinstance(exits, (tuple, list)) or len(exits) < 2:
+            raise InputError(
+                f"the network gives {type(exits).__name__}; exits are a tuple or list of two "
+                "outputs at least, the deepest last"
+            )
+        terms = [self.loss(early, exits[-1], loss) for early in exits[:-1]]
+        return torch.stack(terms).mean()
+
+    def identity(self) -> str:
+        """The loss."""
+        return f"ExitTeacher({self.loss})"
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -8,9 +8,6 @@ from penjing.errors import UnavailableError
 
 LATER = {
     "compile": "the compiler to C",
-    "distill": (
-        "distillation into any student; `finetune(model, task, teacher=dense)` distils logits today"
-    ),
     "quantize": "int8 quantization",
     "search": "architecture search",
     "sparsify": "sparse patterns inside tensors; `prune` removes whole units today",

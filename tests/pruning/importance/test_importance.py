@@ -37,7 +37,7 @@ def test_every_importance_keeps_the_contract(name):
     check_importance(getattr(importance, name))
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "random", "taylor", "obs"])
+@pytest.mark.parametrize("name", ["l1", "l2", "even", "random", "taylor", "obs"])
 def test_every_short_name_finds_an_importance(name):
     assert resolve(name) is getattr(importance, name)
 

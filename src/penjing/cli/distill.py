@@ -1,0 +1,77 @@
+"""`penjing distill`: any student learns from the network of a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penjing import checkpoint
+from penjing.cli.answers import (
+    answering,
+    as_typed,
+    content_of,
+    show_json,
+    show_report,
+    show_text,
+    working,
+)
+from penjing.cli.finetune import student_in
+from penjing.cli.opening import open_source
+from penjing.cli.options import AsJson, Debug, Net, Out, Seed, Trust
+from penjing.report import Report
+from penjing.verbs.distill import distill as distill_network
+
+
+def distill(  # noqa: PLR0913 - each is an option of the command
+    context: typer.Context,
+    net: Net,
+    student: Annotated[
+        Path, typer.Option("--student", help="Its folder, or a Python file with model().")
+    ],
+    out: Out = Path("runs/distilled"),
+    loss: Annotated[
+        list[str] | None,
+        typer.Option("--loss", help="logits, decoupled, attention, ... may be repeated."),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 3,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, adam, sgd, ...")] = "adamw",
+    lr: Annotated[float | None, typer.Option("--lr", help="Base learning rate.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Time limit.")] = None,
+    seed: Seed = 0,
+    trust: Trust = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a student with the network of NET as its teacher, on the task of NET."""
+    with answering(as_json=as_json, debug=debug):
+        source = open_source(net, trust=trust)
+        learner = (
+            student_in(student, source.model)
+            if student.is_dir()
+            else open_source(str(student), trust=trust).model
+        )
+        done = distill_network(
+            learner,
+            source.model,
+            source.need("task"),
+            loss=loss or "logits",
+            epochs=epochs,
+            optimizer=optimizer,
+            lr=lr,
+            minutes=minutes,
+            workdir=out / "training",
+            seed=seed,
+        )
+        report = Report(replace(done.report.data, command=as_typed(context)))
+        with working("saving"):
+            checkpoint.save(done.model, out / "model", source.need("example_inputs"))
+            report.save(out / "report.json")
+            report.save(out / "report.html")
+        if as_json:
+            show_json({"out": str(out), "report": content_of(report)})
+            return
+        show_report(report)
+        show_text(f"network and report: {out}")

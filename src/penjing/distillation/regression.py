@@ -1,0 +1,81 @@
+"""Feature regression: what the teacher knows inside must be readable from the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from penjing.distillation.protocol import added, check_positive, features, rows
+from penjing.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regression:
+    """`loss + weight * mean |T - S R|² / |T - mean T|²`, R the best linear reader of the batch.
+
+    R is solved by ridge least squares on every batch, so that widths may differ and no layer is
+    added, trained or thrown away. R is held fixed in the gradient, which is exact at its optimum.
+
+    Args:
+        weight: Weight of the term, above 0.
+        ridge: Damping, relative to the mean diagonal of the student's Gram matrix, above 0.
+
+    Raises:
+        StrategyError: A value that is not above 0.
+
+    Source:
+        Romero et al. 2015, arXiv:1412.6550, section 2.2 (hint regression). Deviation: the regressor
+        is the closed-form solution for the batch, not a layer that is trained along.
+
+    Example:
+        >>> maps = (torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)),)
+        >>> round(float(Regression()(maps, maps)), 3)
+        0.0
+    """
+
+    of_features: ClassVar[bool] = True
+
+    weight: float = 1.0
+    ridge: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_positive(weight=self.weight, ridge=self.ridge)
+
+    def __call__(self, student: Any, teacher: Any, loss: Tensor | None = None) -> Tensor:
+        """The loss to train on.
+
+        Args:
+            student: Matched inner tensors of the student, `BC...`, `BTC` or `BC`.
+            teacher: The teacher's, with as many positions.
+            loss: The loss so far; None for unlabelled data.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            InputError: A pair has other positions, or fewer positions than the student has
+                channels, where every target could be met.
+        """
+        terms = [self._one(a, b) for a, b in features(student, teacher)]
+        return added(torch.stack(terms).mean(), self.weight, loss)
+
+    def _one(self, student: Tensor, teacher: Tensor) -> Tensor:
+        s_NC, t_ND = rows(student), rows(teacher)
+        if s_NC.shape[0] != t_ND.shape[0] or s_NC.shape[0] <= s_NC.shape[1]:
+            raise InputError(
+                f"matched tensors of shape {tuple(student.shape)} and {tuple(teacher.shape)} give "
+                f"{s_NC.shape[0]} and {t_ND.shape[0]} rows for {s_NC.shape[1]} channels; equal "
+                "numbers above the channels are needed: match other layers, or larger batches"
+            )
+        s_NC, t_ND = s_NC - s_NC.mean(0), t_ND - t_ND.mean(0)
+        with torch.no_grad():
+            gram = s_NC.T @ s_NC
+            damping = self.ridge * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
+            eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+            reader = torch.linalg.solve(gram + damping * eye, s_NC.T @ t_ND)
+            scale = t_ND.square().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+        missed: Tensor = (t_ND - s_NC @ reader).square().mean() / scale
+        return missed

@@ -1,0 +1,91 @@
+"""What a training run did, told as a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+
+from penjing.errors import InputError
+from penjing.report import ClassFigures, ReportData, environment
+from penjing.task import Comparison, Task, agreement, compare
+from penjing.task.definition import Split
+from penjing.training import Fit, FitResult
+from penjing.training.settings import in_words
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Everything the report tells of."""
+
+    before: nn.Module
+    after: nn.Module
+    teacher: nn.Module | None
+    task: Task
+    result: FitResult
+    kind: Literal["finetune", "distill"] = "finetune"
+
+    def report_data(self, choices: dict[str, str]) -> ReportData:
+        """Figures on the test split where there is one, else on validation."""
+        split = self._split()
+        metrics_before, metrics_after = self._metrics(split)
+        comparison, notes = self._comparison(split)
+        stopped = (self.result.stopped,) if self.result.stopped else ()
+        return ReportData(
+            kind=self.kind,
+            title=type(self.before).__name__,
+            metrics_before=metrics_before,
+            metrics_after=metrics_after,
+            higher_is_better=self.task.directions,
+            agreement=comparison.agreement if comparison else None,
+            per_class=tuple(
+                ClassFigures(r.name, r.count, r.before, r.after, r.agreement)
+                for r in (comparison.classes if comparison else ())
+            ),
+            epochs=self.result.epochs,
+            choices={**choices, "judged on": split or "nothing"},
+            environment=environment(),
+            notes=(*stopped, *self.result.notes, *notes),
+        )
+
+    def _split(self) -> Split | None:
+        if self.task.test is not None:
+            return "test"
+        return "val" if self.task.val is not None else None
+
+    def _metrics(self, split: Split | None) -> tuple[dict[str, float], dict[str, float]]:
+        if split != "test" or not (self.task.metrics or self.task.loss):
+            return self.result.metrics_before, self.result.metrics_after
+        return self.task.evaluate(self.before, "test"), self.task.evaluate(self.after, "test")
+
+    def _comparison(self, split: Split | None) -> tuple[Comparison | None, list[str]]:
+        """Accuracy before and after; agreement with the teacher, else with the former self."""
+        if split is None:
+            return None, ["without validation data the last epoch is given back, unjudged"]
+        data = self.task.data(split)
+        try:
+            comparison = compare(self.after, self.before, data, task=self.task)
+            if self.teacher is None:
+                return comparison, []
+            was = agreement(self.before, self.teacher, data, task=self.task)
+            taught = compare(self.after, self.teacher, data, task=self.task)
+        except InputError as error:
+            return None, [f"agreement is not known: {error}"]
+        rows = tuple(
+            replace(row, agreement=like.agreement)
+            for row, like in zip(comparison.classes, taught.classes, strict=True)
+        )
+        note = (
+            f"agreement with the teacher on {split}: {was:.2%} before, {taught.agreement:.2%} now"
+        )
+        return replace(taught, classes=rows), [note]
+
+
+def in_choices(settings: Fit) -> dict[str, str]:
+    """Settings as they were resolved, in words."""
+    shown = (
+        *("epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "clip", "accumulate"),
+        *("precision", "patience", "keep", "minutes", "seed"),
+    )
+    return {name: in_words(getattr(settings, name)) for name in shown}
