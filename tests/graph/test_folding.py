@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from penjing.graph.call import op_name
 from penjing.graph.capture import capture
-from penjing.graph.folding import fold_norms
+from penjing.graph.folding import fold_norms, norms_as_layers
 from penjing.graph.form import graph_form
 from penjing.testing.tiny import NETWORKS, example, make, randomise
 
@@ -95,3 +95,13 @@ def test_the_original_is_left_as_it_was() -> None:
     fold_norms(program)
     assert _names(program) == names
     assert all(torch.equal(program.tensors[k], v) for k, v in weights.items())
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (3, 5, 4), (3, 2, 3, 4)])
+def test_a_norm_in_front_becomes_a_depthwise_convolution(shape: tuple[int, ...]) -> None:
+    norm = {2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[len(shape)](3)
+    model = randomise(nn.Sequential(norm, nn.ReLU()), 0).double()
+    x = torch.randn(2, *shape, dtype=torch.float64)
+    layered = norms_as_layers(fold_norms(capture(model, x)))
+    assert _names(layered) == [f"conv{len(shape) - 1}d", "relu"]
+    torch.testing.assert_close(layered.run([x])[0], model(x), rtol=TOLERANCE, atol=TOLERANCE)

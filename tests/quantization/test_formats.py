@@ -34,6 +34,15 @@ def test_halves_are_rounded_away_from_zero() -> None:
     assert round_away(x).tolist() == [-3, -2, -1, 1, 2, 3, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neighbours_of_halves_are_rounded_to_the_nearest(dtype: torch.dtype) -> None:
+    halves = torch.arange(-300, 300).to(dtype) + 0.5
+    up = torch.nextafter(halves, torch.full_like(halves, math.inf))
+    down = torch.nextafter(halves, torch.full_like(halves, -math.inf))
+    assert torch.equal(round_away(up), halves + 0.5)
+    assert torch.equal(round_away(down), halves - 0.5)
+
+
 def test_an_affine_grid_holds_zero_exactly() -> None:
     grid = Grid.affine(-0.3, 2.1)
     assert float(grid.fake(torch.zeros(()))) == 0

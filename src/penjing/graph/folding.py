@@ -71,6 +71,23 @@ def fold_norms(program: Program) -> Program:
     return folder.program()
 
 
+def norms_as_layers(program: Program) -> Program:
+    """Write the batch norms that are left as depthwise convolutions of one tap.
+
+    Args:
+        program: A folded program; only read.
+
+    Returns:
+        A program that computes the same up to rounding; nodes keep their names. Norms of
+        (samples, channels) and norms whose statistics are computed stay.
+    """
+    folder = _Folder(program)
+    for node in list(folder.graph.nodes):
+        if op_name(node) == "batch_norm":
+            folder.as_layer(node)
+    return folder.program()
+
+
 def channel_dim(node: fx.Node) -> int:
     """Dimension of a layer's weight along which output channels lie."""
     return 1 if op_name(node) in TRANSPOSED else 0
@@ -138,6 +155,29 @@ class _Folder:
         self.graph.erase_node(norm)
         self.dead.update(self.stored[n.name] for n in arguments if not n.users)
 
+    @torch.no_grad()
+    def as_layer(self, norm: fx.Node) -> None:
+        """Turn one batch norm into a depthwise convolution, where that can be done."""
+        call = Call(norm)
+        source, dims = call.arg("input"), len(self.original.shape(norm)) - _MATRIX
+        affine = None if call.arg("training") else self._affine(call)
+        if affine is None or not 1 <= dims <= len(CONVOLUTIONS):
+            return
+        owner = self.stored[call.arg("running_mean").name].rpartition(".")[0]
+        arguments = [n for n in norm.all_input_nodes if n.name in self.stored]
+        kind = self.tensors[self.stored[arguments[0].name]].dtype
+        scale, shift = (v.to(kind) for v in affine)
+        weight = self._add(
+            arguments[0], f"{owner}.folded.weight", scale.view(-1, *(1,) * (dims + 1))
+        )
+        bias = self._add(arguments[0], f"{owner}.folded.bias", shift)
+        norm.target = getattr(torch.ops.aten, f"conv{dims}d").default
+        ones, zeros = [1] * dims, [0] * dims
+        norm.args = (source, weight, bias, ones, zeros, ones, len(scale))
+        norm.kwargs = {}
+        self.dead.add(f"{owner}.num_batches_tracked".lstrip("."))
+        self.dead.update(self.stored[n.name] for n in arguments if not n.users)
+
     def program(self) -> Program:
         """The folded program."""
         for node in list(self.graph.nodes):
@@ -194,23 +234,29 @@ class _Folder:
     def _like(self, fqn: str, value: Tensor) -> Tensor:
         """A new value in the dtype and the kind of what is stored under a name."""
         old = self.tensors[fqn]
-        fresh = value.to(old.dtype)
         self._memory[old.data_ptr()] -= 1
-        self.added.add(fqn) if fqn in self.original.parameters else None
-        return nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+        if fqn in self.original.parameters:
+            self.added.add(fqn)
+        return like(old, value)
 
     def _add_bias(self, weight: fx.Node, fqn: str, value: Tensor) -> fx.Node:
+        """A stored bias beside a weight."""
         name = f"{fqn.rpartition('.')[0]}.bias".lstrip(".")
-        while name in self.tensors:
-            name += "_folded"
-        old = self.tensors[fqn]
+        return self._add(weight, name, value, weight.name.removesuffix("weight") + "bias")
+
+    def _add(self, beside: fx.Node, fqn: str, value: Tensor, called: str = "") -> fx.Node:
+        """A new stored tensor, of the kind of the one beside it."""
+        fqn = fqn.lstrip(".")
+        while fqn in self.tensors:
+            fqn += "_folded"
+        old = self.tensors[self.stored[beside.name]]
         trains = isinstance(old, nn.Parameter)
-        self.tensors[name] = nn.Parameter(value, old.requires_grad) if trains else value
-        self.added.add(name)
-        with self.graph.inserting_after(weight):
-            node = self.graph.placeholder(weight.name.removesuffix("weight") + "bias")
-        node.meta = {"val": weight.meta["val"].new_empty(len(value))}
-        self.stored[node.name] = name
+        self.tensors[fqn] = nn.Parameter(value, old.requires_grad) if trains else value
+        self.added.add(fqn)
+        with self.graph.inserting_after(beside):
+            node = self.graph.placeholder(called or "p_" + fqn.replace(".", "_"))
+        node.meta = {"val": beside.meta["val"].new_empty(value.shape)}
+        self.stored[node.name] = fqn
         return node
 
 
@@ -220,6 +266,12 @@ def _scaled(weight: Tensor, scale: Tensor, dim: int, groups: int) -> Tensor:
         return weight * scale.view(-1, *(1,) * (weight.dim() - 1))
     parts = zip(weight.chunk(groups), scale.chunk(groups), strict=True)
     return torch.cat([w * s.view(1, -1, *(1,) * (w.dim() - 2)) for w, s in parts])
+
+
+def like(old: Tensor, value: Tensor) -> Tensor:
+    """A value in the dtype and of the kind (parameter or not) of what it replaces."""
+    fresh = value.detach().to(old.dtype)
+    return nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
 
 
 def layer_nodes(program: Program) -> Iterator[fx.Node]:

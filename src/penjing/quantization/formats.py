@@ -29,6 +29,8 @@ MAX_BITS = 32
 _Q31 = 31
 _LARGEST_SHIFT = 30
 _BYTE = 8
+_BELOW_HALF = 0.5 - 2.0**-25
+"""The float32 below 0.5: added before truncation, it rounds 0.5 up and its own neighbour down."""
 
 
 def round_away(x: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ def round_away(x: Tensor) -> Tensor:
         x: Floats.
 
     Returns:
-        Whole numbers in the dtype of `x`.
+        Whole numbers in the dtype of `x`, float32 or float64.
 
     Source:
         C99 `round`; torch's own `round` takes halves to even.
@@ -47,8 +49,9 @@ def round_away(x: Tensor) -> Tensor:
         >>> round_away(torch.tensor([-2.5, -0.4, 0.5, 1.5])).tolist()
         [-3.0, -0.0, 1.0, 2.0]
     """
-    whole = x.trunc()
-    return whole + x.sign() * ((x - whole).abs() >= 0.5)
+    below_half = math.nextafter(0.5, 0.0) if x.dtype == torch.float64 else _BELOW_HALF
+    half = torch.tensor(below_half, dtype=x.dtype, device=x.device)
+    return torch.copysign(half, x).add_(x).trunc_()
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

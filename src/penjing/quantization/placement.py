@@ -1,0 +1,312 @@
+"""Placement: which values are held in integers, and which of them must share a grid.
+
+Layers, additions, products, poolings and concatenations have integer forms. An element-wise
+function of one value is a table of 256 entries. What only moves values keeps their grid. Everything
+else is computed in floats and named, with the reason; element-wise functions and moves behind it
+stay in floats too, up to the next layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from penjing.graph.call import Call, is_tensor, op_name
+from penjing.graph.capture import Program
+from penjing.graph.folding import is_layer
+from penjing.quantization.network import CLAMPS
+
+BINARY = frozenset({"add", "sub", "mul"})
+PRODUCTS = frozenset({"matmul", "bmm"})
+AVERAGES = frozenset({"mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"})
+SHARED_POOLS = frozenset(
+    {
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+        "amax",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+    }
+)
+JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+MOVES = frozenset(
+    {
+        "channel_shuffle",
+        "chunk",
+        "constant_pad_nd",
+        "expand",
+        "flatten",
+        "flip",
+        "getitem",
+        "index_select",
+        "movedim",
+        "narrow",
+        "pad",
+        "permute",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "repeat",
+        "reshape",
+        "roll",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unflatten",
+        "unsqueeze",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "view",
+    }
+)
+"""Ops whose result holds values of their input, and zeros."""
+
+FUNCTIONS = frozenset(
+    {
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "leaky_relu",
+        "log_sigmoid",
+        "mish",
+        "selu",
+        "silu",
+        "softplus",
+        "softshrink",
+    }
+)
+"""Functions of one value that torch does not always tag as element-wise."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Placement:
+    """Where integers are.
+
+    Args:
+        groups: Node -> representative of the nodes that share its grid; nodes without a grid are
+            left out.
+        weights: Qualified name -> node of the layer (or addition, product) that reads the tensor.
+        fallbacks: Node computed in floats -> reason.
+        fused: Node without a grid -> the clamp that it ends in.
+        fixed: Representative -> (minimum, maximum) where the range is known beforehand.
+    """
+
+    groups: Mapping[str, str]
+    weights: Mapping[str, str]
+    fallbacks: Mapping[str, str]
+    fused: Mapping[str, str]
+    fixed: Mapping[str, tuple[float, float]]
+
+    def members(self) -> dict[str, list[str]]:
+        """Nodes that share a grid, by representative."""
+        found: dict[str, list[str]] = {}
+        for name, first in self.groups.items():
+            found.setdefault(first, []).append(name)
+        return found
+
+
+def place(program: Program, keep_float: Mapping[str, str] | None = None) -> Placement:
+    """Decide what runs in integers.
+
+    Args:
+        program: A folded program.
+        keep_float: Node -> reason, for nodes that shall stay in floats.
+
+    Returns:
+        The placement.
+    """
+    placer = _Placer(program, dict(keep_float or {}))
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            placer.visit(node)
+    return placer.finish()
+
+
+def is_real(node: object) -> bool:
+    """Whether a node yields one tensor of floats."""
+    return isinstance(node, fx.Node) and is_tensor(node) and node.meta["val"].is_floating_point()
+
+
+@dataclass(eq=False)
+class _Placer:
+    """Walks a graph once and says for each node how it is computed."""
+
+    program: Program
+    keep_float: dict[str, str]
+    wanted: set[str] = field(default_factory=set)  # values that an integer node reads or makes
+    integer: set[str] = field(default_factory=set)
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    fused: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    fixed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    parent: dict[str, str] = field(default_factory=dict)
+    constant: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.constant.update(self.program.stored)
+
+    def visit(self, node: fx.Node) -> None:
+        """Place one node."""
+        inputs = [n for n in node.all_input_nodes if n.name not in self.constant]
+        if not inputs:
+            self.constant.add(node.name)
+            return
+        if not _yields_real(node):
+            return
+        reason = self.keep_float.get(node.name) or self._obstacle(node)
+        if reason is not None:
+            self.fallbacks[node.name] = reason
+            return
+        self.integer.add(node.name)
+        self._join(node)
+        self.wanted.update(n.name for n in inputs if is_real(n))
+        self.wanted.add(node.name)
+        for n in node.all_input_nodes:
+            if n.name in self.program.stored and self._is_operand(node, n):
+                self.weights[self.program.stored[n.name]] = node.name
+
+    def finish(self) -> Placement:
+        """The placement of the whole graph."""
+        real = {n for n in self.wanted if is_real(self.program.nodes[n])}
+        groups = {
+            n: self._first(n) for n in self.program.nodes if n in real and n not in self.fused
+        }
+        fixed = {self._first(n): r for n, r in self.fixed.items() if n in groups}
+        return Placement(groups, self.weights, self.fallbacks, self.fused, fixed)
+
+    # ------------------------------------------------------------------ one node
+
+    def _obstacle(self, node: fx.Node) -> str | None:
+        """Why a node cannot run in integers; None when it can."""
+        name = op_name(node)
+        if is_layer(node):
+            return self._layer_obstacle(node)
+        if name in {*BINARY, *PRODUCTS} and len(self._operands(node)) > 1:
+            return self._binary_obstacle(node)
+        known = name in {*AVERAGES, *SHARED_POOLS, *JOINS, *MOVES, "softmax", *CLAMPS}
+        if not known and not _is_pointwise(node):
+            return f"{name} has no integer form"
+        if name in {"pad", "constant_pad_nd"} and _pads_otherwise(node):
+            return "it pads with a value that is not zero"
+        late = next((n for n in self._operands(node) if self._in_floats(n)), None)
+        if late is not None:
+            return f"it follows {late.name}, which is computed in floats"
+        return None
+
+    def _layer_obstacle(self, node: fx.Node) -> str | None:
+        call = Call(node)
+        for key in ("weight", "bias"):
+            given = call.arg(key)
+            if given is None:
+                continue
+            if given.name not in self.program.stored:
+                return f"its {key} is computed by the network, not stored"
+        weight, bias = call.arg("weight"), call.arg("bias")
+        if bias is not None and len(bias.users) > 1:
+            return "its bias is read more than once, with another scale each time"
+        earlier = self.weights.get(self.program.stored[weight.name])
+        if earlier is not None and not is_layer(self.program.nodes[earlier]):
+            return f"its weight is read by {earlier} as well"
+        if not all(is_layer(user) for user in weight.users):
+            return "its weight is read by something else as well"
+        return None if is_real(call.arg("input")) else "its input is no tensor of floats"
+
+    def _binary_obstacle(self, node: fx.Node) -> str | None:
+        operands = self._operands(node)
+        if op_name(node) in {"add", "sub"} and Call(node).arg("alpha", 1) != 1:
+            return "it has a factor alpha"
+        for n in operands:
+            if n.name in self.program.stored:
+                if len(n.users) > 1:
+                    return f"its operand {self.program.stored[n.name]} is read more than once"
+            elif not is_real(n) or n.name in self.constant:
+                return f"its operand {n.name} is no tensor that runs in integers"
+            elif self._in_floats(n):
+                return f"it follows {n.name}, which is computed in floats"
+        return None
+
+    def _in_floats(self, node: fx.Node) -> bool:
+        return node.name in self.fallbacks or (
+            node.name in self.constant and node.name not in self.program.stored
+        )
+
+    def _operands(self, node: fx.Node) -> list[fx.Node]:
+        """Tensors and lists of tensors that a node computes with."""
+        return [
+            n for n in node.all_input_nodes if is_real(n) or (not is_tensor(n) and _yields_real(n))
+        ]
+
+    def _is_operand(self, node: fx.Node, stored: fx.Node) -> bool:
+        """Whether a stored tensor becomes integers: weights and operands, not biases."""
+        call = Call(node)
+        return is_real(stored) and not (is_layer(node) and call.arg("bias") is stored)
+
+    def _join(self, node: fx.Node) -> None:
+        """Let a node share the grid of what it moves, or fuse it with what it clamps."""
+        name = op_name(node)
+        if name == "softmax":
+            self.fixed[node.name] = (0.0, 255 / 256)
+        if name in CLAMPS:
+            self._fuse(node)
+        if name in MOVES | SHARED_POOLS | JOINS:
+            for n in node.all_input_nodes:
+                if n.name not in self.constant and _yields_real(n):
+                    self._unite(n.name, node.name)
+
+    def _fuse(self, clamp: fx.Node) -> None:
+        source = clamp.all_input_nodes[0]
+        takes = is_layer(source) or op_name(source) in BINARY
+        if takes and source.name in self.integer and len(source.users) == 1:
+            self.fused[source.name] = clamp.name
+
+    def _first(self, name: str) -> str:
+        while self.parent.get(name, name) != name:
+            self.parent[name] = self.parent.get(self.parent[name], self.parent[name])
+            name = self.parent[name]
+        return name
+
+    def _unite(self, one: str, other: str) -> None:
+        first, second = self._first(one), self._first(other)
+        if first != second:
+            self.parent[second] = first
+
+
+def _yields_real(node: fx.Node) -> bool:
+    """Whether a node yields floats, in one tensor or several."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(v, Tensor) and v.is_floating_point() for v in values)
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    """Whether a node is an element-wise function of one tensor, whose table can be written down."""
+    target = node.target
+    tensors = [n for n in node.all_input_nodes if is_tensor(n)]
+    return (
+        isinstance(target, torch._ops.OpOverload)
+        and (torch.Tag.pointwise in target.tags or op_name(node) in FUNCTIONS)
+        and len(tensors) == 1
+        and len(node.all_input_nodes) == 1
+        and is_real(node)
+        and torch.Tag.nondeterministic_seeded not in target.tags
+    )
+
+
+def _pads_otherwise(node: fx.Node) -> bool:
+    call = Call(node)
+    mode = call.arg("mode", "constant") if call.has("mode") else "constant"
+    return mode == "constant" and float(call.arg("value", 0) or 0) != 0
