@@ -147,6 +147,28 @@ def criteria_table() -> str:
     return table(header, body)
 
 
+def sparsity_table() -> str:
+    """Accuracy with zeros, by choice and share."""
+    found = rows("sparsity-resnet20")
+    keys = ("pattern", "importance", "allocation", "repair", "samples", "sparsity")
+    body = [
+        [
+            same[0]["pattern"],
+            f"{same[0]['importance']}, {same[0]['allocation']}",
+            {"auto": "least squares", None: "off"}.get(same[0]["repair"], same[0]["repair"]),
+            f"{same[0]['samples']:,}",
+            f"{100 * statistics.fmean(r['measured_sparsity'] for r in same):.0f} %",
+            str(len(same)),
+            spread([r["sparse"] for r in same]),
+            f"{max(r['cpu_seconds'] for r in same):.0f}",
+        ]
+        for same in grouped(found, *keys).values()
+    ]
+    header = ("pattern", "choice", "repair", "images", "zeros", "seeds", "top-1", "CPU-s")
+    dense = f"ResNet-20, CIFAR-10, dense {found[0]['dense']:.2f}.\n\n" if found else ""
+    return dense + table(header, body)
+
+
 def speed_table() -> str:
     """Fewer MACs against fewer milliseconds."""
     body = [
@@ -321,6 +343,7 @@ def _draw(lines: dict[str, list[tuple[float, float]]], dense: float) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "repair": repair_tables,
+    "sparsity": sparsity_table,
     "criteria": criteria_table,
     "speed": speed_table,
     "coverage": coverage_table,

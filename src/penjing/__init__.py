@@ -15,6 +15,7 @@ from penjing.verbs.later import Later
 from penjing.verbs.measure import measure
 from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.shrink_like import shrink_like
+from penjing.verbs.sparsify import Sparsified, sparsify
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Plan",
     "Pruned",
     "Report",
+    "Sparsified",
     "Task",
     "Tuned",
     "compile",
@@ -51,5 +53,4 @@ __all__ = [
 compile = Later("compile")
 quantize = Later("quantize")
 search = Later("search")
-sparsify = Later("sparsify")
 train = Later("train")

@@ -2,7 +2,8 @@
 
     folder/
       spec.json           version, class, plans, example inputs, graph, metrics, versions, SHA-256
-      model.safetensors   every tensor under its qualified name, tied ones once
+      model.safetensors   every tensor under its qualified name, tied ones once; one with many
+                          zeros as its values and their places, where that is smaller
 
 The weights are written first, under a name that the present spec does not use; then the spec is
 replaced in one step. A kill at any moment leaves the old checkpoint or the new one.
@@ -32,13 +33,16 @@ from penjing.graph.codec import from_json, tensors_of, to_json
 from penjing.graph.form import graph_form, identity
 from penjing.graph.network import Network
 from penjing.plan import Plan
+from penjing.pruning.packing import Packed, described, from_description, pack, unpack
 from penjing.pruning.surgery import shrink
 from penjing.record import Record, attach, make_example, record_of
 
 SPEC = "spec.json"
-SPEC_VERSION = 1
+SPEC_VERSION = 2
+DENSE_VERSION = 1  # written where nothing is packed, so that older versions read it too
 MAX_SPEC_BYTES = 256 * 2**20
 
+VALUES, PLACES = ":values", ":places"  # behind the name of a packed tensor
 _WEIGHTS = ("model.safetensors", "model.1.safetensors")
 
 
@@ -89,17 +93,21 @@ def save(
     content = _content(model, record, example_inputs)
     name = _free_name(folder)
     stored = {n: t.detach().cpu().contiguous().clone() for n, t in content.tensors.items()}
+    packed = _packed(stored)
     figures = _figures(metrics or {})
-    weights = files.write_with(folder / name, lambda part: _write_weights(stored, part))
+    weights = files.write_with(
+        folder / name, lambda part: _write_weights(_laid_out(stored, packed), part)
+    )
     spec = {
         "format": "penjing",
-        "version": SPEC_VERSION,
+        "version": SPEC_VERSION if packed else DENSE_VERSION,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "weights": {
             "file": name,
             "sha256": files.sha256(weights),
             "size_bytes": weights.stat().st_size,
         },
+        "packed": {n: described(part) for n, part in packed.items()},
         "example": record.example if record else None,
         "plans": [plan.to_json() for plan in record.plans] if record else [],
         "metrics": figures,
@@ -195,7 +203,7 @@ def read(path: str | Path) -> Saved:
             make_example(record.example, "meta")
         return Saved(
             path=folder,
-            tensors=_read_weights(folder, spec["weights"]),
+            tensors=_unpacked(_read_weights(folder, spec["weights"]), spec.get("packed") or {}),
             ties={str(k): str(v) for k, v in spec["ties"].items()},
             constants=frozenset(map(str, spec["constants"])),
             record=record,
@@ -289,6 +297,39 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
             ) from error
         figures[name] = figure if math.isfinite(figure) else None
     return figures
+
+
+def _packed(stored: Mapping[str, Tensor]) -> dict[str, Packed]:
+    """Tensors that are smaller packed."""
+    forms = {name: pack(tensor) for name, tensor in stored.items()}
+    return {
+        name: form
+        for name, form in forms.items()
+        if form is not None and not {name + VALUES, name + PLACES} & set(stored)
+    }
+
+
+def _laid_out(stored: Mapping[str, Tensor], packed: Mapping[str, Packed]) -> dict[str, Tensor]:
+    """Tensors as the file holds them."""
+    out = {name: tensor for name, tensor in stored.items() if name not in packed}
+    for name, form in packed.items():
+        out[name + VALUES], out[name + PLACES] = form.values, form.places
+    return out
+
+
+def _unpacked(held: dict[str, Tensor], packed: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by qualified name from what the file holds.
+
+    Raises:
+        CheckpointError: The parts of a packed tensor do not fit together.
+    """
+    for name, entry in packed.items():
+        values, places = held.pop(name + VALUES), held.pop(name + PLACES)
+        try:
+            held[name] = unpack(from_description(entry, values, places))
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {name!r} is damaged: {error}") from error
+    return held
 
 
 def _write_weights(stored: dict[str, Tensor], part: Path) -> None:

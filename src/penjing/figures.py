@@ -166,3 +166,24 @@ class EpochFigures:
     metrics: Mapping[str, float]
     lr: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SparsityFigures:
+    """What became zero in one layer.
+
+    Args:
+        layer: Qualified name.
+        weights: Elements of its weight.
+        nonzero: Of those, how many are not zero in the result.
+        pattern: Shape of its zeros; empty where it stays dense.
+        error: Estimated relative output error that allocation reckoned with; None when not known.
+        reason: Why it stays dense; empty where it became sparse.
+    """
+
+    layer: str
+    weights: int
+    nonzero: int
+    pattern: str = ""
+    error: float | None = None
+    reason: str = ""

@@ -18,6 +18,7 @@ from penjing.cli.groups import groups
 from penjing.cli.measure import measure
 from penjing.cli.prune import prune
 from penjing.cli.report import report
+from penjing.cli.sparsify import sparsify
 from penjing.errors import UnavailableError
 from penjing.verbs.later import LATER as LATER_VERBS
 
@@ -78,6 +79,7 @@ for _command, _example in (
     (compress, "penjing compress net.py --macs 50% --max-drop 1% --minutes 5 --out runs/first"),
     (groups, "penjing groups net.py"),
     (prune, "penjing prune net.py --macs 50% --out runs/half"),
+    (sparsify, "penjing sparsify net.py --sparsity 0.9 --out runs/sparse"),
     (finetune, "penjing finetune net.py --student runs/half/model --epochs 3 --out runs/tuned"),
     (distill, "penjing distill net.py --student small.py --loss logits --loss attention"),
     (measure, "penjing measure net.py --threads 1"),

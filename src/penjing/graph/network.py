@@ -168,6 +168,11 @@ class Cut:
     network: Network
     plan: Plan
 
+    @property
+    def dense(self) -> Program:
+        """The network as it was."""
+        return self.network.program
+
     @cached_property
     def kept(self) -> _Kept:
         """Positions of a dimension that stay."""

@@ -8,16 +8,17 @@ Suffixes: G = convolution groups, R = rows, U = unknowns of a group, V = outputs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
-from penjing.graph.network import Cut
+from penjing.graph.capture import Program
+from penjing.recovery.supported import Supported
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Norm, Outlet, outlets, per_channel, tied
 from penjing.statistics.stream import MEGABYTE, Chunk, Samples, Stream, differing
@@ -25,7 +26,45 @@ from penjing.statistics.stream import MEGABYTE, Chunk, Samples, Stream, differin
 DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # decades; held-out samples choose among them
 HOLD_OUT = 5  # one chunk in so many chooses the damping and judges the result
 ROWS_SHARE = 0.25  # of the memory that the rows of one layer may take, else they are gathered again
+FULL_DAMPING = 1e-3  # of the weight without zeros that says which ones are to become zero
 NEGLIGIBLE = 1e-6  # a norm's scale below this share of its largest passes on nothing to solve for
+
+
+class Changed(Protocol):
+    """A network and a changed form of it, such as a `Cut`."""
+
+    @property
+    def dense(self) -> Program:
+        """The network as it was."""
+        ...
+
+    @property
+    def program(self) -> Program:
+        """The changed form, with the same node names."""
+        ...
+
+    def slice_like(self, node: str, value: Tensor) -> Tensor:
+        """What is left of a tensor that has the original shape of a node's first output."""
+        ...
+
+
+class Support(Protocol):
+    """Which weights of some layers may be other than zero."""
+
+    def __contains__(self, weight: str) -> bool:
+        """Whether the layer of a weight has zeros."""
+        ...
+
+    def choose(self, layer: Layer, gram: Gram, free: bool, full: Callable[[], Tensor]) -> Tensor:
+        """Weights that stay, `(G, V, U)` bool.
+
+        Args:
+            layer: The layer.
+            gram: Sums over what reaches it.
+            free: Whether an intercept is free.
+            full: Solves for the best weight without zeros, `(G, V, U)`.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +108,18 @@ class Reconstruct:
 
 
 def reconstruct(
-    cut: Cut, calibration: Samples, settings: Reconstruct | None = None
+    cut: Changed,
+    calibration: Samples,
+    settings: Reconstruct | None = None,
+    support: Support | None = None,
 ) -> tuple[dict[str, Tensor], list[RepairFigures]]:
-    """Re-solve the layers of a cut network.
+    """Re-solve the layers of a cut or sparse network.
 
     Args:
-        cut: A network and its cut form; neither is changed.
+        cut: A network and its changed form; neither is changed.
         calibration: Unlabelled samples.
         settings: How; the defaults when None.
+        support: Layers with zeros that stay zero, and where.
 
     Returns:
         New values by qualified name for tensors of the cut network, and one row per layer that was
@@ -89,7 +132,7 @@ def reconstruct(
         samples. Targets behind a ReLU: Zhang et al. 2015, arXiv:1505.06798, section 2.2, as a
         majorisation with momentum: where the dense value is clipped, any clipped value is right.
     """
-    work = Reconstruction(cut, settings or Reconstruct())
+    work = Reconstruction(cut, settings or Reconstruct(), support)
     work.run(calibration)
     return work.solved, work.rows
 
@@ -101,13 +144,15 @@ class Reconstruction:
     Args:
         cut: A network and its cut form.
         settings: How.
+        support: Layers with zeros, and where.
         solved: New values by qualified name.
         rows: One per layer that was looked at.
         peak_bytes: Most activation memory held.
     """
 
-    cut: Cut
+    cut: Changed
     settings: Reconstruct
+    support: Support | None = None
     solved: dict[str, Tensor] = field(default_factory=dict)
     rows: list[RepairFigures] = field(default_factory=list)
     peak_bytes: int = 0
@@ -115,7 +160,7 @@ class Reconstruction:
     @torch.no_grad()
     def run(self, calibration: Samples) -> None:
         """Go through the network once."""
-        dense, cut = self.cut.network.program, self.cut.program
+        dense, cut = self.cut.dense, self.cut.program
         chosen, outlet_of = self._choose()
         norms = [outlet_of[name].norm for name in chosen]
         changing = [*chosen, *(norm.node for norm in norms if norm is not None)]
@@ -131,14 +176,16 @@ class Reconstruction:
 
     def _choose(self) -> tuple[dict[str, Layer], dict[str, Outlet]]:
         """Layers to solve; rows for those that cannot be."""
-        dense, cut = self.cut.network.program, self.cut.program
+        dense, cut = self.cut.dense, self.cut.program
         known, refused = layers(cut)
         ties, differ = tied(dense), differing(dense, cut)
         chosen = {}
         for node, layer in known.items():
             dim = layer.input_dim
             lost = dense.tensors[layer.weight].shape[dim] != cut.tensors[layer.weight].shape[dim]
-            if layer.source not in differ or (self.settings.solve == "cut" and not lost):
+            lost = lost or self._has_zeros(layer)
+            reached = layer.source in differ or self._has_zeros(layer)
+            if not reached or (self.settings.solve == "cut" and not lost):
                 continue
             reason = self._obstacle(layer, ties)
             if reason:
@@ -149,6 +196,9 @@ class Reconstruction:
             if any(n.name in differ for n in cut.nodes[node].all_input_nodes):
                 self._skip(node, reason)
         return chosen, outlets(dense, known)
+
+    def _has_zeros(self, layer: Layer) -> bool:
+        return self.support is not None and layer.weight in self.support
 
     def _obstacle(self, layer: Layer, ties: frozenset[str]) -> str:
         """Why a layer cannot be solved; empty when it can."""
@@ -169,6 +219,8 @@ class Reconstruction:
         start = _Start.of(layer, out.norm, tensors)
         gathered = _Gathered(self.cut, stream, layer, out, start, self.settings)
         fitted, held = gathered.grams()
+        if self.support is not None and layer.weight in self.support:
+            start = replace(start, support=self._chosen(layer, start, fitted + held))
         solution = _fit(fitted, held, start, self.settings.dampings)
         if solution.damping is not None and gathered.clips and self.settings.rounds:
             solution = _clipped_fit(gathered, fitted + held, start, solution, self.settings.rounds)
@@ -179,6 +231,16 @@ class Reconstruction:
         if solution.damping is None:
             return {}
         return _write_back(layer, out.norm, tensors, start, solution, fitted + held)
+
+    def _chosen(self, layer: Layer, start: _Start, gram: Gram) -> Tensor:
+        """Where the weights stay other than zero."""
+        assert self.support is not None  # the caller has looked
+
+        def full() -> Tensor:
+            ridge = _Ridge(gram, start.free, FULL_DAMPING)
+            return ridge.solve(gram.xy, gram.y)[0] if ridge.regular else start.weight
+
+        return self.support.choose(layer, gram, start.free, full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +253,7 @@ class _Start:
         scale: Scale of the norm per output, ones without one.
         shift: Shift of the norm per output, zeros without one; not part of `intercept`.
         free: Whether an intercept can be written back.
+        support: Weights that may be other than zero, `(G, V, U)`; None where all may.
     """
 
     weight: Tensor
@@ -198,6 +261,7 @@ class _Start:
     scale: Tensor
     shift: Tensor
     free: bool
+    support: Tensor | None = None
 
     @classmethod
     def of(cls, layer: Layer, norm: Norm | None, tensors: Mapping[str, Tensor]) -> _Start:
@@ -236,7 +300,7 @@ class _Piece(NamedTuple):
 class _Gathered:
     """The rows of one layer, chunk by chunk: kept when they fit, else gathered again each time."""
 
-    cut: Cut
+    cut: Changed
     stream: Stream
     layer: Layer
     out: Outlet
@@ -335,7 +399,7 @@ def _fit(fitted: Gram, held: Gram, start: _Start, dampings: Sequence[float]) -> 
         return replace(left, reason="too few samples, or values that are not finite")
     errors = {}
     for share in dampings:
-        ridge = _Ridge(fitted, start.free, share)
+        ridge = _ridge(fitted, start, share)
         if ridge.regular:
             errors[share] = error(*ridge.solve(fitted.xy, fitted.y))
     if not errors:
@@ -344,10 +408,16 @@ def _fit(fitted: Gram, held: Gram, start: _Start, dampings: Sequence[float]) -> 
     if errors[damping] >= before:
         return replace(left, reason="no fit is better on held-out samples")
     both = fitted + held
-    final = _Ridge(both, start.free, damping)
+    final = _ridge(both, start, damping)
     if not final.regular:
         return replace(left, reason="its Gram matrix is singular")
     return _Solution(before, errors[damping], damping, *final.solve(both.xy, both.y))
+
+
+def _ridge(gram: Gram, start: _Start, share: float) -> _Ridge | Supported:
+    if start.support is None:
+        return _Ridge(gram, start.free, share)
+    return Supported(gram, start.free, share, start.support)
 
 
 class _Ridge:
@@ -387,7 +457,7 @@ def _clipped_fit(
     too. Each round is a least squares with the same matrix, extrapolated as Nesterov does.
     """
     assert plain.damping is not None  # the caller has looked
-    ridge = _Ridge(gram, start.free, plain.damping)
+    ridge = _ridge(gram, start, plain.damping)
     now = last = (plain.weight, plain.intercept)
     for step in range(rounds):
         momentum = step / (step + 3)

@@ -74,6 +74,7 @@ def sections(data: ReportData) -> list[Section]:
         (data.candidates, _candidates),
         (data.per_class, _classes),
         (data.groups, _groups),
+        (data.sparsity, _sparsity),
         (_layers_known(data), _layers),
         (data.repair, _repair),
         (data.histograms, _weights),
@@ -226,6 +227,16 @@ def _groups(data: ReportData) -> Section:
     lead = f"{share} in {_many(len(data.groups), 'group')}"
     lead += f"; {whole} of them were left whole." if whole else "."
     return Section(id="groups", title="What was cut", lead=(lead,), tables=(tables.groups(data),))
+
+
+def _sparsity(data: ReportData) -> Section:
+    sparse = [s for s in data.sparsity if not s.reason]
+    weights, left = sum(s.weights for s in sparse), sum(s.nonzero for s in sparse)
+    lead = f"{1 - left / max(1, weights):.1%} of {weights:,} weights are zero in "
+    lead += f"{_many(len(sparse), 'layer')}"
+    dense = len(data.sparsity) - len(sparse)
+    lead += f"; {_many(dense, 'layer')} stayed dense." if dense else "."
+    return Section(id="sparsity", title="Zeros", lead=(lead,), tables=(tables.sparsity(data),))
 
 
 def _many(n: int, noun: str) -> str:

@@ -232,6 +232,32 @@ def groups(data: ReportData) -> Table:
     return _table("Units kept in every group, in the order of the network", columns, lines)
 
 
+def sparsity(data: ReportData) -> Table:
+    """Every layer with its zeros, or why it has none."""
+    columns = (
+        Column("layer", code=True),
+        Column("weights", numeric=True),
+        Column("not zero", numeric=True),
+        Column("sparsity", numeric=True),
+        Column("pattern", code=True),
+        Column("estimated error", numeric=True),
+        Column("dense because"),
+    )
+    lines = [
+        [
+            Cell(s.layer),
+            _number(s.weights, f"{s.weights:,}"),
+            _number(s.nonzero, f"{s.nonzero:,}"),
+            _share(1 - s.nonzero / s.weights if s.weights else 0.0),
+            Cell(s.pattern),
+            _number(s.error, wording.digits(s.error or 0)),
+            Cell(s.reason),
+        ]
+        for s in data.sparsity
+    ]
+    return _table("Zeros of every layer, in the order of the network", columns, lines)
+
+
 def _share(share: float) -> Cell:
     text = f"{100 * share:.0f} %"
     return Cell(text, share, charts.bar(share, text))

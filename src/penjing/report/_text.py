@@ -8,6 +8,7 @@ from penjing.report.data import ReportData
 
 KINDS = {
     "prune": "pruned",
+    "sparsify": "sparsified",
     "finetune": "fine-tuned",
     "distill": "distilled",
     "compress": "compressed",

@@ -13,13 +13,20 @@ import torch
 from torch import Tensor
 
 from penjing.errors import CheckpointError, InputError
-from penjing.figures import EpochFigures, Figures, GroupFigures, Proof, RepairFigures
+from penjing.figures import (
+    EpochFigures,
+    Figures,
+    GroupFigures,
+    Proof,
+    RepairFigures,
+    SparsityFigures,
+)
 from penjing.plan import Lock
 from penjing.report._decode import Malformed, decode
 
 REPORT_VERSION = 1
 
-Kind = Literal["prune", "finetune", "distill", "compress", "measure"]
+Kind = Literal["prune", "sparsify", "finetune", "distill", "compress", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,7 @@ class ReportData:
         per_class: One row per class.
         candidates: Every network that was tried.
         groups: Every prunable group in the order of the network.
+        sparsity: Every layer that could be sparse, in the order of the network.
         repair: Every layer that repair looked at.
         epochs: Every epoch of training.
         histograms: Weights before and after.
@@ -177,6 +185,7 @@ class ReportData:
     per_class: tuple[ClassFigures, ...] = ()
     candidates: tuple[CandidateFigures, ...] = ()
     groups: tuple[GroupFigures, ...] = ()
+    sparsity: tuple[SparsityFigures, ...] = ()
     repair: tuple[RepairFigures, ...] = ()
     epochs: tuple[EpochFigures, ...] = ()
     histograms: tuple[Histogram, ...] = ()

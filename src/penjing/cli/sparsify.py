@@ -1,0 +1,117 @@
+"""`penjing sparsify`: zeros in a pattern, the rest solved anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penjing import checkpoint
+from penjing.cli.answers import (
+    answering,
+    as_typed,
+    content_of,
+    show_json,
+    show_report,
+    show_text,
+    working,
+)
+from penjing.cli.opening import data_of, open_source
+from penjing.cli.options import (
+    AsJson,
+    Debug,
+    Ignore,
+    Macs,
+    Net,
+    Out,
+    Repair,
+    RepairOption,
+    Seed,
+    Trust,
+    given,
+)
+from penjing.pruning.weights.targets import ROLES
+from penjing.report import Report
+from penjing.verbs.sparsify import sparsify as sparsify_network
+
+
+class Indivisible(StrEnum):
+    """What happens where a pattern does not divide a layer."""
+
+    ERROR = "error"
+    PAD = "pad"
+    SKIP = "skip"
+
+
+def sparsify(  # noqa: PLR0913 - each is an option of the command
+    context: typer.Context,
+    net: Net,
+    sparsity: Annotated[
+        float | None, typer.Option("--sparsity", help="Share of weights made zero, in [0, 1).")
+    ] = None,
+    nonzero: Annotated[
+        str | None,
+        typer.Option("--nonzero", help="Upper bound on parameters that are not zero, or '20%'."),
+    ] = None,
+    macs: Macs = None,
+    pattern: Annotated[
+        str, typer.Option("--pattern", help="element, n:m such as 2:4, block:1x8, kernel.")
+    ] = "element",
+    out: Out = Path("runs/sparse"),
+    importance: Annotated[
+        str | None,
+        typer.Option("--importance", help="obs, wanda, magnitude, random, module:thing."),
+    ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option("--allocation", help="dp, lamp, erk, global, uniform, module:thing."),
+    ] = None,
+    repair: RepairOption = Repair.AUTO,
+    keep_dense: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-dense", help="first, last, depthwise, or none; may be repeated. Default: all."
+        ),
+    ] = None,
+    indivisible: Annotated[
+        Indivisible,
+        typer.Option("--indivisible", help="Where the pattern does not divide a layer."),
+    ] = Indivisible.ERROR,
+    ignore: Ignore = None,
+    seed: Seed = 0,
+    trust: Trust = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make weights zero in a pattern and solve the rest anew, without labels."""
+    with answering(as_json=as_json, debug=debug):
+        source = open_source(net, trust=trust)
+        example = source.need("example_inputs")
+        with working("making zeros and repairing"):
+            sparse = sparsify_network(
+                source.model,
+                example,
+                sparsity=sparsity,
+                constraints=given({"nonzero": nonzero, "macs": macs}) or None,
+                pattern=pattern,
+                calibration=data_of(source),
+                importance=importance,
+                allocation=allocation,
+                repair=repair.choice,
+                keep_dense=tuple(role for role in keep_dense or ROLES if role != "none"),
+                indivisible=indivisible.value,
+                ignored_layers=tuple(ignore or ()),
+                seed=seed,
+            )
+            report = Report(replace(sparse.report.data, command=as_typed(context)))
+            checkpoint.save(sparse.model, out / "model", example)
+            report.save(out / "report.json")
+            report.save(out / "report.html")
+        if as_json:
+            show_json({"out": str(out), "report": content_of(report)})
+            return
+        show_report(report)
+        show_text(f"network and report: {out}")

@@ -1,0 +1,169 @@
+"""One pass over the data that scores the weights of every layer.
+
+Recurrent layers have no patches; their matrices are scored without data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from penjing.graph.capture import Program
+from penjing.pruning.patterns import Tiling
+from penjing.pruning.weights.protocol import Matrix, WeightImportance
+from penjing.statistics.grams import Gram, Layer, Rows, patches, rows_per_sample
+from penjing.statistics.outlets import Outlet, folded, outlets
+from penjing.statistics.stream import Chunk, Samples, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A weight that may become sparse.
+
+    Args:
+        weight: Qualified name.
+        tiling: How the pattern lies on it.
+        layers: Layers that use it, in the order of the graph; none for a recurrent matrix.
+    """
+
+    weight: str
+    tiling: Tiling
+    layers: tuple[Layer, ...] = ()
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight as matrices `(G, V, U)` float64."""
+        weight = weight.detach().double()
+        return self.layers[0].matrix(weight) if self.layers else weight[None]
+
+    def tensor(self, matrix: Tensor) -> Tensor:
+        """The weight whose `matrix` this is."""
+        return self.layers[0].tensor(matrix) if self.layers else matrix[0]
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Survey:
+    """Scores for the weights of one program.
+
+    Args:
+        program: The network.
+        targets: What is scored.
+        importance: How.
+        rows_per_unknown: Output positions looked at per unknown of a layer, over all samples.
+        memory_mb: Bound on the activations held, in MiB.
+        seed: Of the choice of output positions.
+    """
+
+    program: Program
+    targets: Sequence[Target]
+    importance: WeightImportance
+    rows_per_unknown: float = 60.0
+    memory_mb: float = 2048.0
+    seed: int = 0
+    _sums: dict[str, _Sums] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def run(self, calibration: Samples | None) -> dict[str, Tensor]:
+        """Scores `(N, B)` by name of the weight.
+
+        Args:
+            calibration: Unlabelled samples; None scores without data.
+        """
+        alone = [t for t in self.targets if calibration is None or not t.layers]
+        found = {t.weight: self._score(t, Outlet()) for t in alone}
+        if calibration is None:
+            outlet_of = outlets(self.program, _by_node(self.targets))
+            return {t.weight: self._score(t, _outlet(t, outlet_of)) for t in self.targets}
+        waiting = {t.weight: t for t in self.targets if t.layers}
+        return {**found, **self._streamed(waiting, calibration)} if waiting else found
+
+    def _streamed(self, waiting: Mapping[str, Target], calibration: Samples) -> dict[str, Tensor]:
+        layer_of = _by_node(list(waiting.values()))
+        outlet_of = outlets(self.program, layer_of)
+        stops: dict[str, list[Layer]] = {name: [] for name in layer_of}
+        for name, layer in layer_of.items():
+            stops.setdefault(outlet_of[name].add or name, []).append(layer)
+        stream = Stream([self.program], calibration, self.memory_mb)
+        generator = torch.Generator().manual_seed(self.seed)
+        open_uses = {name: len(t.layers) for name, t in waiting.items()}
+        found: dict[str, Tensor] = {}
+        for stop in (name for name in self.program.nodes if name in stops):
+            chunks = stream.advance(stop)
+            if stop in layer_of:
+                self._gather(stream, chunks, layer_of[stop], generator)
+            for layer in stops[stop]:
+                self._weigh(stream, chunks, stop, layer, outlet_of[layer.node])
+                open_uses[layer.weight] -= 1
+                if not open_uses[layer.weight]:
+                    target = waiting[layer.weight]
+                    found[layer.weight] = self._score(target, _outlet(target, outlet_of))
+        return found
+
+    def _gather(
+        self,
+        stream: Stream,
+        chunks: Sequence[Chunk],
+        layer: Layer,
+        generator: torch.Generator,
+    ) -> None:
+        """Add the patches of one layer."""
+        groups, _, unknowns = layer.matrix(self.program.tensors[layer.weight]).shape
+        sums = self._sums.setdefault(layer.weight, _Sums(Gram.zeros(groups, unknowns)))
+        each = rows_per_sample(unknowns, stream.held, self.rows_per_unknown)
+        for chunk in chunks:
+            view = patches(layer, stream.value(chunk, layer.source))
+            lead = view.shape[: view.dim() - len(layer.kernel) - 1]
+            sums.gram.add(Rows.choose(lead, each, generator).inputs(layer, view))
+
+    def _weigh(
+        self, stream: Stream, chunks: Sequence[Chunk], stop: str, layer: Layer, out: Outlet
+    ) -> None:
+        """Note the energy per position of what the layer feeds: a sum, or its own output."""
+        total = rows = 0.0
+        for chunk in chunks:
+            value = stream.value(chunk, stop)
+            if stop == layer.node:
+                value = folded(value, layer, out.norm, self.program.tensors)
+            channels = value.shape[layer.channel_dim] if value.dim() > 1 else value.numel()
+            total += float(value.double().square().sum())
+            rows += value.numel() / channels
+        self._sums[layer.weight].energies.append(total / max(rows, 1.0))
+
+    def _score(self, target: Target, out: Outlet) -> Tensor:
+        sums = self._sums.pop(target.weight, None)
+        return self.importance(matrix_of(self.program.tensors, target, out, sums), target.tiling)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What has been gathered for one weight: inputs, and energy per position of each use."""
+
+    gram: Gram
+    energies: list[float] = field(default_factory=list)
+
+
+def matrix_of(
+    tensors: Mapping[str, Tensor], target: Target, out: Outlet, sums: _Sums | None
+) -> Matrix:
+    """A layer as an importance of weights sees it."""
+    weight = target.matrix(tensors[target.weight])
+    scale = torch.ones(weight.shape[:2], dtype=weight.dtype)
+    if out.norm is not None:
+        scale = out.norm.affine(tensors)[0].view(scale.shape)
+    free = bool(target.layers) and (out.norm is not None or target.layers[0].bias is not None)
+    if sums is None:
+        return Matrix(name=target.weight, weight=weight, scale=scale, free=free)
+    energy = sum(sums.energies) / max(len(sums.energies), 1) * sums.gram.rows
+    return Matrix(
+        name=target.weight, weight=weight, scale=scale, gram=sums.gram, free=free, energy=energy
+    )
+
+
+def _by_node(targets: Sequence[Target]) -> dict[str, Layer]:
+    return {layer.node: layer for target in targets for layer in target.layers}
+
+
+def _outlet(target: Target, outlet_of: Mapping[str, Outlet]) -> Outlet:
+    return outlet_of[target.layers[0].node] if target.layers else Outlet()

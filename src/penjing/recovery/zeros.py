@@ -1,0 +1,111 @@
+"""Supports for the reconstruction of sparse networks: where zeros are, and how they are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from penjing.graph.capture import Program
+from penjing.pruning.weights.protocol import Matrix, WeightImportance
+from penjing.pruning.weights.survey import Target
+from penjing.statistics.grams import Gram, Layer
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Valued:
+    """A network and a form of it that differs in values alone.
+
+    Args:
+        dense: The network as it was.
+        program: The same graph with other tensors.
+    """
+
+    dense: Program
+    program: Program
+
+    def slice_like(self, node: str, value: Tensor) -> Tensor:  # noqa: ARG002 - the protocol's
+        """The value itself: nothing is cut.
+
+        Args:
+            node: Not read.
+            value: A tensor of the shape of the node's output.
+
+        Returns:
+            The same tensor.
+        """
+        return value
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fixed:
+    """Zeros that were chosen before.
+
+    Args:
+        masks: Weights that stay, `(G, V, U)` bool, by name of the weight.
+    """
+
+    masks: Mapping[str, Tensor]
+
+    def __contains__(self, weight: str) -> bool:
+        return weight in self.masks
+
+    def choose(
+        self,
+        layer: Layer,
+        gram: Gram,  # noqa: ARG002 - the protocol's
+        free: bool,  # noqa: ARG002 - the protocol's
+        full: Callable[[], Tensor],  # noqa: ARG002 - the protocol's
+    ) -> Tensor:
+        """The mask of a layer.
+
+        Args:
+            layer: The layer.
+            gram: Not read.
+            free: Not read.
+            full: Not called.
+
+        Returns:
+            Weights that stay, `(G, V, U)` bool.
+        """
+        return self.masks[layer.weight]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rechosen:
+    """Zeros chosen anew on what reaches a layer of the sparse network, as many as before.
+
+    Args:
+        first: The choice on the dense network, for what is not chosen anew.
+        targets: By name of the weight.
+        importance: How the weights are ranked.
+        sparsities: Share of zeros by name of the weight.
+    """
+
+    first: Fixed
+    targets: Mapping[str, Target]
+    importance: WeightImportance
+    sparsities: Mapping[str, float]
+
+    def __contains__(self, weight: str) -> bool:
+        return weight in self.first
+
+    def choose(self, layer: Layer, gram: Gram, free: bool, full: Callable[[], Tensor]) -> Tensor:
+        """Rank the best weight without zeros on the inputs that really come.
+
+        Args:
+            layer: The layer.
+            gram: Sums over what reaches it.
+            free: Whether an intercept is free.
+            full: The best weight without zeros.
+
+        Returns:
+            Weights that stay, `(G, V, U)` bool.
+        """
+        target = self.targets[layer.weight]
+        weight = full()
+        one = weight.new_ones(weight.shape[:2])
+        matrix = Matrix(name=layer.weight, weight=weight, scale=one, gram=gram, free=free)
+        scores = self.importance(matrix, target.tiling)
+        return target.tiling.keep(scores, self.sparsities[layer.weight])
