@@ -1,4 +1,4 @@
-"""Where every tensor lies inside its buffer: strides, borders, views, and copies where they must be.
+"""Where every tensor lies inside its buffer: strides, borders, views, and copies.
 
 A tensor is the root of a buffer, a view of another tensor, or a part of a concatenation that its
 producer writes in place. Roots get the border, slack and order that producers and readers ask for;
@@ -98,7 +98,7 @@ def lay_out(net: Net, kernels: Mapping[str, Kernel], copier: Kernel, target: Tar
     net, kernels = _own_outputs(net, dict(kernels), copier)
     needs = {layer.name: kernels[layer.name].needs(net, layer, target) for layer in net.layers}
     first = _Layouts(net, needs)
-    net, needs, kernels = _with_copies(net, needs, dict(kernels), first, copier, target)
+    net, needs, kernels = _with_copies(net, needs, kernels, first, copier)
     last = _Layouts(net, needs, first.wishes)
     gone = last.views | {
         layer.name
@@ -248,17 +248,19 @@ class _Layouts:
             start += self.net.tensors[name].shape[dim]
 
     def _fits(self, name: str, maker: Layer, dim: int) -> bool:
-        """Whether a tensor may lie between others: nobody writes beyond it, no border in the way."""
+        """Whether it may lie between others: nobody writes beyond it, no border in the way."""
         needs = self.needs[maker.name]
         rooms = [_room(needs.outputs, maker.outputs.index(name))]
         if needs.junk or rooms[0].slack:
             return False
-        for reader in self.readers[name]:
-            rooms += [
-                _room(self.needs[reader.name].inputs, i)
-                for i, n in enumerate(reader.inputs)
-                if n == name
-            ]
+        whole = next(r for r in self.readers[name] if r.kind == "concat").outputs[0]
+        for tensor in (name, whole):
+            for reader in self.readers[tensor]:
+                rooms += [
+                    _room(self.needs[reader.name].inputs, i)
+                    for i, n in enumerate(reader.inputs)
+                    if n == tensor
+                ]
         bordered = max(len(_trimmed(room.border)) for room in rooms)
         return dim < len(self.net.tensors[name].shape) - bordered
 
@@ -402,52 +404,66 @@ def satisfies(shape: Sequence[int], lay: Lay, room: Room) -> bool:
 def _with_copies(
     net: Net,
     needs: Mapping[str, Needs],
-    kernels: dict[str, Kernel],
+    kernels: Mapping[str, Kernel],
     layouts: _Layouts,
     copier: Kernel,
-    target: Target,
 ) -> tuple[Net, dict[str, Needs], dict[str, Kernel]]:
     """Put a copy wherever a kernel cannot take a tensor as it lies."""
-    tensors, layers = dict(net.tensors), []
-    made: dict[tuple[str, Room], str] = {}
-    needs = dict(needs)
-
-    def add(layer: Layer, room_in: Room, room_out: Room) -> None:
-        layers.append(layer)
-        kernels[layer.name] = copier
-        needs[layer.name] = Needs(inputs=(room_in,), outputs=(room_out,))
-
-    def fresh(tensor: Tensor) -> Tensor:
-        number = sum(n.startswith(f"{tensor.name}_laid") for n in tensors)
-        tensors[f"{tensor.name}_laid{number}"] = new = replace(
-            tensor, name=f"{tensor.name}_laid{number}"
-        )
-        return new
-
+    copies = _Copies(dict(net.tensors), dict(needs), dict(kernels), layouts, copier)
     for layer in net.layers:
         if layer.name in layouts.views:
-            layers.append(layer)
-            continue
-        inputs, outputs, after = list(layer.inputs), list(layer.outputs), []
-        for i, name in enumerate(layer.inputs):
-            room = _room(needs[layer.name].inputs, i)
-            if satisfies(tensors[name].shape, layouts.lay(name), room):
-                continue
-            if (name, room) not in made:
-                new = fresh(tensors[name])
-                made[name, room] = new.name
-                add(copy_layer(tensors[name], new), Room(), Room())
-            inputs[i] = made[name, room]
+            copies.layers.append(layer)
+        else:
+            copies.add(layer)
+    changed = replace(net, layers=tuple(copies.layers), tensors=copies.tensors)
+    return changed, copies.needs, copies.kernels
+
+
+@dataclass(slots=True)
+class _Copies:
+    """A net that is written again, with copies in between."""
+
+    tensors: dict[str, Tensor]
+    needs: dict[str, Needs]
+    kernels: dict[str, Kernel]
+    layouts: _Layouts
+    copier: Kernel
+    layers: list[Layer] = field(default_factory=list)
+    made: dict[tuple[str, Room], str] = field(default_factory=dict)
+
+    def add(self, layer: Layer) -> None:
+        """Add a layer, with copies before and after it as its kernel needs them."""
+        needs = self.needs[layer.name]
+        inputs = [self._given(n, _room(needs.inputs, i)) for i, n in enumerate(layer.inputs)]
+        outputs, after = list(layer.outputs), []
         for i, name in enumerate(layer.outputs):
-            room = _room(needs[layer.name].outputs, i)
-            if not satisfies(tensors[name].shape, layouts.lay(name), room):
-                new = fresh(tensors[name])
+            if not self._lies(name, _room(needs.outputs, i)):
+                new = self._fresh(name)
                 outputs[i] = new.name
-                after.append(copy_layer(new, tensors[name]))
-        changed = replace(layer, inputs=tuple(inputs), outputs=tuple(outputs))
-        layers.append(changed)
+                after.append(copy_layer(new, self.tensors[name]))
+        self.layers.append(replace(layer, inputs=tuple(inputs), outputs=tuple(outputs)))
         for copy in after:
-            add(copy, Room(), Room())
-    changed_net = replace(net, layers=tuple(layers), tensors=tensors)
-    del target
-    return changed_net, needs, kernels
+            self._copy(copy)
+
+    def _given(self, name: str, room: Room) -> str:
+        if self._lies(name, room):
+            return name
+        if (name, room) not in self.made:
+            new = self._fresh(name)
+            self.made[name, room] = new.name
+            self._copy(copy_layer(self.tensors[name], new))
+        return self.made[name, room]
+
+    def _lies(self, name: str, room: Room) -> bool:
+        return satisfies(self.tensors[name].shape, self.layouts.lay(name), room)
+
+    def _fresh(self, name: str) -> Tensor:
+        number = sum(n.startswith(f"{name}_laid") for n in self.tensors)
+        new = replace(self.tensors[name], name=f"{name}_laid{number}")
+        self.tensors[new.name] = new
+        return new
+
+    def _copy(self, layer: Layer) -> None:
+        self.layers.append(layer)
+        self.kernels[layer.name] = self.copier
+        self.needs[layer.name] = Needs()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penjing.codegen.lower.trace import Op, Rule, Trace, Value
+from penjing.codegen.lower.trace import Missing, Op, Rule, Trace, Value
 
 
 def _spread(value: Any, rank: int) -> tuple[int, ...]:
@@ -42,7 +42,7 @@ def _average(rank: int) -> Rule:
 
 
 def _adaptive(mode: str, rank: int) -> Rule:
-    def rule(trace: Trace, op: Op) -> Value | list[Value]:
+    def rule(trace: Trace, op: Op) -> Value | list[Value | Missing]:
         x = trace.hold(op.get("self", op.get("input")))
         inner, outer = x.shape[-rank:], op.shape[-rank:]
         if outer == (1,) * rank:
@@ -66,7 +66,9 @@ def _adaptive(mode: str, rank: int) -> Rule:
             )
         else:
             made = trace.add("adaptive_pool", op, [x], [trace.result(op)], mode=mode, rank=rank)
-        return [made] if len(op.results) > 1 else made
+        if len(op.results) == 1:
+            return made
+        return [made, Missing(op)]  # positions of the maxima
 
     return rule
 

@@ -111,6 +111,17 @@ class Op:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A result that is not computed; only who reads it is told.
+
+    Args:
+        op: Whose.
+    """
+
+    op: Op
+
+
 def as_array(value: TorchTensor, dtype: DType) -> np.ndarray:
     """A constant as a contiguous array of the compiler's type."""
     kinds = {
@@ -161,8 +172,14 @@ class Trace:
         self.tensors[name] = Tensor(name, tuple(int(s) for s in shape), dtype)
         return Value(name, self.tensors[name].shape, dtype)
 
-    def hold(self, value: Value, hint: str = "constant") -> Value:
-        """A value that layers can read: constants get a tensor."""
+    def hold(self, value: Value | Missing, hint: str = "constant") -> Value:
+        """A value that layers can read: constants get a tensor.
+
+        Raises:
+            ExportError: It is a result that is not computed.
+        """
+        if isinstance(value, Missing):
+            value.op.refuse("with more than its first result")
         if value.name:
             return value
         assert value.constant is not None  # a value without a name is one
@@ -239,5 +256,5 @@ class Trace:
         )
 
 
-Rule = Callable[[Trace, Op], Value | Sequence[Value]]
+Rule = Callable[[Trace, Op], Value | Sequence[Value | Missing]]
 """Adds layers for an op and gives the values of its results."""

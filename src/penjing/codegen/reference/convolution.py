@@ -159,9 +159,7 @@ def emit_transposed(site: Site) -> Code:
     ]
     blobs, (w, b) = weights(site, "weight", "bias")
     given = [(const_of(x, "x"), x.pointer), ("const float *w", w)]
-    given += [(const_of(site.inputs[1], "z", restrict=False), site.inputs[1].pointer)] * (
-        len(site.inputs) > 1
-    )
+    given += [(const_of(z, "z", restrict=False), z.pointer) for z in site.inputs[1:]]
     given += [("const float *b", b)] * (b != "0")
     given += [(out_of(y, restrict=False), y.pointer)]
     name, text = function("conv_transpose", ", ".join(p for p, _ in given), body)

@@ -36,18 +36,19 @@ def pool(site: Site) -> Code:
     outer = names[: len(y.shape) - rank]
     maximum = attributes["mode"] == "max"
     body = [f"float s = {'-(float)INFINITY' if maximum else '0.0f'};"]
-    counts = []
+    counts, windows = [], []
     for d in range(rank):
         n, size = x.shape[-rank + d], attributes["kernel"][d]
         step, before = attributes["stride"][d], attributes["padding"][d]
         line = names[len(outer) + d]
-        body += [
-            f"const int b{d} = {line} * {step} - {before};",
+        body.append(f"const int b{d} = {line} * {step} - {before};")
+        windows += [
             f"for (int k{d} = 0; k{d} < {size}; k{d}++) {{",
             f"const int h{d} = b{d} + k{d} * {attributes['dilation'][d]};",
             f"if (h{d} < 0 || h{d} >= {n}) continue;",
         ]
         counts.append(_window(d, n, size, before, attributes["count_padding"]))
+    body += windows
     read = f"x[{at(x.strides, [*outer, *(f'h{d}' for d in range(rank))])}]"
     body.append(f"s = {read} > s ? {read} : s;" if maximum else f"s += {read};")
     body.append("}" * rank)
@@ -94,13 +95,15 @@ def adaptive(site: Site) -> Code:
     rank, maximum = attributes["rank"], attributes["mode"] == "max"
     names = index_names(y.shape)
     body = [f"float s = {'-(float)INFINITY' if maximum else '0.0f'};"]
+    windows = []
     for d in range(rank):
         n, m = x.shape[-rank + d], y.shape[-rank + d]
         line = names[len(names) - rank + d]
         body += [
             f"const int f{d} = {line} * {n} / {m}, l{d} = (({line} + 1) * {n} + {m - 1}) / {m};",
-            f"for (int h{d} = f{d}; h{d} < l{d}; h{d}++) {{",
         ]
+        windows.append(f"for (int h{d} = f{d}; h{d} < l{d}; h{d}++) {{")
+    body += windows
     read = f"x[{at(x.strides, [*names[:-rank], *(f'h{d}' for d in range(rank))])}]"
     body.append(f"s = {read} > s ? {read} : s;" if maximum else f"s += {read};")
     body.append("}" * rank)
