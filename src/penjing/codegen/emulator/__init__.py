@@ -103,6 +103,32 @@ def build(target: Target, folder: Path, sources: Sequence[str], flags: Sequence[
     return out
 
 
+def build_bare(target: Target, folder: Path) -> Path:
+    """Link `net.c` with the least that starts a core, to see what a network takes.
+
+    Args:
+        target: A board.
+        folder: Where net.c and net.h lie, with `void net_run(void *arena)`.
+
+    Returns:
+        The program; it is to be measured, not run.
+
+    Raises:
+        MissingDependencyError: The compiler is absent.
+        ExportError: The compiler refuses the sources, or the target has no board.
+    """
+    if target.board is None:
+        raise ExportError(f"{target.name!r} is no board; only a board's program stands alone")
+    out = folder / "bare.elf"
+    _write_board(target.board, folder)
+    (folder / "bare.c").write_text(files(__name__).joinpath("bare.c").read_text())
+    sections = ["-ffunction-sections", "-fdata-sections"]
+    link = ["--specs=nano.specs", "-nostartfiles", "-T", "board.ld", "-Wl,--gc-sections"]
+    command = [compiler(target), *target.flags, *_WARNINGS, *sections]
+    _compile([*command, "bare.c", "net.c", *link, "-o", out.name, "-lm"], folder)
+    return out
+
+
 def run(target: Target, program: Path, timeout_s: float = 120.0) -> str:
     """Run a program for a target on this machine.
 

@@ -1,0 +1,65 @@
+/* What one output pixel of a convolution reads, as one column of bytes. */
+typedef struct {
+    const int8_t *weight;
+    const int32_t *bias, *multiplier;
+    const int8_t *shift;
+    int32_t height, width, channels; /* of the input */
+    int32_t rows, columns, outputs;  /* of the output */
+    int16_t kernel_height, kernel_width, stride_height, stride_width;
+    int16_t dilation_height, dilation_width, top, left;
+    int32_t depth, pitch; /* bytes of a column: used, and apart */
+    int32_t which;        /* bits of an output's number that choose its multiplier: all or none */
+    int8_t input_zero, zero, low, high;
+} pj_conv_t;
+
+static inline void pj_copy(int8_t *to, const int8_t *from, int32_t n) {
+    for (; n >= 4; n -= 4, to += 4, from += 4) {
+        memcpy(to, from, 4);
+    }
+    for (; n > 0; --n) {
+        *to++ = *from++;
+    }
+}
+
+static inline void pj_fill(int8_t *to, int8_t value, int32_t n) {
+    for (; n > 0; --n) {
+        *to++ = value;
+    }
+}
+
+static void pj_column(const pj_conv_t *k, const int8_t *x, int32_t row, int32_t column,
+                      int8_t *to) {
+    const int32_t wide = k->kernel_width * k->channels;
+    const int32_t left = column * k->stride_width - k->left;
+    int32_t y = row * k->stride_height - k->top;
+    for (int32_t i = 0; i < k->kernel_height; ++i, y += k->dilation_height, to += wide) {
+        if (y < 0 || y >= k->height) {
+            pj_fill(to, k->input_zero, wide);
+        } else if (k->dilation_width == 1) {
+            const int32_t before = left < 0 ? -left : 0;
+            const int32_t over = left + k->kernel_width - k->width;
+            const int32_t after = over > 0 ? over : 0;
+            const int8_t *from = x + (y * k->width + left + before) * k->channels;
+            const int32_t inside = (k->kernel_width - before - after) * k->channels;
+            pj_fill(to, k->input_zero, before * k->channels);
+            pj_copy(to + before * k->channels, from, inside);
+            pj_fill(to + before * k->channels + inside, k->input_zero, after * k->channels);
+        } else {
+            for (int32_t j = 0; j < k->kernel_width; ++j) {
+                const int32_t at = left + j * k->dilation_width;
+                if (at < 0 || at >= k->width) {
+                    pj_fill(to + j * k->channels, k->input_zero, k->channels);
+                } else {
+                    pj_copy(to + j * k->channels, x + (y * k->width + at) * k->channels,
+                            k->channels);
+                }
+            }
+        }
+    }
+}
+
+static inline int8_t pj_finish(const pj_conv_t *k, int32_t output, int32_t sum) {
+    const int32_t at = output & k->which;
+    sum = pj_scale(sum, k->multiplier[at], k->shift[at]);
+    return pj_clamp(sum + k->zero, k->low, k->high);
+}

@@ -1,0 +1,69 @@
+/* Depthwise convolution, four channels at a time; bias without the zero point of the input. */
+static void pj_depthwise_pixel(const pj_conv_t *k, const int8_t *x, const int8_t *w, int32_t tall,
+                               int32_t wide, int8_t *y) {
+    const int32_t channels = k->channels;
+    const int32_t row = (k->width * k->dilation_height - wide * k->dilation_width) * channels;
+    const int32_t step = k->dilation_width * channels;
+    const int32_t skip = (k->kernel_width - wide) * channels;
+    const uint32_t zero = (uint32_t)(uint16_t)-k->input_zero * 0x10001u;
+    int32_t c = 0;
+    for (; c + 4 <= channels; c += 4) {
+        int32_t s0 = k->bias[c], s1 = k->bias[c + 1], s2 = k->bias[c + 2], s3 = k->bias[c + 3];
+        const int8_t *p = x + c, *q = w + c;
+        for (int32_t i = tall; i > 0; --i, p += row, q += skip) {
+            for (int32_t j = wide; j > 0; --j, p += step, q += channels) {
+                const uint32_t v = pj_load(p), u = pj_load(q);
+                const uint32_t v0 = pj_even_plus(zero, v), v1 = pj_odd_plus(zero, v);
+                const uint32_t u0 = pj_even(u), u1 = pj_odd(u);
+                s0 = pj_bottom(v0, u0, s0);
+                s1 = pj_bottom(v1, u1, s1);
+                s2 = pj_top(v0, u0, s2);
+                s3 = pj_top(v1, u1, s3);
+            }
+        }
+        y[c] = pj_finish(k, c, s0);
+        y[c + 1] = pj_finish(k, c + 1, s1);
+        y[c + 2] = pj_finish(k, c + 2, s2);
+        y[c + 3] = pj_finish(k, c + 3, s3);
+    }
+    for (; c < channels; ++c) {
+        int32_t sum = k->bias[c];
+        const int8_t *p = x + c, *q = w + c;
+        for (int32_t i = tall; i > 0; --i, p += row, q += skip) {
+            for (int32_t j = wide; j > 0; --j, p += step, q += channels) {
+                sum += (*p - k->input_zero) * *q;
+            }
+        }
+        y[c] = pj_finish(k, c, sum);
+    }
+}
+
+/* Where a window of `kernel` taps begins and ends inside `size` values. */
+static inline void pj_inside(int32_t at, int32_t kernel, int32_t dilation, int32_t size,
+                             int32_t *first, int32_t *count) {
+    int32_t from = 0, to = kernel;
+    while (from < to && at + from * dilation < 0) {
+        ++from;
+    }
+    while (to > from && at + (to - 1) * dilation >= size) {
+        --to;
+    }
+    *first = from;
+    *count = to - from;
+}
+
+static void pj_depthwise(const pj_conv_t *k, const int8_t *x, int8_t *y) {
+    for (int32_t row = 0; row < k->rows; ++row) {
+        const int32_t top = row * k->stride_height - k->top;
+        int32_t i, tall;
+        pj_inside(top, k->kernel_height, k->dilation_height, k->height, &i, &tall);
+        for (int32_t column = 0; column < k->columns; ++column, y += k->channels) {
+            const int32_t left = column * k->stride_width - k->left;
+            int32_t j, wide;
+            pj_inside(left, k->kernel_width, k->dilation_width, k->width, &j, &wide);
+            const int32_t from = (top + i * k->dilation_height) * k->width + left;
+            pj_depthwise_pixel(k, x + (from + j * k->dilation_width) * k->channels,
+                               k->weight + (i * k->kernel_width + j) * k->channels, tall, wide, y);
+        }
+    }
+}

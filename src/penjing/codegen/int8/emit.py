@@ -1,0 +1,413 @@
+"""The C text of an integer program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.codegen.int8.arena import ALIGN, Arena
+from penjing.codegen.int8.steps import TILES, Step
+from penjing.codegen.int8.weights import as_list, as_pairs, as_rows
+from penjing.errors import ExportError
+from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet, Scale
+
+_C_TYPES: Mapping[str, str] = {"int8": "int8_t", "int32": "int32_t"}
+_PER_LINE = 24
+_Q31 = 31
+
+_ORDER = (
+    "scale", "words", "both", "halves", "columns", "conv_pairs", "conv_rows", "conv_sparse",
+    "grouped", "depthwise", "add", "conv_add", "mul", "pool", "mean", "lookup", "rescale", "runs",
+    "pad", "transpose", "softmax",
+)  # fmt: skip
+_CONV = ("scale", "columns")
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "pairs": (*_CONV, "words", "both", "conv_pairs"),
+    "rows": (*_CONV, "conv_rows"),
+    "sparse": (*_CONV, "conv_sparse"),
+    "grouped": (*_CONV, "grouped"),
+    "depthwise": (*_CONV, "words", "halves", "depthwise"),
+    "add": ("scale", "add"),
+    "mul": ("scale", "mul"),
+    "average": ("scale", "pool"),
+    "max": ("scale", "pool"),
+    "mean": ("scale", "mean"),
+    "lookup": ("lookup",),
+    "rescale": ("scale", "rescale"),
+    "concat": ("scale", "rescale", "runs"),
+    "softmax": ("scale", "softmax"),
+    "pad": ("pad",),
+    "transpose": ("transpose",),
+}
+_ENCODERS = {"pairs": as_pairs, "rows": as_rows, "sparse": as_list, "grouped": as_rows}
+_TILE_FUNCTIONS = {"pairs": "pj_tile", "rows": "pj_tile", "sparse": "pj_sparse_tile"}
+_CONV_FUNCTIONS = {"pairs": "pj_conv", "rows": "pj_conv", "sparse": "pj_sparse"}
+
+
+@dataclass(slots=True)
+class Text:
+    """A program while it is written.
+
+    Args:
+        net: The network.
+        arena: Where its tensors lie.
+        constants: C text of constant arrays and structures.
+        bytes: Size of the constants of every layer, by its name.
+    """
+
+    net: IntegerNet
+    arena: Arena
+    constants: list[str] = field(default_factory=list)
+    bytes: dict[str, int] = field(default_factory=dict)
+
+    def at(self, name: str) -> str:
+        """Pointer to a tensor."""
+        return f"m + {self.arena.offsets[name]}"
+
+    def array(self, layer: IntegerLayer, name: str, values: NDArray[Any]) -> str:
+        """Write a constant array and return its name."""
+        found = f"{layer.name}_{name}"
+        ctype = _C_TYPES[values.dtype.name]
+        self.constants.append(
+            f"static const {ctype} {found}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
+        )
+        self.bytes[layer.name] = self.bytes.get(layer.name, 0) + values.nbytes
+        return found
+
+    def structure(self, layer: IntegerLayer, kind: str, values: Mapping[str, Any]) -> str:
+        """Write a constant structure and return its address."""
+        found = f"{layer.name}_{kind}"
+        fields = ",\n    ".join(f".{k} = {v}" for k, v in values.items())
+        self.constants.append(f"static const pj_{kind}_t {found} = {{\n    {fields}}};\n")
+        return f"&{found}"
+
+
+def program_text(net: IntegerNet, steps: Sequence[Step], arena: Arena) -> tuple[str, Text]:
+    """`net.c`, and what was written while it was made."""
+    text = Text(net, arena)
+    calls = [
+        f"    {_call(text, step)} /* {step.layer.name}: {step.kernel} */\n    NET_DONE({n})"
+        for n, step in enumerate(steps)
+    ]
+    return "\n".join(
+        [
+            "/* An int8 network; channels last; bit for bit what penjing's reference computes. */",
+            '#include "net.h"\n\n#include <stddef.h>\n#include <string.h>\n',
+            "#ifdef NET_PROFILE\nextern void net_done(int step);\n#define NET_DONE(n) net_done(n);",
+            "#else\n#define NET_DONE(n)\n#endif\n",
+            *_functions(steps),
+            *text.constants,
+            "void net_run(void *arena) {\n    int8_t *const m = (int8_t *)arena;",
+            *calls,
+            "}\n",
+        ]
+    ), text
+
+
+def header_text(net: IntegerNet, arena: Arena) -> str:
+    """`net.h`."""
+    lines = [
+        "/* An int8 network. Write the inputs into the arena, call net_run, read the outputs: they",
+        " * lie at NET_INPUT_0(arena) and NET_OUTPUT_0(arena), channels last. The arena is the",
+        " * caller's, aligned to NET_ARENA_ALIGN, and holds nothing between calls; its inputs",
+        " * are overwritten. A number x is the integer x / scale + zero_point, rounded. */",
+        "#ifndef NET_H\n#define NET_H\n#include <stdint.h>\n",
+        f"#define NET_ARENA_BYTES {arena.size_bytes}",
+        f"#define NET_ARENA_ALIGN {ALIGN}",
+    ]
+    for role, names in (("INPUT", net.inputs), ("OUTPUT", net.outputs)):
+        for n, name in enumerate(names):
+            tensor = net.tensors[name]
+            key = f"NET_{role}_{n}"
+            lines += [
+                f"\n#define {key}(arena) ((int8_t *)(arena) + {arena.offsets[name]})",
+                f"#define {key}_BYTES {tensor.size_bytes}",
+                f"#define {key}_HEIGHT {tensor.shape[0]}",
+                f"#define {key}_WIDTH {tensor.shape[1]}",
+                f"#define {key}_CHANNELS {tensor.shape[2]}",
+                f"#define {key}_SCALE {np.float32(tensor.scale):.9g}f",
+                f"#define {key}_ZERO_POINT ({tensor.zero_point})",
+            ]
+    lines.append("\nvoid net_run(void *arena);\n\n#endif\n")
+    return "\n".join(lines)
+
+
+def _functions(steps: Sequence[Step]) -> list[str]:
+    wanted = {part for step in steps for part in _PARTS[step.kernel]}
+    if any(step.add is not None for step in steps):
+        wanted |= {"add", "conv_add"}
+    pitch = max((s.pitch for s in steps if s.kernel == "sparse"), default=0)
+    found = [f"#define PJ_PITCH {pitch}\n"] if "conv_sparse" in wanted else []
+    folder = files("penjing.codegen.int8").joinpath("c")
+    text = "\n".join(folder.joinpath(f"{part}.c").read_text() for part in _ORDER if part in wanted)
+    return [*found, _used(text, steps)]
+
+
+def _used(text: str, steps: Sequence[Step]) -> str:
+    """Without the functions of whole layers that no step calls."""
+    called = {_CONV_FUNCTIONS[s.kernel] for s in steps if s.kernel in TILES and s.add is None}
+    for name in set(_CONV_FUNCTIONS.values()) - called:
+        text = re.sub(rf"static void {name}\(.*?\n}}\n", "", text, flags=re.DOTALL)
+    return text
+
+
+def _call(text: Text, step: Step) -> str:
+    if step.kernel in TILES:
+        return _conv_call(text, step)
+    return _CALLS[step.kernel](text, step.layer)
+
+
+def _numbers(values: NDArray[Any]) -> str:
+    flat = values.reshape(-1).tolist()
+    rows = [flat[i : i + _PER_LINE] for i in range(0, len(flat), _PER_LINE)]
+    return ",\n".join("    " + ",".join(map(_number, row)) for row in rows)
+
+
+def _number(value: int) -> str:
+    return "(-2147483647 - 1)" if value == -(2**31) else str(value)
+
+
+def _clamped(layer: IntegerLayer) -> dict[str, int]:
+    return {k: int(layer.attributes.get(k, d)) for k, d in (("low", LOW), ("high", HIGH))}
+
+
+def _conv_structure(
+    text: Text, layer: IntegerLayer, encoded: NDArray[np.int8], pitch: int, output: str
+) -> str:
+    net = text.net
+    source, result = net.tensors[layer.inputs[0]], net.tensors[output]
+    weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
+    depthwise = layer.kind == "depthwise"
+    axes = (0, 1) if depthwise else (1, 2, 3)
+    kernel = weight.shape[:2] if depthwise else weight.shape[1:3]
+    _check_sums(layer, weight, bias, axes)
+    if not depthwise:  # the sum then takes values as they are, and padding as the zero point
+        bias = bias - source.zero_point * weight.astype(np.int64).sum(axes)
+    depth = weight[0].size
+    (top, _), (left, _) = layer.attributes["padding"]
+    values: dict[str, Any] = {
+        "weight": text.array(layer, "weight", encoded),
+        "bias": text.array(layer, "bias", bias.astype(np.int32)),
+        **_scales(text, layer),
+        **dict(zip(("height", "width", "channels"), source.shape, strict=True)),
+        **dict(zip(("rows", "columns", "outputs"), result.shape, strict=True)),
+        **dict(zip(("kernel_height", "kernel_width"), kernel, strict=True)),
+        **dict(zip(("stride_height", "stride_width"), layer.attributes["stride"], strict=True)),
+    }
+    dilation = layer.attributes["dilation"]
+    values |= dict(zip(("dilation_height", "dilation_width"), dilation, strict=True))
+    values |= {"top": top, "left": left, "depth": depth, "pitch": pitch}
+    values |= {"input_zero": source.zero_point, "zero": result.zero_point, **_clamped(layer)}
+    return text.structure(layer, "conv", values)
+
+
+def _scales(text: Text, layer: IntegerLayer) -> dict[str, Any]:
+    """Multipliers and shifts, one of each where all channels have the same."""
+    multiplier, shift = layer.weights["multiplier"], (-layer.weights["shift"]).astype(np.int8)
+    alike = bool((multiplier == multiplier[0]).all() and (shift == shift[0]).all())
+    count = 1 if alike else len(shift)
+    return {
+        "multiplier": text.array(layer, "multiplier", multiplier[:count]),
+        "shift": text.array(layer, "shift", shift[:count]),
+        "which": 0 if alike else -1,
+    }
+
+
+def _check_sums(
+    layer: IntegerLayer, weight: NDArray[Any], bias: NDArray[np.int64], axes: tuple[int, ...]
+) -> None:
+    """Refuse a layer whose sums could leave 32 bits, on the way or while they are rescaled."""
+    shift = layer.weights["shift"].astype(np.int64)
+    weights = np.abs(weight.astype(np.int64)).sum(axes)
+    largest = (np.abs(bias) + weights * (HIGH - LOW)) << np.maximum(shift, 0)
+    high = largest * layer.weights["multiplier"].astype(np.int64) >> _Q31
+    half = np.where(shift < 0, 1 << np.maximum(-shift - 1, 0), 0)
+    over = np.maximum(largest, high + half)
+    if (over >= 1 << _Q31).any():
+        channel = int(over.argmax())
+        raise ExportError(
+            f"layer {layer.name!r}: sums of output channel {channel} may reach "
+            f"{int(largest[channel])}, beyond what 32 bits hold while they are rescaled; its "
+            "weights or bias are too large for its scales"
+        )
+
+
+def _conv_call(text: Text, step: Step) -> str:
+    layer = step.layer
+    encoded = _ENCODERS[step.kernel](layer.weights["weight"])
+    inner = layer.output
+    struct = _conv_structure(text, layer, encoded, step.pitch, inner)
+    if step.kernel == "pairs":
+        text.constants[-1] = re.sub(
+            r"\.depth = (\d+)", lambda m: f".depth = {-(-int(m[1]) // 4) * 4}", text.constants[-1]
+        )
+    scratch = f"m + {text.arena.scratch[layer.name]}" if step.scratch_bytes else "m"
+    x = text.at(layer.inputs[0])
+    if step.add is None or step.residual is None:
+        return f"{_CONV_FUNCTIONS[step.kernel]}({struct}, {x}, {text.at(layer.output)}, {scratch});"
+    add = _add_structure(text, step.add)
+    swapped = int(step.add.inputs[0] == step.residual)
+    return (
+        f"pj_conv_add({struct}, {_TILE_FUNCTIONS[step.kernel]}, {TILES[step.kernel]}, {add}, "
+        f"{swapped}, {x}, {text.at(step.residual)}, {text.at(step.output)}, {scratch}, "
+        f"{scratch} + {step.column_bytes});"
+    )
+
+
+def _grouped(text: Text, layer: IntegerLayer) -> str:
+    weight = layer.weights["weight"]
+    struct = _conv_structure(text, layer, as_rows(weight), 0, layer.output)
+    return (
+        f"pj_grouped({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
+        f"{layer.attributes['groups']});"
+    )
+
+
+def _depthwise(text: Text, layer: IntegerLayer) -> str:
+    struct = _conv_structure(text, layer, as_rows(layer.weights["weight"]), 0, layer.output)
+    return f"pj_depthwise({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)});"
+
+
+def _add_structure(text: Text, layer: IntegerLayer) -> str:
+    values: dict[str, int] = {}
+    for side, key in (("left", "left_"), ("right", "right_"), ("result", "")):
+        multiplier, shift = layer.attributes[side]
+        values |= {f"{key}multiplier": multiplier, f"{key}shift": -shift}
+    zeros = [text.net.tensors[n].zero_point for n in (*layer.inputs, layer.output)]
+    values |= dict(zip(("left_zero", "right_zero", "zero"), zeros, strict=True))
+    return text.structure(layer, "add", {**values, **_clamped(layer)})
+
+
+def _add(text: Text, layer: IntegerLayer) -> str:
+    a, b = (text.at(n) for n in layer.inputs)
+    n = text.net.tensors[layer.output].size_bytes
+    return f"pj_add({_add_structure(text, layer)}, {a}, {b}, {text.at(layer.output)}, {n});"
+
+
+def _scale_array(text: Text, layer: IntegerLayer, name: str, scale: Scale) -> str:
+    return text.array(layer, name, np.array([scale[0], -scale[1]], np.int32))
+
+
+def _mul(text: Text, layer: IntegerLayer) -> str:
+    tensors = [text.net.tensors[n] for n in (*layer.inputs, layer.output)]
+    grids = [*(t.zero_point for t in tensors), *_clamped(layer).values()]
+    period = tensors[1].size_bytes
+    a, b = (text.at(n) for n in layer.inputs)
+    return (
+        f"pj_mul({a}, {b}, {text.at(layer.output)}, {tensors[2].size_bytes}, {period}, "
+        f"{_scale_array(text, layer, 'scale', layer.attributes['result'])}, "
+        f"{text.array(layer, 'grids', np.array(grids, np.int8))});"
+    )
+
+
+def _pool(text: Text, layer: IntegerLayer) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    (top, _), (left, _) = layer.attributes["padding"]
+    values: dict[str, Any] = {
+        **dict(zip(("height", "width", "channels"), source.shape, strict=True)),
+        **dict(zip(("rows", "columns"), result.shape[:2], strict=True)),
+        **dict(zip(("kernel_height", "kernel_width"), layer.attributes["kernel"], strict=True)),
+        **dict(zip(("stride_height", "stride_width"), layer.attributes["stride"], strict=True)),
+        "top": top,
+        "left": left,
+        **_clamped(layer),
+    }
+    struct = text.structure(layer, "pool", values)
+    maximum = int(layer.kind == "max")
+    return f"pj_pool({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, {maximum});"
+
+
+def _mean(text: Text, layer: IntegerLayer) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    height, width, channels = source.shape
+    scale = _scale_array(text, layer, "scale", layer.attributes["result"])
+    return (
+        f"pj_mean({text.at(source.name)}, {text.at(result.name)}, {height * width}, {channels}, "
+        f"{scale}, {source.zero_point}, {result.zero_point});"
+    )
+
+
+def _lookup(text: Text, layer: IntegerLayer) -> str:
+    table = text.array(layer, "table", layer.weights["table"].astype(np.int8))
+    n = text.net.tensors[layer.output].size_bytes
+    return f"pj_lookup({table}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, {n});"
+
+
+def _rescale(text: Text, layer: IntegerLayer) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    scale = _scale_array(text, layer, "scale", layer.attributes["result"])
+    n = result.size_bytes
+    return (
+        f"pj_rescale({text.at(source.name)}, {text.at(result.name)}, 1, {n}, {n}, {scale}, "
+        f"{source.zero_point}, {result.zero_point});"
+    )
+
+
+def _concat(text: Text, layer: IntegerLayer) -> str:
+    result = text.net.tensors[layer.output]
+    height, width, channels = result.shape
+    calls, at = [], 0
+    for n, (name, scale) in enumerate(zip(layer.inputs, layer.attributes["parts"], strict=True)):
+        source = text.net.tensors[name]
+        run = source.shape[2]
+        head = (
+            f"{text.at(name)}, {text.at(result.name)} + {at}, {height * width}, {run}, {channels}"
+        )
+        if scale is None:
+            calls.append(f"pj_runs({head});")
+        else:
+            array = _scale_array(text, layer, f"scale_{n}", scale)
+            zeros = f"{source.zero_point}, {result.zero_point}"
+            calls.append(f"pj_rescale({head}, {array}, {zeros});")
+        at += run
+    return "\n    ".join(calls)
+
+
+def _softmax(text: Text, layer: IntegerLayer) -> str:
+    height, width, channels = text.net.tensors[layer.output].shape
+    numbers = ", ".join(str(layer.attributes[k]) for k in ("multiplier", "shift", "least"))
+    return (
+        f"pj_softmax({text.at(layer.inputs[0])}, {text.at(layer.output)}, {height * width}, "
+        f"{channels}, {numbers});"
+    )
+
+
+def _pad(text: Text, layer: IntegerLayer) -> str:
+    source = text.net.tensors[layer.inputs[0]]
+    height, width, channels = source.shape
+    (top, bottom), (left, right) = layer.attributes["padding"]
+    return (
+        f"pj_pad({text.at(source.name)}, {text.at(layer.output)}, {height}, {width * channels}, "
+        f"{top}, {bottom}, {left * channels}, {right * channels}, {source.zero_point});"
+    )
+
+
+def _transpose(text: Text, layer: IntegerLayer) -> str:
+    height, width, channels = text.net.tensors[layer.inputs[0]].shape
+    pixels = height * width
+    return (
+        f"pj_transpose({text.at(layer.inputs[0])}, {text.at(layer.output)}, {pixels}, {channels});"
+    )
+
+
+_CALLS = {
+    "grouped": _grouped,
+    "depthwise": _depthwise,
+    "add": _add,
+    "mul": _mul,
+    "average": _pool,
+    "max": _pool,
+    "mean": _mean,
+    "lookup": _lookup,
+    "rescale": _rescale,
+    "concat": _concat,
+    "softmax": _softmax,
+    "pad": _pad,
+    "transpose": _transpose,
+}

@@ -1,0 +1,113 @@
+"""`main.c`: checks a program against a vector that the reference computed, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.codegen.int8.steps import Step
+from penjing.quantization.integers import IntegerNet
+
+_PER_LINE = 24
+
+_MAIN = r"""/* Checks the network against what penjing's reference computes, and counts.
+ * `penjing measure --from-log` reads back the lines that it prints. */
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check.h"
+#include "net.h"
+
+#if defined(PENJING_EMULATOR)
+#define UNIT "instructions"
+extern uint64_t board_instructions(void);
+static uint64_t count(void) { return board_instructions(); }
+#elif defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && __ARM_ARCH >= 7
+#define UNIT "cycles" /* of the core's own counter, which wraps after 2^32 */
+#define COUNTER(address) (*(volatile uint32_t *)(address))
+static uint64_t count(void) {
+    COUNTER(0xE000EDFC) |= 1u << 24;
+    COUNTER(0xE0001000) |= 1u;
+    return COUNTER(0xE0001004);
+}
+#else
+static uint64_t count(void) { return 0; }
+#endif
+
+#define STEPS @STEPS@
+static const char *const names[STEPS] = {@NAMES@};
+static union {
+    int8_t bytes[NET_ARENA_BYTES];
+    uint64_t align;
+} arena;
+static uint64_t marks[STEPS + 1];
+
+#ifdef NET_PROFILE
+void net_done(int step);
+void net_done(int step) { marks[step + 1] = count(); }
+#endif
+
+int main(void) {
+    int largest = 0;
+@FILL@
+    marks[0] = count();
+    net_run(arena.bytes);
+    const uint64_t end = count();
+@COMPARE@
+    printf("penjing: network int8 @TARGET@\n");
+#ifdef UNIT
+#ifdef NET_PROFILE
+    for (int i = 0; i < STEPS; ++i) {
+        printf("penjing: layer %s " UNIT " %lu\n", names[i],
+               (unsigned long)((marks[i + 1] - marks[i]) & 0xFFFFFFFFu));
+    }
+#endif
+    printf("penjing: " UNIT " %lu\n", (unsigned long)((end - marks[0]) & 0xFFFFFFFFu));
+#else
+    (void)end;
+    (void)names;
+#endif
+    printf("penjing: arena %lu\n", (unsigned long)NET_ARENA_BYTES);
+    printf("penjing: equal %s, largest difference %d\n", largest ? "no" : "yes", largest);
+    return largest != 0;
+}
+"""
+
+_COMPARE = """    for (int i = 0; i < NET_OUTPUT_{n}_BYTES; ++i) {{
+        const int d = NET_OUTPUT_{n}(arena.bytes)[i] - check_output_{n}[i];
+        largest = d > largest ? d : -d > largest ? -d : largest;
+    }}"""
+
+
+def main_text(net: IntegerNet, steps: Sequence[Step], target: str) -> str:
+    """The text of `main.c`."""
+    fill = [
+        f"    memcpy(NET_INPUT_{n}(arena.bytes), check_input_{n}, NET_INPUT_{n}_BYTES);"
+        for n in range(len(net.inputs))
+    ]
+    values = {
+        "STEPS": str(len(steps)),
+        "NAMES": ", ".join(f'"{s.layer.name}"' for s in steps),
+        "FILL": "\n".join(fill),
+        "COMPARE": "\n".join(_COMPARE.format(n=n) for n in range(len(net.outputs))),
+        "TARGET": target,
+    }
+    text = _MAIN
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text
+
+
+def check_text(inputs: Sequence[NDArray[np.int8]], outputs: Sequence[NDArray[np.int8]]) -> str:
+    """The text of `check.h`, the check vector."""
+    parts = ["#include <stdint.h>\n"]
+    for role, arrays in (("input", inputs), ("output", outputs)):
+        for n, array in enumerate(arrays):
+            flat = array.reshape(-1).tolist()
+            rows = [flat[i : i + _PER_LINE] for i in range(0, len(flat), _PER_LINE)]
+            body = ",\n".join("    " + ",".join(map(str, row)) for row in rows)
+            parts.append(f"static const int8_t check_{role}_{n}[{len(flat)}] = {{\n{body}\n}};\n")
+    return "\n".join(parts)

@@ -1,0 +1,244 @@
+"""An integer program: its files, and running them."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.codegen import emulator
+from penjing.codegen.int8.arena import Arena, plan
+from penjing.codegen.int8.emit import header_text, program_text
+from penjing.codegen.int8.main import check_text, main_text
+from penjing.codegen.int8.steps import Optimize, Step, schedule
+from penjing.codegen.log import Log, read_log
+from penjing.codegen.targets import HOST, Target, target_of
+from penjing.errors import ExportError, InputError
+from penjing.files import write_text
+from penjing.quantization.integers import IntegerNet
+from penjing.quantization.reference import execute
+
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerProgram:
+    """An int8 network as C.
+
+    Args:
+        net: The network.
+        target: What it is compiled for.
+        steps: Kernels in order.
+        arena: Memory plan.
+        files: Text by file name: net.c, net.h, main.c, check.h, Makefile, net.json.
+        constant_bytes: Constants of every layer, by its name.
+    """
+
+    net: IntegerNet
+    target: Target
+    steps: tuple[Step, ...]
+    arena: Arena
+    files: Mapping[str, str]
+    constant_bytes: Mapping[str, int]
+
+    @property
+    def source(self) -> str:
+        """The network itself, `net.c`."""
+        return self.files["net.c"]
+
+    @property
+    def arena_bytes(self) -> int:
+        """RAM of one call, inputs and outputs included."""
+        return self.arena.size_bytes
+
+    @cached_property
+    def flash_bytes(self) -> int:
+        """Code and constants of the network, as the target's compiler makes them.
+
+        Raises:
+            MissingDependencyError: The compiler is absent.
+        """
+        return self.flash().flash_bytes
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all files into a folder, which is made when missing."""
+        for name, text in self.files.items():
+            write_text(Path(folder) / name, text)
+        return Path(folder)
+
+    def flash(self) -> emulator.Size:
+        """What a whole program takes that starts the core and runs this network, nothing else."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            return emulator.size(self.target, emulator.build_bare(self.target, Path(folder)))
+
+    def check(self) -> Log:
+        """Build and run `main.c`: the check vector, and instructions per layer on a board.
+
+        Returns:
+            What the program logged.
+
+        Raises:
+            MissingDependencyError: The compiler or the emulator is absent.
+            ExportError: The program fails.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            flags = ("-DNET_PROFILE",)
+            built = emulator.build(self.target, Path(folder), ["main.c", "net.c"], flags)
+            return read_log(emulator.run(self.target, built))
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run on this machine: floats in the network's own layout, one array or a tuple back.
+
+        Raises:
+            InputError: An input has another shape, or values that are not numbers.
+        """
+        arrays = [self._checked(n, x) for n, x in enumerate(inputs)]
+        if len(arrays) != len(self.net.inputs):
+            raise InputError(f"{len(self.net.inputs)} inputs are wanted, {len(arrays)} were given")
+        results = self.run(*arrays)
+        wanted = [self.net.tensors[name] for name in self.net.outputs]
+        found = tuple(t.dequantize(t.restore(r)) for t, r in zip(wanted, results, strict=True))
+        return found[0] if len(found) == 1 else found
+
+    def run(self, *inputs: NDArray[np.int8]) -> tuple[NDArray[np.int8], ...]:
+        """Run on this machine on integers, `(N, H, W, C)` in and out."""
+        arena = np.zeros(self.arena_bytes + 64, np.int8)
+        arena = arena[-arena.ctypes.data % 64 :]
+        results = [
+            np.empty((len(inputs[0]), *self.net.tensors[n].shape), np.int8)
+            for n in self.net.outputs
+        ]
+        for sample in range(len(inputs[0])):
+            for name, values in zip(self.net.inputs, inputs, strict=True):
+                self._view(arena, name)[:] = values[sample].reshape(-1)
+            self._library.net_run(arena.ctypes.data_as(ctypes.c_void_p))
+            for name, result in zip(self.net.outputs, results, strict=True):
+                result[sample].reshape(-1)[:] = self._view(arena, name)
+        return tuple(results)
+
+    def _view(self, arena: NDArray[np.int8], name: str) -> NDArray[np.int8]:
+        at = self.arena.offsets[name]
+        return arena[at : at + self.net.tensors[name].size_bytes]
+
+    def _checked(self, number: int, values: Any) -> NDArray[np.int8]:
+        tensor = self.net.tensors[self.net.inputs[number]]
+        array = np.asarray(values, np.float32)
+        if array.shape[1:] != tensor.given:
+            raise InputError(
+                f"input {number} has the shape {array.shape}; it is (batch, "
+                f"{', '.join(map(str, tensor.given))})"
+            )
+        if not np.isfinite(array).all():
+            raise InputError(f"input {number} has values that are not finite numbers")
+        return tensor.arrange(tensor.quantize(array))
+
+    @cached_property
+    def _library(self) -> ctypes.CDLL:
+        with tempfile.TemporaryDirectory() as name:
+            folder = self.save(name)
+            library = folder / "net.so"
+            command = [emulator.compiler(HOST), *HOST.flags, "-std=c99", "-shared", "-fPIC"]
+            done = subprocess.run(
+                [*command, "net.c", "-o", library.name],
+                cwd=folder, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                raise ExportError(f"the system compiler refuses the program: {done.stderr[-2000:]}")
+            return ctypes.CDLL(str(library))
+
+
+def compile_integers(
+    net: IntegerNet, target: str | Target = "host", optimize: Optimize = "latency"
+) -> IntegerProgram:
+    """Make a C program of an integer network.
+
+    Args:
+        net: The network.
+        target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or any `Target`.
+        optimize: What decides between dense and sparse kernels: estimated instructions ("latency",
+            "ram") or bytes ("flash").
+
+    Returns:
+        The program.
+
+    Raises:
+        ExportError: Sums of a layer may leave 32 bits, or the arena does not fit the target.
+        StrategyError: There is no such target.
+    """
+    found = target_of(target)
+    steps = schedule(net, found, optimize)
+    arena = plan(net, steps)
+    if found.ram_bytes is not None and arena.size_bytes > found.ram_bytes:
+        raise ExportError(
+            f"the arena takes {arena.size_bytes} bytes, {found.name!r} has {found.ram_bytes}; the "
+            f"largest tensors are {', '.join(_largest(net))}"
+        )
+    source, text = program_text(net, steps, arena)
+    files = {
+        "net.c": source,
+        "net.h": header_text(net, arena),
+        "main.c": main_text(net, steps, found.name),
+        "check.h": check_text(*_check_vector(net)),
+        "Makefile": _makefile(found),
+        "net.json": json.dumps(_description(net, steps, arena, text.bytes, found), indent=1) + "\n",
+    }
+    return IntegerProgram(net, found, steps, arena, files, text.bytes)
+
+
+def _largest(net: IntegerNet) -> list[str]:
+    tensors = sorted(net.tensors.values(), key=lambda t: -t.size_bytes)[:3]
+    return [f"{t.name} ({t.size_bytes} bytes)" for t in tensors]
+
+
+def _check_vector(net: IntegerNet) -> tuple[list[NDArray[np.int8]], list[NDArray[np.int8]]]:
+    generator = np.random.default_rng(_SEED)
+    shapes = [net.tensors[name].shape for name in net.inputs]
+    inputs = [generator.integers(-128, 128, (1, *s)).astype(np.int8) for s in shapes]
+    values = execute(net, *inputs)
+    return inputs, [values[name] for name in net.outputs]
+
+
+def _makefile(target: Target) -> str:
+    flags = " ".join((*target.flags, "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic"))
+    return (
+        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\n\n"
+        "main: main.o net.o\n\nnet.o: net.c net.h\n\nmain.o: main.c net.h check.h\n\n"
+        "clean:\n\trm -f main main.o net.o\n"
+    )
+
+
+def _description(
+    net: IntegerNet, steps: tuple[Step, ...], arena: Arena, sizes: Mapping[str, int], target: Target
+) -> dict[str, Any]:
+    def grid(name: str) -> dict[str, Any]:
+        t = net.tensors[name]
+        where = arena.offsets[name]
+        return {"offset": where, "shape": t.shape, "scale": t.scale, "zero_point": t.zero_point}
+
+    return {
+        "schema": 1,
+        "target": target.name,
+        "arena_bytes": arena.size_bytes,
+        "inputs": [grid(name) for name in net.inputs],
+        "outputs": [grid(name) for name in net.outputs],
+        "steps": [
+            {
+                "name": s.layer.name,
+                "kernel": s.kernel,
+                "constant_bytes": sizes.get(s.layer.name, 0),
+                "scratch_bytes": s.scratch_bytes,
+            }
+            for s in steps
+        ],
+    }

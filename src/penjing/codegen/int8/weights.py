@@ -1,0 +1,62 @@
+"""How the weights of a layer are stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FARTHEST = 255
+"""Largest distance between two weights of a list; a weight of zero bridges what is farther."""
+
+_WORD = 4
+
+
+def as_rows(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Output by output."""
+    return np.ascontiguousarray(weight, np.int8).reshape(-1)
+
+
+def as_pairs(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Two outputs in turn, word by word; rows filled up to whole words, a last odd one alone."""
+    rows = weight.reshape(len(weight), -1)
+    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % _WORD))).astype(np.int8)
+    even = len(rows) // 2 * 2
+    pairs = rows[:even].reshape(even // 2, 2, -1, _WORD).transpose(0, 2, 1, 3)
+    return np.concatenate([pairs.reshape(-1), rows[even:].reshape(-1)])
+
+
+def as_list(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Per output a count in two bytes, then pairs of a distance and a weight.
+
+    Args:
+        weight: Output channels first.
+
+    Returns:
+        The bytes of the list.
+
+    Example:
+        >>> as_list(np.array([[0, 5, 0, -7], [0, 0, 0, 0]])).tolist()
+        [2, 0, 1, 5, 2, -7, 0, 0]
+    """
+    parts = [_entries(row) for row in weight.reshape(len(weight), -1)]
+    data = [b for part in parts for b in (len(part) & 0xFF, len(part) >> 8, *sum(part, ()))]
+    return np.array(data, np.int64).astype(np.uint8).view(np.int8)
+
+
+def _entries(row: NDArray[Any]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    at = 0
+    for position in np.flatnonzero(row).tolist():
+        while position - at > FARTHEST:
+            found.append((FARTHEST, 0))
+            at += FARTHEST
+        found.append((position - at, int(row[position])))
+        at = position
+    return found
+
+
+def sparse_bytes(weight: NDArray[Any]) -> int:
+    """Bytes of `as_list`."""
+    return sum(2 + 2 * len(_entries(row)) for row in weight.reshape(len(weight), -1))

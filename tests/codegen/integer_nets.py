@@ -1,0 +1,200 @@
+"""Small random integer networks that touch every kind of layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penjing.quantization.integers import (
+    IntegerLayer,
+    IntegerNet,
+    IntegerTensor,
+    add_scales,
+    extent,
+    layer_scales,
+    scale_of,
+    softmax_scales,
+    table_of,
+)
+
+
+class Builder:
+    """Appends layers to a network; scales are drawn so that results fill their range."""
+
+    def __init__(self, seed, shape):
+        self.random = np.random.default_rng(seed)
+        self.tensors, self.layers = {}, []
+        self.x = self.tensor(shape)
+        self.input = self.x
+
+    def tensor(self, shape, like=None):
+        name = f"t{len(self.tensors)}"
+        scale = float(np.float32(self.random.uniform(0.02, 0.1)))
+        zero = int(self.random.integers(-100, 100))
+        if like is not None:
+            scale, zero = self.tensors[like].scale, self.tensors[like].zero_point
+        self.tensors[name] = IntegerTensor(name, tuple(shape), scale, zero, tuple(shape), False)
+        return name
+
+    def layer(self, kind, inputs, output, attributes=None, weights=None):
+        name = f"{kind}_{len(self.layers)}"
+        self.layers.append(
+            IntegerLayer(kind, name, inputs, output, attributes or {}, weights or {})
+        )
+        self.x = output
+        return output
+
+    def _weighted(self, weight, channels, result, zeros):
+        weight[self.random.random(weight.shape) < zeros] = 0
+        source = self.tensors[self.x].scale
+        each = max(1.0, np.sqrt(weight.size / channels) * 60 * 70)
+        scales = self.tensors[result].scale / source / each * self.random.uniform(20, 90, channels)
+        bias = self.random.integers(-3000, 3000, channels).astype(np.int32)
+        found = layer_scales(source, scales, self.tensors[result].scale, channels)
+        return {"weight": weight, "bias": bias, **found}
+
+    def conv(self, outputs, kernel=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), **options):
+        height, width, channels = self.tensors[self.x].shape
+        groups, dilation = options.get("groups", 1), options.get("dilation", (1, 1))
+        shape = tuple(
+            extent(s, k, t, p, d)
+            for s, k, t, p, d in zip(
+                (height, width), kernel, stride, padding, dilation, strict=True
+            )
+        )
+        result = self.tensor((*shape, outputs))
+        size = (outputs, *kernel, channels // groups)
+        weight = self.random.integers(-127, 128, size).astype(np.int8)
+        weights = self._weighted(weight, outputs, result, options.get("zeros", 0.0))
+        attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        attributes |= {"low": options.get("low", -128), "high": options.get("high", 127)}
+        return self.layer("conv", (self.x,), result, attributes, weights)
+
+    def depthwise(self, kernel=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1)):
+        height, width, channels = self.tensors[self.x].shape
+        shape = tuple(
+            extent(s, k, t, p, d)
+            for s, k, t, p, d in zip(
+                (height, width), kernel, stride, padding, dilation, strict=True
+            )
+        )
+        result = self.tensor((*shape, channels))
+        weight = self.random.integers(-127, 128, (*kernel, channels)).astype(np.int8)
+        weights = self._weighted(weight, channels, result, 0.0)
+        attributes = {"stride": stride, "padding": padding, "dilation": dilation}
+        return self.layer("depthwise", (self.x,), result, attributes, weights)
+
+    def add(self, left, right):
+        result = self.tensor(self.tensors[left].shape)
+        scales = add_scales(*(self.tensors[t].scale for t in (left, right, result)))
+        return self.layer("add", (left, right), result, {**scales, "low": -100, "high": 110})
+
+    def mul(self, left, right):
+        result = self.tensor(self.tensors[left].shape)
+        real = self.tensors[left].scale * self.tensors[right].scale / self.tensors[result].scale
+        return self.layer("mul", (left, right), result, {"result": scale_of(real / 4)})
+
+    def pool(self, kind, kernel, stride, padding=((0, 0), (0, 0))):
+        height, width, channels = self.tensors[self.x].shape
+        shape = tuple(
+            extent(s, k, t, p)
+            for s, k, t, p in zip((height, width), kernel, stride, padding, strict=True)
+        )
+        result = self.tensor((*shape, channels), like=self.x)
+        attributes = {"kernel": kernel, "stride": stride, "padding": padding}
+        return self.layer(kind, (self.x,), result, attributes)
+
+    def rescale(self):
+        result = self.tensor(self.tensors[self.x].shape)
+        real = self.tensors[self.x].scale / self.tensors[result].scale
+        return self.layer("rescale", (self.x,), result, {"result": scale_of(real)})
+
+    def mean(self):
+        height, width, channels = self.tensors[self.x].shape
+        result = self.tensor((1, 1, channels))
+        real = self.tensors[self.x].scale / self.tensors[result].scale / (height * width)
+        return self.layer("mean", (self.x,), result, {"result": scale_of(real * 3)})
+
+    def lookup(self, function=np.tanh):
+        result = self.tensor(self.tensors[self.x].shape)
+        grid = self.tensors[result]
+        table = table_of(function, self.tensors[self.x], grid.scale, grid.zero_point)
+        return self.layer("lookup", (self.x,), result, weights={"table": table})
+
+    def concat(self, *parts):
+        shape = self.tensors[parts[0]].shape
+        channels = sum(self.tensors[p].shape[2] for p in parts)
+        result = self.tensor((*shape[:2], channels), like=parts[0])
+        scale = self.tensors[result].scale
+        scales = [None, *(scale_of(self.tensors[p].scale / scale) for p in parts[1:])]
+        return self.layer("concat", parts, result, {"parts": tuple(scales)})
+
+    def pad(self, padding):
+        height, width, channels = self.tensors[self.x].shape
+        (top, bottom), (left, right) = padding
+        result = self.tensor((height + top + bottom, width + left + right, channels), like=self.x)
+        return self.layer("pad", (self.x,), result, {"padding": padding})
+
+    def transpose(self):
+        size = self.tensors[self.x].size_bytes
+        result = self.tensor((1, 1, size), like=self.x)
+        return self.layer("transpose", (self.x,), result)
+
+    def softmax(self):
+        result = self.tensor(self.tensors[self.x].shape)
+        fixed = self.tensors[result]
+        self.tensors[result] = IntegerTensor(result, fixed.shape, 1 / 256, -128, fixed.given, False)
+        return self.layer("softmax", (self.x,), result, softmax_scales(self.tensors[self.x].scale))
+
+    def net(self, *, show_all=False):
+        outputs = [la.output for la in self.layers] if show_all else [self.x]
+        return IntegerNet((self.input,), tuple(outputs), tuple(self.layers), dict(self.tensors))
+
+
+def everything(seed=0, *, show_all=False):
+    """A network with every kind of layer, odd sizes, strides, dilation and sparse weights."""
+    b = Builder(seed, (11, 9, 3))
+    stem = b.conv(8, stride=(2, 1), padding=((0, 1), (1, 1)), low=-90)
+    b.conv(8, zeros=0.9)
+    b.conv(8, kernel=(1, 1), padding=((0, 0), (0, 0)))
+    joined = b.add(stem, b.x)
+    b.depthwise(stride=(1, 2))
+    b.conv(7, kernel=(1, 1), padding=((0, 0), (0, 0)))
+    b.depthwise(kernel=(3, 2), padding=((2, 2), (1, 0)), dilation=(2, 1))
+    narrow = b.rescale()
+    wide = b.conv(9, kernel=(3, 1), padding=((1, 1), (0, 0)), dilation=(1, 1))
+    b.concat(narrow, wide)
+    b.conv(12, groups=4)
+    gate = b.mean()
+    b.conv(12, kernel=(1, 1), padding=((0, 0), (0, 0)), zeros=0.8)
+    b.lookup(lambda x: 1 / (1 + np.exp(-x)))
+    b.mul(b.layers[-4].output, b.x)
+    b.pool("max", (2, 2), (1, 1), ((0, 1), (1, 0)))
+    b.pad(((1, 0), (0, 2)))
+    b.pool("average", (3, 3), (2, 2), ((1, 1), (1, 1)))
+    b.conv(10, dilation=(2, 2), padding=((2, 2), (2, 2)), zeros=0.95)
+    b.transpose()
+    b.conv(13, kernel=(1, 1), padding=((0, 0), (0, 0)))
+    b.softmax()
+    assert joined != gate
+    return b.net(show_all=show_all)
+
+
+def random_convolutions(seed):
+    """A chain of convolutions of random form, with residual additions."""
+    random = np.random.default_rng(seed)
+    b = Builder(seed, (int(random.integers(3, 14)), int(random.integers(3, 14)), 5))
+    for _ in range(8):
+        size = int(random.integers(1, 4))
+        pads = [(int(a), int(c)) for a, c in random.integers(0, size, (2, 2))]
+        before = b.x
+        height, width, channels = b.tensors[before].shape
+        fits = min(height, width) >= size
+        kernel = (size, size) if fits else (1, 1)
+        padding = tuple(pads) if fits else ((0, 0), (0, 0))
+        stride = (int(random.integers(1, 3)), 1) if height > 3 else (1, 1)
+        zeros = float(random.choice([0.0, 0.5, 0.9, 1.0]))
+        outputs = channels if random.random() < 0.5 else int(random.integers(1, 20))
+        b.conv(outputs, kernel, stride, padding, zeros=zeros)
+        if b.tensors[b.x].shape == b.tensors[before].shape:
+            b.add(b.x, before)
+    return b.net()

@@ -1,0 +1,138 @@
+"""int8 programs: the same bits as the reference, on every target, in little memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from penjing.codegen import emulator
+from penjing.codegen.int8 import compile_integers
+from penjing.codegen.int8.steps import schedule
+from penjing.codegen.targets import CORTEX_M4, HOST, TARGETS
+from penjing.errors import ExportError, InputError
+from penjing.quantization.integers import IntegerNet
+from penjing.quantization.reference import execute
+
+from .integer_nets import Builder, everything, random_convolutions
+
+EVERYWHERE = list(TARGETS.values())
+STRICT = ("-Werror", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-std=c99")
+
+
+def need(target):
+    if emulator.missing(target):
+        pytest.skip(emulator.missing(target))
+
+
+def samples(net, count=3):
+    random = np.random.default_rng(1)
+    shape = net.tensors[net.inputs[0]].shape
+    return random.integers(-128, 128, (count, *shape)).astype(np.int8)
+
+
+@pytest.mark.parametrize("target", EVERYWHERE, ids=lambda t: t.name)
+def test_every_layer_gives_the_bits_of_the_reference(target):
+    need(target)
+    assert compile_integers(everything(show_all=True), target).check().equal
+
+
+@pytest.mark.parametrize("target", EVERYWHERE, ids=lambda t: t.name)
+def test_the_bits_stay_when_tensors_share_memory(target):
+    need(target)
+    assert compile_integers(everything(), target).check().equal
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["host", "cortex-m4"])
+def test_random_convolutions_give_the_bits_of_the_reference(seed, name):
+    """The program of a board runs here too, with plain C in place of its instructions."""
+    need(HOST)
+    net = random_convolutions(seed)
+    x = samples(net)
+    found = compile_integers(net, name).run(x)[0]
+    np.testing.assert_array_equal(found, execute(net, x)[net.outputs[0]])
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("name", ["host", "cortex-m4"])
+def test_the_program_has_no_warning_and_no_undefined_behaviour(tmp_path, compiler, name):
+    target = replace(HOST, compilers=(compiler,))
+    need(target)
+    compile_integers(everything(), name).save(tmp_path)
+    flags = (*STRICT, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    built = emulator.build(target, tmp_path, ["main.c", "net.c"], flags)
+    assert "equal yes" in emulator.run(target, built)
+
+
+@pytest.mark.parametrize("optimize", ["latency", "flash"])
+def test_zeros_make_the_program_smaller_and_shorter(optimize):
+    need(CORTEX_M4)
+    programs = []
+    for zeros in (0.0, 0.9):
+        b = Builder(0, (16, 16, 16))
+        b.conv(16, zeros=zeros)
+        programs.append(compile_integers(b.net(), "cortex-m4", optimize))
+    dense, sparse = programs
+    assert sparse.flash_bytes < dense.flash_bytes
+    assert sparse.check().count < dense.check().count / 2
+
+
+def test_a_dense_layer_takes_no_more_than_half_as_many_instructions_again_as_cmsis_nn():
+    """CMSIS-NN: 2.33 instructions per product on the same layer, in the same emulator."""
+    need(CORTEX_M4)
+    b = Builder(0, (32, 32, 16))
+    b.conv(16)
+    net = b.net()
+    assert compile_integers(net, "cortex-m4").check().count / net.macs() < 1.5 * 2.33
+
+
+def test_a_residual_addition_is_written_over_the_tensor_that_it_adds():
+    b = Builder(0, (16, 16, 8))
+    first = b.conv(8)
+    b.conv(8)
+    b.add(b.x, first)
+    assert compile_integers(b.net(), "host").arena_bytes < 2 * 16 * 16 * 8 + 1000
+
+
+def test_a_convolution_is_written_over_its_input_as_it_is_read():
+    b = Builder(0, (32, 32, 8))
+    b.conv(8)
+    assert compile_integers(b.net(), "host").arena_bytes < 1.2 * 32 * 32 * 8
+
+
+def test_the_log_holds_every_step_and_their_sum():
+    need(CORTEX_M4)
+    net = everything()
+    log = compile_integers(net, "cortex-m4").check()
+    assert len(log.layers) == len(schedule(net, CORTEX_M4, "latency"))
+    assert 0 <= log.count - sum(log.layers.values()) < 0.02 * log.count
+
+
+def test_a_sum_beyond_32_bits_is_refused_with_the_layer():
+    b = Builder(0, (4, 4, 4))
+    b.conv(4)
+    layer = b.layers[0]
+    weights = {**layer.weights, "bias": np.full(4, 2**31 - 1, np.int32)}
+    net = IntegerNet((b.input,), (b.x,), (replace(layer, weights=weights),), b.tensors)
+    with pytest.raises(ExportError, match=r"conv_0.*32 bits"):
+        compile_integers(net, "host")
+
+
+def test_an_arena_larger_than_the_board_is_refused_with_the_largest_tensors():
+    b = Builder(0, (32, 32, 8))
+    b.conv(8)
+    with pytest.raises(ExportError, match=r"arena takes .* has 1000; .*t0 \(8192 bytes\)"):
+        compile_integers(b.net(), replace(CORTEX_M4, ram_bytes=1000))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(np.zeros((1, 4, 4, 3)), "shape"), (np.full((1, 4, 4, 4), np.nan), "not finite")],
+)
+def test_inputs_that_do_not_fit_are_refused(values, message):
+    b = Builder(0, (4, 4, 4))
+    b.conv(4)
+    with pytest.raises(InputError, match=message):
+        compile_integers(b.net(), "host")(values)
