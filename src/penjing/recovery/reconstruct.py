@@ -8,6 +8,7 @@ Suffixes: G = convolution groups, R = rows, U = unknowns of a group, V = outputs
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
@@ -18,6 +19,8 @@ from torch import Tensor
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.capture import Program
+from penjing.graph.network import Cut
+from penjing.recovery.rebase import Rebase, rebases, untouched
 from penjing.recovery.supported import Supported
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Norm, Outlet, outlets, per_channel, tied
@@ -134,7 +137,7 @@ def reconstruct(
     """
     work = Reconstruction(cut, settings or Reconstruct(), support)
     work.run(calibration)
-    return work.solved, work.rows
+    return work.solved, work.rows + (untouched(cut) if isinstance(cut, Cut) else [])
 
 
 @dataclass(eq=False, slots=True)
@@ -147,6 +150,8 @@ class Reconstruction:
         support: Layers with zeros, and where.
         solved: New values by qualified name.
         rows: One per layer that was looked at.
+        turned: By layer node what its outputs are in terms of the original's, `(before, after)`,
+            where they have a new basis.
         peak_bytes: Most activation memory held.
     """
 
@@ -155,6 +160,7 @@ class Reconstruction:
     support: Support | None = None
     solved: dict[str, Tensor] = field(default_factory=dict)
     rows: list[RepairFigures] = field(default_factory=list)
+    turned: dict[str, Tensor] = field(default_factory=dict)
     peak_bytes: int = 0
 
     @torch.no_grad()
@@ -163,16 +169,33 @@ class Reconstruction:
         dense, cut = self.cut.dense, self.cut.program
         chosen, outlet_of = self._choose()
         norms = [outlet_of[name].norm for name in chosen]
-        changing = [*chosen, *(norm.node for norm in norms if norm is not None)]
-        if not chosen:
+        attentions = rebases(self.cut, tied(dense)) if isinstance(self.cut, Cut) else []
+        turning = [layer.node for a in attentions for layer in a.layers]
+        changing = [*chosen, *turning, *(norm.node for norm in norms if norm is not None)]
+        if not changing:
             return
         stream = Stream([dense, cut], calibration, self.settings.memory_mb, changing)
-        for layer in chosen.values():
-            stream.advance(layer.node)
-            new = self._repair(stream, layer, outlet_of[layer.node])
-            self.solved.update(new)
-            stream.replace(1, new)
+        first = {a.first(stream.place): a for a in attentions}
+        for node in sorted({*chosen, *first}, key=lambda name: stream.place[name]):
+            stream.advance(node)
+            if node in first:
+                self._replace(stream, self._turn(stream, first[node]))
+            if node in chosen:
+                self._replace(stream, self._repair(stream, chosen[node], outlet_of[node]))
         self.peak_bytes = stream.peak_bytes
+
+    def _replace(self, stream: Stream, new: Mapping[str, Tensor]) -> None:
+        self.solved.update(new)
+        stream.replace(1, new)
+
+    def _turn(self, stream: Stream, attention: Rebase) -> dict[str, Tensor]:
+        """Give queries and keys the basis in which what is cut matters least."""
+        for chunk in stream.chunks:
+            attention.look({n.node: stream.value(chunk, n.node) for n in attention.layers})
+        basis = attention.turn()
+        self.turned.update(basis.turned)
+        self.rows.append(basis.row)
+        return basis.tensors
 
     def _choose(self) -> tuple[dict[str, Layer], dict[str, Outlet]]:
         """Layers to solve; rows for those that cannot be."""
@@ -215,9 +238,10 @@ class Reconstruction:
 
     def _repair(self, stream: Stream, layer: Layer, out: Outlet) -> dict[str, Tensor]:
         """Gather, fit and write back one layer; nothing when it cannot be made better."""
-        tensors = self.cut.program.tensors
+        tensors = ChainMap(self.solved, dict(self.cut.program.tensors))
         start = _Start.of(layer, out.norm, tensors)
-        gathered = _Gathered(self.cut, stream, layer, out, start, self.settings)
+        turned = self.turned.get(layer.node)
+        gathered = _Gathered(self.cut, stream, layer, out, start, self.settings, turned)
         fitted, held = gathered.grams()
         if self.support is not None and layer.weight in self.support:
             start = replace(start, support=self._chosen(layer, start, fitted + held))
@@ -306,6 +330,7 @@ class _Gathered:
     out: Outlet
     start: _Start
     settings: Reconstruct
+    turned: Tensor | None = None
     _kept: list[_Piece] = field(default_factory=list)
 
     @property
@@ -360,7 +385,12 @@ class _Gathered:
     def _target(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
         """What the layer should give, times the scale of its norm; and what is added to it."""
         layer, out, stream = self.layer, self.out, self.stream
-        value: Tensor = self.cut.slice_like(layer.node, stream.value(chunk, layer.node))
+        value: Tensor = stream.value(chunk, layer.node)
+        value = (
+            self.cut.slice_like(layer.node, value)
+            if self.turned is None
+            else value @ self.turned.to(value)
+        )
         value = value * per_channel(self.start.scale.to(value.dtype), layer, value.dim())
         rest = None
         if self.clips:

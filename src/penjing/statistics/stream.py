@@ -163,7 +163,7 @@ class Stream:
                     values.pop(name, None)
 
     def _compute(self, chunk: Chunk, program: int, node: fx.Node) -> Any:
-        return _call(self.programs[program], node, lambda n: self.value(chunk, n.name, program))
+        return evaluate(self.programs[program], node, lambda n: self.value(chunk, n.name, program))
 
     def _enter(self, index: int, flat: list[Any]) -> Chunk:
         """A chunk of samples before the first node."""
@@ -185,7 +185,9 @@ class Stream:
             ):
                 fixed.add(node.name)
                 if node.name in self._own[program]:
-                    known[node.name] = _call(self.programs[program], node, lambda n: values[n.name])
+                    known[node.name] = evaluate(
+                        self.programs[program], node, lambda n: values[n.name]
+                    )
         return known
 
     def _probe(self) -> list[float]:
@@ -241,8 +243,17 @@ class Stream:
         return keep
 
 
-def _call(program: Program, node: fx.Node, look: Any) -> Any:
-    """Evaluate one node; `look` gives the values of its arguments."""
+def evaluate(program: Program, node: fx.Node, look: Any) -> Any:
+    """Value of one node of a program.
+
+    Args:
+        program: It stands in.
+        node: Which.
+        look: Gives the value of an argument node.
+
+    Returns:
+        What the node returns.
+    """
     if node.op == "get_attr":
         found: Any = program.graph_module
         for part in str(node.target).split("."):

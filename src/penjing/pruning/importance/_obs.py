@@ -16,7 +16,9 @@ from penjing.errors import StrategyError
 from penjing.graph.capture import Program
 from penjing.graph.network import Network
 from penjing.plan import Group
+from penjing.pruning.importance._silent import trials, tried
 from penjing.pruning.importance.sums import by_unit
+from penjing.statistics.attention import products
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Outlet, folded, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
@@ -84,8 +86,10 @@ class Obs:
         readers = {g.name: _readers(network.program, known, g) for g in network.groups}
         survey = _Survey(self, network.program, readers)
         orders = survey.run(calibration)
-        for group in network.groups:
-            if not readers[group.name]:
+        silent = [group for group in network.groups if not readers[group.name]]
+        orders |= _tried(network.program, known, calibration, silent)
+        for group in silent:
+            if group.name not in orders:
                 orders[group.name] = _by_magnitude(network.program, group)
         return PreparedObs(
             orders={name: order for name, (order, _, _) in orders.items()},
@@ -401,6 +405,14 @@ def _readers(program: Program, known: Mapping[str, Layer], group: Group) -> list
         columns = [using[0].columns(piece.positions(unit), channels) for unit in range(group.units)]
         readers.append(_Reader(piece.tensor, using, torch.tensor(columns)))
     return readers
+
+
+def _tried(
+    program: Program, known: Mapping[str, Layer], calibration: Samples, silent: Sequence[Group]
+) -> dict[str, tuple[Tensor, Tensor, str]]:
+    """Order what no layer reads by what its loss does downstream, where that can be seen."""
+    todo = trials(program, known, outlets(program, known), products(program, known), silent)
+    return tried(program, calibration, todo)
 
 
 def _by_magnitude(program: Program, group: Group) -> tuple[Tensor, Tensor, str]:
