@@ -1,0 +1,66 @@
+"""What the compiler is told about a float convolution, whatever its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penjing.codegen.ir import Layer, Net
+from penjing.codegen.kernel import Blob, Needs, Room, Site
+from penjing.codegen.kernels.cover import SLACK, Frame, Job, Style, flat_form
+from penjing.codegen.kernels.finish import in_vectors
+from penjing.codegen.kernels.geometry import Geometry, borders, geometry
+from penjing.codegen.kernels.vectors import machine
+from penjing.codegen.targets import Target
+
+
+def takes_conv(net: Net, layer: Layer) -> bool:
+    """Whether it is a float convolution in one or two dimensions."""
+    names = (*layer.inputs, *layer.outputs)
+    return (
+        layer.kind == "conv"
+        and geometry(net, layer) is not None
+        and all(net.tensors[name].dtype == "f32" for name in names)
+    )
+
+
+def conv_needs(net: Net, layer: Layer, forms: list[Frame]) -> Needs:
+    """Rows of neighbouring pixels with their padding around them, and room to stage."""
+    order = tuple(range(len(net.tensors[layer.inputs[0]].shape)))
+    x = Room(border=borders(layer), slack=SLACK, order=order, loose=True)
+    y = Room(slack=SLACK, order=order, loose=True)
+    return Needs(
+        inputs=(x, *(y for _ in layer.inputs[1:])),
+        outputs=(y,),
+        scratch_bytes=max(f.scratch_bytes for f in forms),
+    )
+
+
+def frames(net: Net, layer: Layer, target: Target, style: Style) -> list[Frame]:
+    """The frames that the layer may get, the likeliest last."""
+    g = geometry(net, layer)
+    assert g is not None
+    lanes = machine(target).lanes
+    return [Frame(form, style, lanes) for form in ([g, g.flat()] if g.pointwise else [g])]
+
+
+def job_at(site: Site, style: Style) -> Job:
+    """The frame that fits where the tensors lie."""
+    g = flat_form(geometry_at(site), site)
+    return Job(Frame(g, style, machine(site.target).lanes), site, in_vectors(site.layer))
+
+
+def geometry_at(site: Site) -> Geometry:
+    """Sizes of the layer at a site."""
+    places = dict(zip(site.layer.inputs, site.inputs, strict=True))
+    places |= dict(zip(site.layer.outputs, site.outputs, strict=True))
+    found = geometry(Net((), (), (), places), site.layer)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def bias_blob(layer: Layer, count: int) -> Blob:
+    """The bias, zeros where there is none or where filters are rounded up."""
+    values = np.zeros(count, np.float32)
+    if layer.weights.get("bias") is not None:
+        values[: len(layer.weights["bias"])] = layer.weights["bias"]
+    return Blob(f"{layer.name}_b", values, "bias")

@@ -1,0 +1,120 @@
+"""Every float kernel gives what a reference in double precision gives."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.codegen.kernels.layers import WARNINGS, Case, Conv, build, conv_case, linear_case
+
+from penjing.codegen.ir import Activation
+from penjing.codegen.kernels import (
+    ColumnLinear,
+    DenseConv,
+    DenseLinear,
+    Depthwise,
+    SparseConv,
+    Style,
+    WindowLinear,
+)
+
+TOLERANCE = 2e-6  # of the largest value: single precision sums of at most some hundred terms
+
+SHAPES = {
+    "plain": Conv(),
+    "wide_rows": Conv(size=(5, 37), channels=3),
+    "many_rows": Conv(size=(33, 8)),
+    "half_vectors": Conv(size=(8, 8), channels=40, filters=3),
+    "narrow": Conv(size=(4, 3)),
+    "one_pixel": Conv(size=(1, 1), kernel=(1, 1), padding=0),
+    "pointwise": Conv(size=(7, 7), kernel=(1, 1), padding=0, channels=20),
+    "pointwise_long": Conv(size=(19, 24), kernel=(1, 1), padding=0),
+    "pointwise_stride": Conv(size=(9, 14), kernel=(1, 1), padding=0, stride=2),
+    "stride": Conv(size=(17, 20), stride=2),
+    "stride_three": Conv(size=(20, 23), stride=3, kernel=(5, 5), padding=2),
+    "dilated": Conv(size=(12, 13), dilation=2, padding=2),
+    "grouped": Conv(channels=6, filters=4, groups=2),
+    "one_dimension": Conv(size=(50,), kernel=(9,), padding=4),
+    "one_dimension_stride": Conv(size=(50,), kernel=(4,), padding=1, stride=2),
+    "batch": Conv(batch=3),
+    "no_bias": Conv(bias=False, activation=None),
+    "residual": Conv(residual=True, size=(8, 12)),
+    "empty_rows": Conv(empty_rows=True),
+    "all_zero": Conv(sparsity=1.0),
+    "fully_dense": Conv(sparsity=0.0, channels=9),
+    "leaky": Conv(activation=Activation("leaky_relu", (0.1,))),
+    "hardswish": Conv(activation=Activation("hardswish"), size=(6, 7)),
+    "hardsigmoid": Conv(activation=Activation("hardsigmoid"), size=(6, 7)),
+}
+DEPTHWISE = {
+    "plain": Conv(channels=6, filters=6, groups=6, sparsity=0.0),
+    "stride": Conv(channels=4, filters=4, groups=4, size=(15, 18), stride=2, sparsity=0.0),
+    "twice": Conv(channels=3, filters=6, groups=3, size=(10, 20), sparsity=0.0),
+    "residual": Conv(channels=3, filters=3, groups=3, residual=True, size=(25, 5)),
+    "five": Conv(channels=3, filters=3, groups=3, kernel=(5, 5), padding=2, size=(33, 40)),
+    "line": Conv(channels=3, filters=3, groups=3, kernel=(5,), padding=2, size=(40,)),
+}
+SPARSE = {
+    "direct": Style(vectors=8),
+    "staged": Style(staged=True, vectors=12),
+    "blocks": Style(staged=True, vectors=4, cache_bytes=2000),
+}
+DENSE = {
+    "direct": DenseConv(filters=4, style=Style(vectors=3)),
+    "staged": DenseConv(filters=3, style=Style(vectors=4, staged=True, cache_bytes=4000)),
+}
+LINEAR = [(1, 64, 33), (1, 20, 5), (3, 100, 48), (17, 33, 40), (6, 300, 17)]
+
+
+def _convolutions() -> list[Case]:
+    found = []
+    for shape, conv in SHAPES.items():
+        for style, choice in SPARSE.items():
+            if conv.stride == 1 or choice.staged or shape == "stride":
+                found.append(conv_case(f"sparse_{style}_{shape}", SparseConv(style=choice), conv))
+        if conv.groups == 1:
+            for style, kernel in DENSE.items():
+                found.append(conv_case(f"dense_{style}_{shape}", kernel, conv))
+    for shape, conv in DEPTHWISE.items():
+        found.append(conv_case(f"depthwise_{shape}", Depthwise(vectors=6), conv))
+    return found
+
+
+def _linear() -> list[Case]:
+    found = []
+    for i, sizes in enumerate(LINEAR):
+        for sparsity in (0.0, 0.9, 1.0):
+            name, residual = f"{i}_{int(10 * sparsity)}", i % 2 == 1
+            kernels = {
+                "window": WindowLinear(),
+                "dense": DenseLinear(rows=min(2, sizes[0]), vectors=2),
+                "column": ColumnLinear(style=Style(vectors=8)),
+            }
+            for kind, kernel in kernels.items():
+                if kind != "column" or sizes[0] > 1:
+                    case = linear_case(f"{kind}_{name}", kernel, sizes, sparsity, residual=residual)
+                    found.append(case)
+    return found
+
+
+CASES = [*_convolutions(), *_linear()]
+
+
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Of every case, built for this machine."""
+    folder = tmp_path_factory.mktemp("kernels")
+    return build(CASES, folder, ["-O1", "-march=native", "-ffp-contract=fast", *WARNINGS])
+
+
+@pytest.mark.parametrize("name", [c.name for c in CASES])
+def test_a_kernel_equals_the_reference(name: str, differences: dict[str, float]) -> None:
+    assert differences[name] < TOLERANCE
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+def test_kernels_are_plain_c_that_runs_without_wide_vectors(tmp_path: Path) -> None:
+    few = CASES[::9]
+    worst = max(build(few, tmp_path, ["-O1", *WARNINGS], "clang").values())
+    assert worst < TOLERANCE
