@@ -90,8 +90,8 @@ class DenseConv:
         tiles = ceil(g.filters / many)
         wide = np.zeros((tiles * many, g.channels, prod(g.kernel)), np.float32)
         wide[: g.filters] = weight.reshape(g.filters, g.channels, -1)
-        wide = wide.reshape(tiles, many, g.channels, -1).transpose(0, 2, 3, 1)
-        parts = [wide[:, i : i + f.block].ravel() for i in range(0, g.channels, f.block)]
+        packed = wide.reshape(tiles, many, g.channels, -1).transpose(0, 2, 3, 1)
+        parts = [packed[:, i : i + f.block].ravel() for i in range(0, g.channels, f.block)]
         starts = np.cumsum([0, *(len(p) for p in parts[:-1])])
         return np.concatenate(parts), [int(s) for s in starts]
 

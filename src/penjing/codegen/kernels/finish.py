@@ -5,6 +5,7 @@ from __future__ import annotations
 from penjing.codegen.ir import Activation, Layer
 from penjing.codegen.kernel import Site
 from penjing.codegen.kernels.vectors import activated
+from penjing.codegen.reference.expression import activation_c
 
 
 def in_vectors(layer: Layer) -> Activation | None:
@@ -18,8 +19,6 @@ def after_loop(site: Site) -> tuple[str, dict[str, str]]:
     found = site.layer.activation
     if found is None or in_vectors(site.layer) is not None:
         return "", {}
-    from penjing.codegen.reference.expression import activation_c
-
     name, functions = activation_c(found)
     y = site.outputs[0]
     order = sorted(range(len(y.shape)), key=lambda i: -y.strides[i])

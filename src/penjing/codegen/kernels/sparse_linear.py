@@ -66,7 +66,9 @@ def windows(weight: np.ndarray, size: int, *, ordered: bool) -> Windows:
     order = np.argsort(-counts, kind="stable") if ordered else np.arange(outs)
     rows = np.full(ceil(outs / LANES) * LANES, outs, np.int64)
     rows[:outs] = order
-    values, index, starts, ends = [], [], [], []
+    values, index = [], []
+    starts: list[int] = []
+    ends: list[int] = []
     for group in rows.reshape(-1, LANES):
         columns = [np.nonzero(weight[r])[0] if r < outs else np.zeros(0, int) for r in group]
         before = len(starts)
