@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ from penjing.plan import Plan
 from penjing.pruning.result import make
 from penjing.pruning.surgery import cut_module
 from penjing.pruning.verify import prove
+from penjing.testing._steps import ON_MAPS, ON_TOKENS
+from penjing.testing.random_networks import check
 from penjing.testing.tiny import randomise
 
 EXAMPLES = settings(max_examples=10, deadline=None, derandomize=True, database=None)
@@ -204,3 +207,23 @@ def test_a_network_cut_by_nothing_is_the_network(steps):
     shrunk = cut_module(model, net.cut(net.plan({})))
     state = model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in shrunk.state_dict().items())
+
+
+@settings(EXAMPLES, max_examples=4)
+@given(
+    st.lists(st.sampled_from(sorted(ON_MAPS)), max_size=4),
+    st.lists(st.sampled_from(sorted(ON_TOKENS)), max_size=3),
+    st.integers(0, 999),
+)
+def test_every_invariant_holds_on_maps_and_tokens(maps, tokens, seed):
+    assert check(maps, tokens, seed).failures == ()
+
+
+@pytest.mark.parametrize("name", sorted(ON_MAPS))
+def test_a_network_with_a_step_on_maps_is_cut_right(name):
+    assert check([name, "conv"], [], seed=1).failures == ()
+
+
+@pytest.mark.parametrize("name", sorted(ON_TOKENS))
+def test_a_network_with_a_step_on_tokens_is_cut_right(name):
+    assert check([], ["linear", name], seed=1).failures == ()
