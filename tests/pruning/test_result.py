@@ -177,6 +177,7 @@ def test_a_result_that_differs_on_the_real_weights_is_refused(monkeypatch):
     net = Network.of(model, tiny.example("plain"))
     monkeypatch.setattr(result, "_compare_forms", lambda *_: "")
     monkeypatch.setattr(result, "module_difference", lambda *_: 0.5)
+    monkeypatch.setattr(result, "wide_difference", lambda *_: 0.5)
     with pytest.raises(VerificationError, match=r"5\.0e-01"):
         make(model, net.cut(net.plan({"0": [0]})))
 
@@ -188,3 +189,26 @@ def test_both_forms_train(name):
     made = make(model, net.cut(net.plan(random_drop(net, 0)))).model.train()
     made(tiny.example(name, batch=4)).square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in made.parameters())
+
+
+class FaintHeads(nn.Module):
+    """Attention whose part of the output is too small for float32 to see."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.out = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = (t.view(*t.shape[:-1], 2, -1).transpose(1, 2) for t in (q, k, v))
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1e-4)
+        return self.head(x.sin() + self.out(y.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1)))
+
+
+def test_a_forward_that_is_nearly_right_goes_to_the_graph_form():
+    model = FaintHeads().eval()
+    net = Network.of(model, torch.randn(2, 5, 8))
+    drop = {g.name: range(g.units // 2) for g in net.groups if g.units == 2}
+    assert make(model, net.cut(net.plan(drop))).proof.form == "graph"

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed
 from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value, where
-from penjing.graph.capture import Program
+from penjing.graph.capture import Program, is_hinted
 from penjing.graph.movement import Move, is_movement
 from penjing.graph.rules import (
     EXPANDERS,
@@ -146,6 +146,8 @@ class Analysis:
             return []
         site = Site(Call(node), self.atoms, self.labels, self.is_constant, where(node))
         name = op_name(node)
+        if any(depends_on_data(n) for n in [node, *node.all_input_nodes]):
+            return locked(site, "has a size that depends on the data")
         if name in MAKERS or name in EXPANDERS:
             return RULES[name](site)
         if dead(site):
@@ -190,6 +192,13 @@ class Analysis:
         if key not in self._verdicts or call.name in {"index", "index_put"}:
             self._verdicts[key] = is_movement(call, self.program.shape, self.value)
         return self._verdicts[key]
+
+
+def depends_on_data(node: fx.Node) -> bool:
+    """Whether a size of the node's outputs is known only when it runs."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return any(not is_hinted(s) for v in values if isinstance(v, Tensor) for s in v.shape)
 
 
 def kept(atoms: Atoms, dim: Dim, cut: np.ndarray[Any, np.dtype[np.bool_]]) -> torch.Tensor | None:

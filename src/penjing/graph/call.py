@@ -129,7 +129,7 @@ def size_value(node: fx.Node) -> int | float | bool:
     if isinstance(value, torch.SymInt):
         return concrete_size(value)
     if isinstance(value, (torch.SymFloat, torch.SymBool)):
-        hint: float | bool = value.node.hint
-        return hint
+        hint: float | bool | None = value.node.hint if value.node.has_hint() else None
+        return hint or 0
     number: int | float | bool = value
     return number

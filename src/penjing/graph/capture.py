@@ -138,8 +138,16 @@ class Program:
 
 
 def concrete_size(size: int | torch.SymInt) -> int:
-    """A size at the example's values."""
-    return size if isinstance(size, int) else int(size.node.hint)
+    """A size at the example's values; 0 for one that only the data decides."""
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint if is_hinted(size) else None
+    return 0 if hint is None else int(hint)
+
+
+def is_hinted(size: int | torch.SymInt) -> bool:
+    """Whether a size is known at the example's values, and does not depend on the data."""
+    return isinstance(size, int) or size.node.has_hint()
 
 
 def concrete_shape(value: Tensor) -> tuple[int, ...]:

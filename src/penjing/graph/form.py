@@ -26,10 +26,6 @@ from penjing.graph.capture import Program
 TRAINING_FLAGS = frozenset({"train", "training", "use_input_stats"})
 """Arguments of ATen ops that follow the mode of the network."""
 
-_ASSERTIONS = frozenset(
-    {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range"}
-)
-
 
 def graph_form(program: Program) -> fx.GraphModule:
     """Make a trainable module of a program; the program and its tensors are left as they are.
@@ -234,7 +230,7 @@ class _Writer:
                     getattr(self.program.graph_module, str(node.target)),
                 )
                 self.new[node] = self.graph.create_node("get_attr", node.target, name=node.name)
-            elif node.op == "call_function" and not _is_assertion(node):
+            elif node.op == "call_function":
                 self.new[node] = self._call(node)
             elif node.op == "output":
                 self.graph.output(fx.map_arg(list(node.args[0]), self.new.__getitem__))
@@ -305,10 +301,3 @@ class _Writer:
             )
             self.follow[attribute] = self.graph.call_function(getattr, (holder, attribute))
         return self.follow[attribute]
-
-
-def _is_assertion(node: fx.Node) -> bool:
-    target = node.target
-    return (
-        isinstance(target, torch._ops.OpOverload) and target.__name__.split(".")[0] in _ASSERTIONS
-    )

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from penjing.errors import VerificationError
@@ -168,6 +169,33 @@ def _running_statistics(program: Program) -> tuple[set[str], set[str]]:
     return variances, means
 
 
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
+UNWRITTEN = frozenset(("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"))
+"""Ops whose result is what the memory held before."""
+
+
+def widened(value: Any) -> Any:
+    """A narrower floating dtype as float64; anything else as it is."""
+    return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
+
+
+class Widened(TorchFunctionMode):
+    """Code that runs inside makes float64 wherever it asks for a narrower float."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func` with dtypes widened."""
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            func = Tensor.double
+        args, named = pytree.tree_map(widened, (tuple(args), dict(kwargs or {})))
+        return func(*args, **named)
+
+
 class _Lockstep:
     """The original, the masked original and the cut graph, run side by side.
 
@@ -260,23 +288,45 @@ def _last_uses(graph: fx.Graph) -> dict[str, list[str]]:
     return ends
 
 
+def run_wide(program: Program, inputs: Sequence[Any], tensors: Mapping[str, Tensor]) -> list[Any]:
+    """Run a whole program in float64.
+
+    Args:
+        program: The program.
+        inputs: Flat inputs.
+        tensors: Every stored tensor by qualified name, floating ones in float64.
+
+    Returns:
+        Flat outputs.
+    """
+    env: dict[str, Any] = program.bind(inputs, dict(tensors))
+    last = _last_uses(program.graph)
+    outputs: list[Any] = []
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            env[node.name] = _run(node, env)
+        elif node.op == "output":
+            outputs = [env[n.name] if isinstance(n, fx.Node) else n for n in node.args[0]]
+        for name in last.get(node.name, ()):
+            env.pop(name)
+    return outputs
+
+
 def _run(node: fx.Node, env: Mapping[str, Any]) -> Any:
     return _run_double(Call(node), env)
 
 
 def _run_double(call: Call, env: Mapping[str, Any]) -> Any:
     """Run an op with casts to narrower floats made casts to float64: the proof keeps its digits."""
-    narrow = (torch.float32, torch.float16, torch.bfloat16)
-
-    def widen(value: Any) -> Any:
-        return torch.float64 if isinstance(value, torch.dtype) and value in narrow else value
-
-    args, kwargs = call.node.args, call.node.kwargs
     args, kwargs = pytree.tree_map(
-        lambda a: env[a.name] if isinstance(a, fx.Node) else widen(a), (tuple(args), dict(kwargs))
+        lambda a: env[a.name] if isinstance(a, fx.Node) else widened(a),
+        (tuple(call.node.args), dict(call.node.kwargs)),
     )
     target: Any = call.node.target
-    return target(*args, **kwargs)
+    value = target(*args, **kwargs)
+    if call.name in UNWRITTEN:  # holds whatever the memory held
+        value = torch.zeros_like(value)
+    return value
 
 
 def _each(
