@@ -16,6 +16,7 @@ from penjing.verbs.measure import measure
 from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.shrink_like import shrink_like
 from penjing.verbs.sparsify import Sparsified, sparsify
+from penjing.verbs.train import train
 
 __version__ = "0.1.0"
 
@@ -53,4 +54,3 @@ __all__ = [
 compile = Later("compile")
 quantize = Later("quantize")
 search = Later("search")
-train = Later("train")

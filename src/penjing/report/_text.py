@@ -11,6 +11,7 @@ KINDS = {
     "sparsify": "sparsified",
     "finetune": "fine-tuned",
     "distill": "distilled",
+    "train": "trained",
     "compress": "compressed",
     "measure": "measured",
 }

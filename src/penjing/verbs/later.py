@@ -10,7 +10,6 @@ LATER = {
     "compile": "the compiler to C",
     "quantize": "int8 quantization",
     "search": "architecture search",
-    "train": "sparse training; `finetune` trains today",
 }
 """Name of the verb -> what it will be, and what serves today."""
 

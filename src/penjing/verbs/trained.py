@@ -24,7 +24,7 @@ class Trained:
     teacher: nn.Module | None
     task: Task
     result: FitResult
-    kind: Literal["finetune", "distill"] = "finetune"
+    kind: Literal["finetune", "distill", "train"] = "finetune"
 
     def report_data(self, choices: dict[str, str]) -> ReportData:
         """Figures on the test split where there is one, else on validation."""

@@ -1,0 +1,81 @@
+"""Zeros that grow while a network trains.
+
+Methods: `Gradual` (magnitude, by a schedule), `Evolving` (RigL, SET), `Alternating` (AC/DC). They
+run as a callback of the training loop (`SparseTraining`), or in any other loop (`Sparsifier`).
+Penalties draw weights or units to zero instead: `L1`, `Slimming`, `GroupLasso`, `Growing`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from penjing.pruning.lookup import lookup
+from penjing.sparse_training._alternating import Alternating
+from penjing.sparse_training._evolving import Evolving
+from penjing.sparse_training._gradual import Gradual
+from penjing.sparse_training.callback import SparseTraining
+from penjing.sparse_training.masks import Masks
+from penjing.sparse_training.penalties import (
+    L1,
+    GroupLasso,
+    Growing,
+    Penalised,
+    Penalty,
+    Slimming,
+    attach,
+)
+from penjing.sparse_training.protocol import Method, Moment
+from penjing.sparse_training.schedules import SHAPES, SparsitySchedule
+from penjing.sparse_training.sparsifier import Sparsifier
+
+__all__ = [
+    "L1",
+    "SHAPES",
+    "Alternating",
+    "Evolving",
+    "Gradual",
+    "GroupLasso",
+    "Growing",
+    "Masks",
+    "Method",
+    "Moment",
+    "Penalised",
+    "Penalty",
+    "Slimming",
+    "SparseTraining",
+    "Sparsifier",
+    "SparsitySchedule",
+    "attach",
+    "resolve",
+]
+
+
+def resolve(method: str | Method, schedule: SparsitySchedule) -> Method:
+    """The method that a short name, "module:thing" or an object stands for.
+
+    Args:
+        method: "gradual", "rigl", "set", "ac/dc", or a method, which has its own sparsity.
+        schedule: What a method by name is made with: its final sparsity, and for "gradual" all of
+            it; the others take its end.
+
+    Returns:
+        The method.
+
+    Raises:
+        StrategyError: The name is unknown.
+        BudgetError: A sparsity that the method cannot have.
+
+    Example:
+        >>> resolve("rigl", SparsitySchedule(sparsity=0.9)).final_sparsity
+        0.9
+    """
+    if not isinstance(method, str):
+        return method
+    share, end = schedule.sparsity, schedule.end
+    known = {
+        "gradual": lambda: Gradual(schedule=schedule),
+        "rigl": lambda: Evolving(sparsity=share, end=end),
+        "set": lambda: Evolving(sparsity=share, end=end, grow="random"),
+        "ac/dc": lambda: Alternating(sparsity=share, end=min(end, 0.95)),
+    }
+    return cast("Method", lookup(method, known, "method of sparse training")())

@@ -1,0 +1,150 @@
+"""Masks over the weights of a network in training.
+
+A mask acts on the stored weight itself, after every step of the optimizer: whatever optimizer,
+weight decay or average is at work, what a state dict holds has its zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from penjing.errors import InputError
+from penjing.pruning.sparsity import Removal, Scored
+from penjing.pruning.sparsity.protocol import SparsityAllocation
+from penjing.pruning.weights.survey import Target
+
+
+@dataclass(eq=False, slots=True)
+class Masks:
+    """Which weights stay.
+
+    Args:
+        model: In training; its weights are changed in place.
+        targets: Weights that may become sparse.
+        kept: Name -> bool mask of the weight's shape; all ones at first.
+        generator: For random choices.
+        changes: How often a mask was set.
+    """
+
+    model: nn.Module
+    targets: Sequence[Target]
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    changes: int = 0
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            self.kept.setdefault(name, torch.ones_like(weight, dtype=torch.bool))
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights by name, as they are now."""
+        return {t.weight: self.model.get_parameter(t.weight) for t in self.targets}
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros that the masks make among all targets."""
+        total = sum(mask.numel() for mask in self.kept.values())
+        return 1 - sum(int(mask.sum()) for mask in self.kept.values()) / max(total, 1)
+
+    def scored(self, scores: Mapping[str, Tensor]) -> list[Scored]:
+        """Targets as an allocation sees them.
+
+        Args:
+            scores: Score of every weight, of the weight's shape; a block has the mean of its own.
+        """
+        layers = []
+        for target in self.targets:
+            tiling = target.tiling
+            blocks = tiling.blocks(target.matrix(scores[target.weight])).sum((1, 3))
+            layers.append(
+                Scored(
+                    name=target.weight,
+                    scores=blocks / tiling.sizes.clamp_min(1),
+                    sizes=tiling.sizes,
+                    shape=(tiling.groups * tiling.outputs, tiling.channels, tiling.taps),
+                )
+            )
+        return layers
+
+    def choose(
+        self, scores: Mapping[str, Tensor], sparsity: float, allocation: SparsityAllocation
+    ) -> None:
+        """New masks that drop the lowest scores.
+
+        Args:
+            scores: Score of every weight, of the weight's shape.
+            sparsity: Share of zeros among all targets, in [0, 1).
+            allocation: How they are spread over the layers.
+        """
+        layers = self.scored(scores)
+        total = sum(layer.weights for layer in layers)
+        spread = allocation(layers, Removal(amount=sparsity * total, max_sparsity=0.995))
+        for target, layer in zip(self.targets, layers, strict=True):
+            mask = target.tiling.keep(layer.scores, spread[target.weight])
+            self.put(target.weight, target.tensor(mask.double()) > 0)
+
+    def put(self, name: str, mask: Tensor) -> None:
+        """Set the mask of one weight.
+
+        Raises:
+            InputError: A mask of another shape, or one that keeps nothing.
+        """
+        weight = self.model.get_parameter(name)
+        if mask.shape != weight.shape:
+            raise InputError(
+                f"the mask of {name!r} has shape {tuple(mask.shape)}, the weight "
+                f"{tuple(weight.shape)}; was it made for another network?"
+            )
+        if not mask.any():
+            raise InputError(f"the mask of {name!r} keeps no weight; the layer would be dead")
+        self.kept[name] = mask.to(weight.device, torch.bool)
+        self.changes += 1
+
+    def dense(self) -> None:
+        """Let every weight stay."""
+        for name, mask in self.kept.items():
+            self.kept[name] = torch.ones_like(mask)
+        self.changes += 1
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Make the weights zero that do not stay, in place."""
+        for name, weight in self.weights.items():
+            weight.mul_(self.kept[name])
+
+    @torch.no_grad()
+    def apply_to_gradients(self) -> None:
+        """Make their gradients zero, so that clipping and moments see only what stays."""
+        for name, weight in self.weights.items():
+            if weight.grad is not None:
+                weight.grad.mul_(self.kept[name])
+
+    @torch.no_grad()
+    def apply_to_moments(self, optimizer: Optimizer) -> None:
+        """Make what the optimizer remembers of them zero, so that nothing pulls them back."""
+        for name, weight in self.weights.items():
+            for value in optimizer.state.get(weight, {}).values():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    value.mul_(self.kept[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks and the state of the generator."""
+        return {**{f"mask {n}": m for n, m in self.kept.items()}, "rng": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave.
+
+        Raises:
+            InputError: A mask is missing or has another shape.
+        """
+        for name in list(self.kept):
+            if f"mask {name}" not in state:
+                raise InputError(f"the saved masks have none for {name!r}")
+            self.put(name, state[f"mask {name}"])
+        self.generator.set_state(state["rng"])

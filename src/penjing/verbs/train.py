@@ -1,0 +1,187 @@
+"""`train`: sparse training."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Unpack
+
+from torch import nn
+
+from penjing.distillation import Logits
+from penjing.errors import BudgetError, InputError
+from penjing.graph.capture import Example
+from penjing.pruning.patterns import Indivisible, Pattern
+from penjing.pruning.selection import Key
+from penjing.pruning.weights.targets import ROLES
+from penjing.report import Report
+from penjing.sparse_training import (
+    Method,
+    Penalised,
+    Penalty,
+    SparseTraining,
+    SparsitySchedule,
+    resolve,
+)
+from penjing.sparse_training.callback import zeros
+from penjing.task import Task
+from penjing.training import Callback, Fit, FitOptions, Teacher, fit
+from penjing.verbs.finetune import Tuned
+from penjing.verbs.trained import Trained, in_choices
+
+EPOCHS = 30  # of the design's example; gradual pruning needs time
+
+
+@dataclass(frozen=True, slots=True)
+class _Sparse:
+    """What becomes sparse, and how."""
+
+    callback: SparseTraining | None
+    method: Method | None
+
+    def keep_from(self, epochs: int) -> int:
+        """First epoch that has all zeros."""
+        if self.method is None:
+            return 0
+        return min(max(1, math.floor(self.method.complete_at * epochs) + 1), epochs)
+
+    def told(self) -> dict[str, str]:
+        """For the report."""
+        if self.callback is None:
+            return {"sparsity": "none"}
+        return {
+            "method": str(self.method),
+            "pattern": self.callback.pattern.name,
+            "zeros": f"{zeros(self.callback.sparsifier):.2%} of the weights that may be sparse",
+            "dense": ", ".join(self.callback.sparsifier.dense) or "none",
+        }
+
+
+def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
+    model: nn.Module,
+    task: Task,
+    *,
+    sparsity: float | None = None,
+    sparsity_schedule: SparsitySchedule | str | Mapping[str, object] | None = None,
+    method: str | Method = "gradual",
+    pattern: str | Pattern = "element",
+    penalty: Penalty | None = None,
+    teacher: nn.Module | None = None,
+    example_inputs: Example | None = None,
+    ignored_layers: Iterable[Key] | Key = (),
+    keep_dense: Iterable[str] = ROLES,
+    indivisible: Indivisible = "error",
+    inplace: bool = False,
+    callbacks: Sequence[Callback] = (),
+    **settings: Unpack[FitOptions],
+) -> Tuned:
+    """Train a network, from scratch or on, while zeros grow in it.
+
+    The zeros are in the weights themselves, whatever the optimizer: no mask is left when it
+    returns. Where validation data choose the epoch, only epochs with all zeros are chosen from.
+
+    Args:
+        model: Any network. Left alone unless `inplace`.
+        task: `train` data, `loss`; `val` and `metrics` to judge by.
+        sparsity: Final share of zeros among the weights that may be sparse; None trains dense,
+            unless a schedule or a method object says more.
+        sparsity_schedule: How it grows: a `SparsitySchedule`, the name of its shape ("cubic",
+            "linear", "exponential", "cosine", "one_cycle", "one_shot"), or its fields as a dict.
+        method: "gradual", "rigl", "set", "ac/dc", or an object of `penjing.sparse_training`.
+        pattern: "element", "n:m", "block:RxC", "kernel".
+        penalty: Draws weights or units to zero by proximal steps; for a penalty in the loss give
+            `callbacks=[Penalised(penalty, "loss")]`.
+        teacher: Distils its logits along.
+        example_inputs: For the analysis of the network; None takes the first training batch.
+        ignored_layers: Modules, names, globs or types that stay dense.
+        keep_dense: Kinds of layers that stay dense: "first", "last", "depthwise".
+        indivisible: Where the pattern does not divide a layer: "error", "pad", "skip".
+        inplace: Train `model` itself.
+        callbacks: What else happens in the training loop.
+        **settings: Fields of `penjing.training.Fit`, as for `finetune`; epochs=30 unless given.
+
+    Returns:
+        The trained network and the report.
+
+    Raises:
+        InputError: No data, nothing to learn from, or no layer that may be sparse.
+        BudgetError: A sparsity outside [0, 1), or one that contradicts the schedule.
+        StrategyError: An unknown method, schedule or setting, a schedule that ends before it
+            begins, or a pattern that does not divide a layer.
+        CheckpointError: `workdir` holds a checkpoint that is damaged or of another run.
+        CaptureError: The network does not export.
+
+    Example:
+        >>> import torch
+        >>> data = [(torch.randn(8, 4), torch.randint(2, (8,)))]
+        >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> task = Task(train=data, loss=nn.functional.cross_entropy)
+        >>> tuned = train(net, task, sparsity=0.75, epochs=8, keep_dense=())
+        >>> int(sum(p.count_nonzero() for p in tuned.model.parameters() if p.dim() > 1))
+        24
+    """
+    started = time.perf_counter()
+    Fit.check_names(settings)
+    if inplace and teacher is model:
+        raise InputError("the teacher is the model that is trained in place; give a copy of it")
+    chosen = _method(sparsity, sparsity_schedule, method)
+    ignored = (
+        (ignored_layers,)
+        if isinstance(ignored_layers, (str, type, nn.Module))
+        else tuple(ignored_layers)
+    )
+    growing = None
+    if chosen is not None:
+        growing = SparseTraining(
+            chosen,
+            example_inputs=example_inputs,
+            pattern=pattern,
+            ignored_layers=ignored,
+            keep_dense=keep_dense,
+            indivisible=indivisible,
+        )
+    sparse = _Sparse(growing, chosen)
+    settings.setdefault("epochs", EPOCHS)
+    settings.setdefault("keep_from", sparse.keep_from(settings["epochs"]))
+    fitting = Fit(**settings)
+    before = copy.deepcopy(model) if inplace else model
+    trained = model if inplace else copy.deepcopy(model)
+    lesson = Logits(kind=task.kind, class_dim=task.class_dim)
+    hooks: list[Callback] = [] if teacher is None else [Teacher(teacher, lesson)]
+    hooks += [*callbacks, *([] if penalty is None else [Penalised(penalty)])]
+    result = fit(trained, task, fitting, [*hooks, *([] if growing is None else [growing])])
+    told = Trained(before, trained, teacher, task, result, kind="train")
+    taught = {"teacher": "none" if teacher is None else type(teacher).__name__}
+    data = told.report_data({**in_choices(fitting), **taught, **sparse.told()})
+    return Tuned(trained, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def _method(
+    sparsity: float | None,
+    schedule: SparsitySchedule | str | Mapping[str, object] | None,
+    method: str | Method,
+) -> Method | None:
+    """The method with its sparsity; None where no zeros are wanted."""
+    if isinstance(schedule, SparsitySchedule):
+        if sparsity is not None and sparsity != schedule.sparsity:
+            raise BudgetError(
+                f"sparsity is {sparsity}, that of the schedule {schedule.sparsity}; give one"
+            )
+    elif schedule is not None:
+        fields = {"shape": schedule} if isinstance(schedule, str) else dict(schedule)
+        fields = {**({} if sparsity is None else {"sparsity": sparsity}), **fields}
+        if "sparsity" not in fields:
+            raise BudgetError(f"the schedule {schedule!r} has no sparsity; give sparsity=0.9, say")
+        schedule = SparsitySchedule(**fields)  # type: ignore[arg-type]
+    elif sparsity is not None:
+        schedule = SparsitySchedule(sparsity=sparsity)
+    if schedule is not None:
+        if not isinstance(method, str):
+            raise BudgetError(
+                f"{method!r} has its own sparsity; give it without sparsity and schedule"
+            )
+        return resolve(method, schedule)
+    return None if isinstance(method, str) else method
