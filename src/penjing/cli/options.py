@@ -62,23 +62,28 @@ Ignore = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Folder of the result.", file_okay=False)]
 
 
+Choice = Literal["auto", "least_squares", "recalibrate", "tune"]
+
+
 class Repair(StrEnum):
     """How a cut network is put right."""
 
     AUTO = "auto"
     LEAST_SQUARES = "least_squares"
+    TUNE = "tune"
     RECALIBRATE = "recalibrate"
     OFF = "off"
 
     @property
-    def choice(self) -> Literal["auto", "least_squares", "recalibrate"] | None:
+    def choice(self) -> Choice | None:
         """As the verbs take it."""
         return REPAIRS[self]
 
 
-REPAIRS: Mapping[Repair, Literal["auto", "least_squares", "recalibrate"] | None] = {
+REPAIRS: Mapping[Repair, Choice | None] = {
     Repair.AUTO: "auto",
     Repair.LEAST_SQUARES: "least_squares",
+    Repair.TUNE: "tune",
     Repair.RECALIBRATE: "recalibrate",
     Repair.OFF: None,
 }

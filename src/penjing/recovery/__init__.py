@@ -2,5 +2,7 @@
 
 from penjing.recovery.recalibrate import recalibrate
 from penjing.recovery.reconstruct import Reconstruct, reconstruct
+from penjing.recovery.repair import repair
+from penjing.recovery.tune import Tune, tune
 
-__all__ = ["Reconstruct", "recalibrate", "reconstruct"]
+__all__ = ["Reconstruct", "Tune", "recalibrate", "reconstruct", "repair", "tune"]

@@ -7,35 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from penjing.graph.capture import Program
 from penjing.pruning.weights.protocol import Matrix, WeightImportance
 from penjing.pruning.weights.survey import Target
 from penjing.statistics.grams import Gram, Layer
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Valued:
-    """A network and a form of it that differs in values alone.
-
-    Args:
-        dense: The network as it was.
-        program: The same graph with other tensors.
-    """
-
-    dense: Program
-    program: Program
-
-    def slice_like(self, node: str, value: Tensor) -> Tensor:  # noqa: ARG002 - the protocol's
-        """The value itself: nothing is cut.
-
-        Args:
-            node: Not read.
-            value: A tensor of the shape of the node's output.
-
-        Returns:
-            The same tensor.
-        """
-        return value
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -25,15 +25,17 @@ from penjing.pruning.importance import resolve as resolve_importance
 from penjing.pruning.importance.protocol import HasErrors, Importance, Prepares
 from penjing.pruning.selection import Key, ignored_groups, ratios_by_group
 from penjing.recovery.reconstruct import Reconstruct
+from penjing.recovery.repair import How
+from penjing.recovery.tune import Tune
 from penjing.task import Batch, Calibration
 from penjing.task.batches import describe
 
 KIB = 1024  # a kB of flash or RAM is 1024 bytes, as data sheets have it
 RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, masks for instance
 BATCH = 128  # samples that the report's agreement is measured on at a time
-REPAIRS = ("auto", "least_squares", "recalibrate")
+REPAIRS = ("auto", "least_squares", "recalibrate", "tune")
 
-Repair = Literal["auto", "least_squares", "recalibrate"] | Reconstruct | None
+Repair = Literal["auto", "least_squares", "recalibrate", "tune"] | Reconstruct | Tune | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,8 @@ class Choices:
         allocation: Short name, object or callable; None is "dp" with calibration data, else
             "uniform".
         repair: "auto" is least squares with calibration data, else off; "least_squares", its
-            settings as a `Reconstruct`, "recalibrate" (norm statistics only), or None for none.
+            settings as a `Reconstruct`, "tune" (least squares, then gradient steps towards the
+            original) or its settings as a `Tune`, "recalibrate" (norm statistics only), or None.
         round_to: Units that remain are rounded up to a multiple of this.
         max_pruning_ratio: Largest share of one group that may go.
         ignored_layers: Modules, names, globs or types that are left exactly as they are, inputs
@@ -77,12 +80,14 @@ class Choices:
         if unknown or not self.scope:
             raise StrategyError(f"scope is {set(self.scope)!r}; give 'inner', 'residual' or both")
         known = (
-            self.repair is None or isinstance(self.repair, Reconstruct) or self.repair in REPAIRS
+            self.repair is None
+            or isinstance(self.repair, (Reconstruct, Tune))
+            or self.repair in REPAIRS
         )
         if not known:
             raise StrategyError(
-                f"repair is {self.repair!r}; known are {', '.join(map(repr, REPAIRS))}, None or a "
-                "Reconstruct"
+                f"repair is {self.repair!r}; known are {', '.join(map(repr, REPAIRS))}, None, a "
+                "Reconstruct or a Tune"
             )
 
 
@@ -210,22 +215,14 @@ class Preparation:
         return _name(self.choices.allocation, "dp" if self.calibration else "uniform")
 
     @property
-    def repair(self) -> Reconstruct | Literal["recalibrate"] | None:
+    def repair(self) -> How | None:
         """The repair that is done."""
-        chosen = self.choices.repair
-        if chosen == "auto":
-            return Reconstruct(seed=self.choices.seed) if self.calibration else None
-        if chosen == "least_squares":
-            return Reconstruct(seed=self.choices.seed)
-        return chosen
+        return settled(self.choices.repair, self.calibration is not None, self.choices.seed)
 
     @property
     def repair_name(self) -> str:
         """Its name, for the report."""
-        repair = self.repair
-        if repair is None:
-            return "off"
-        return "recalibrate" if repair == "recalibrate" else "least_squares"
+        return repair_name(self.repair)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -369,6 +366,33 @@ class Preparation:
             error = float(curve[dropped]) if curve is not None else None
             rows.append(GroupFigures(group.name, group.units, group.units - dropped, error))
         return tuple(rows)
+
+
+def settled(chosen: Repair, data: bool, seed: int) -> How | None:
+    """The repair that a choice stands for.
+
+    Args:
+        chosen: As the caller gave it.
+        data: Whether there is calibration data.
+        seed: Of the call.
+
+    Returns:
+        The repair with its settings; None for none.
+    """
+    if chosen == "auto":
+        return Reconstruct(seed=seed) if data else None
+    if chosen == "least_squares":
+        return Reconstruct(seed=seed)
+    if chosen == "tune":
+        return Tune(first=Reconstruct(seed=seed), seed=seed)
+    return chosen
+
+
+def repair_name(repair: How | None) -> str:
+    """Name of a repair, for the report."""
+    if isinstance(repair, Reconstruct):
+        return "least_squares"
+    return "off" if repair is None else "recalibrate" if repair == "recalibrate" else "tune"
 
 
 def program_figures(program: Program) -> Figures:

@@ -25,8 +25,7 @@ from penjing.pruning.selection import Key
 from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
 from penjing.record import remember
-from penjing.recovery.recalibrate import recalibrate
-from penjing.recovery.reconstruct import reconstruct
+from penjing.recovery.repair import repair
 from penjing.report import Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task.randomness import random_kept
@@ -91,7 +90,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         allocation: "uniform", "global", "dp" or an object; None is "dp" with calibration, else
             "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`,
-            "recalibrate", None.
+            "tune" (then gradient steps towards the original), a `Tune`, "recalibrate", None.
         round_to: Units that remain are rounded up to a multiple of this.
         ignored_layers: Modules, names, globs or types that stay exactly as they are, at their
             inputs too.
@@ -397,9 +396,7 @@ def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], lis
     samples, how = preparation.calibration, preparation.repair
     if how is None or samples is None or not cut.plan.drop:
         return {}, []
-    if how == "recalibrate":
-        return recalibrate(cut.program, cut.program.tensors, samples), []
-    return reconstruct(cut, samples, how)
+    return repair(cut, samples, how)
 
 
 def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogram, ...]:

@@ -29,14 +29,25 @@ from penjing.pruning.weights.protocol import NeedsData, WeightImportance
 from penjing.pruning.weights.survey import Survey, Target
 from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
 from penjing.record import Record, attach, record_of
-from penjing.recovery.recalibrate import recalibrate
-from penjing.recovery.reconstruct import Reconstruct, reconstruct
-from penjing.recovery.zeros import Fixed, Rechosen, Valued
+from penjing.recovery.reconstruct import Reconstruct
+from penjing.recovery.repair import How as Mending
+from penjing.recovery.repair import Valued
+from penjing.recovery.repair import repair as mend
+from penjing.recovery.tune import Tune
+from penjing.recovery.zeros import Fixed, Rechosen
 from penjing.report import Histogram, Report, ReportData, environment
 from penjing.task import Batch, Calibration
 from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
-from penjing.verbs.preparation import REPAIRS, Repair, check_finite, check_fits, program_figures
+from penjing.verbs.preparation import (
+    REPAIRS,
+    Repair,
+    check_finite,
+    check_fits,
+    program_figures,
+    repair_name,
+    settled,
+)
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 HISTOGRAMS = 6  # the largest weights are drawn
@@ -96,7 +107,8 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         allocation: "uniform", "global", "erk", "lamp", "dp" or an object; None is "dp" with obs,
             else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a
-            `Reconstruct`, "recalibrate", None.
+            `Reconstruct`, "tune" (then gradient steps towards the original), a `Tune`,
+            "recalibrate", None.
         sparsity_dict: Sparsity of single layers by module, name, glob or type, beside the rest;
             the first key that matches counts.
         ignored_layers: Modules, names, globs or types that stay dense.
@@ -231,7 +243,7 @@ class How:
 
     importance: WeightImportance
     allocation: SparsityAllocation
-    repair: Reconstruct | Literal["recalibrate"] | None
+    repair: Mending | None
     names: tuple[str, str, str]
     samples: Calibration | None
     seed: int
@@ -255,25 +267,24 @@ class How:
         if chosen == "random":
             found = replace(found, seed=seed)  # type: ignore[type-var] # the dataclass Random
         spread = allocation or ("dp" if isinstance(found, OBS) else "uniform")
-        if not (repair is None or isinstance(repair, Reconstruct) or repair in REPAIRS):
-            raise StrategyError(f"repair is {repair!r}; known are {REPAIRS}, None or a Reconstruct")
-        if repair == "auto":
-            repair = None if samples is None else "least_squares"
-        settled = Reconstruct(seed=seed) if repair == "least_squares" else repair
+        if not (repair is None or isinstance(repair, (Reconstruct, Tune)) or repair in REPAIRS):
+            raise StrategyError(
+                f"repair is {repair!r}; known are {REPAIRS}, None, a Reconstruct or a Tune"
+            )
+        mending = settled(repair, samples is not None, seed)
         needs = isinstance(found, NeedsData) and found.needs_data
-        if samples is None and (needs or settled is not None):
+        if samples is None and (needs or mending is not None):
             what = f"importance {_name(chosen)!r}" if needs else "repair"
             raise StrategyError(
                 f"{what} needs data; pass calibration=batches (unlabelled inputs are enough)"
             )
         if samples is not None:
             samples.at_least(2, "sparsify")
-        told = "off" if settled is None else repair if isinstance(repair, str) else "least_squares"
         return cls(
             importance=found,
             allocation=resolve_allocation(spread),
-            repair=settled,
-            names=(_name(chosen), _name(spread), str(told)),
+            repair=mending,
+            names=(_name(chosen), _name(spread), repair_name(mending)),
             samples=samples,
             seed=seed,
         )
@@ -434,15 +445,13 @@ class Work:
         samples, repair = self.how.samples, self.how.repair
         if repair is None or samples is None:
             return self._changes(tensors), []
-        if repair == "recalibrate":
-            return self._changes({**tensors, **recalibrate(changed.program, {}, samples)}), []
         fixed = Fixed({t.weight: self.masks[t.weight] for t in targets})
         support = (
             Rechosen(fixed, {t.weight: t for t in targets}, self.how.importance, self.sparsities)
             if isinstance(self.how.importance, OBS)
             else fixed
         )
-        new, rows = reconstruct(changed, samples, repair, support)
+        new, rows = mend(changed, samples, repair, support)
         return self._changes({**tensors, **new}), rows
 
     def _changes(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

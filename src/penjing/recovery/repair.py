@@ -1,0 +1,74 @@
+"""Repair as the verbs ask for it: one of the ways, or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from penjing.figures import RepairFigures
+from penjing.graph.capture import Program
+from penjing.recovery.recalibrate import recalibrate
+from penjing.recovery.reconstruct import Changed, Reconstruct, Support, reconstruct
+from penjing.recovery.tune import Tune, tune
+from penjing.task import Calibration
+
+How = Reconstruct | Tune | Literal["recalibrate"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Valued:
+    """A network and a form of it with other values.
+
+    Args:
+        dense: The network as it was.
+        program: The same graph, or a cut of it, with other tensors.
+        cut: Says what is left of a value where something was cut; None where nothing was.
+    """
+
+    dense: Program
+    program: Program
+    cut: Changed | None = None
+
+    def slice_like(self, node: str, value: Tensor) -> Tensor:
+        """What is left of a tensor that has the original shape of a node's output.
+
+        Args:
+            node: Name of the node.
+            value: A tensor of the shape of the node's first output.
+
+        Returns:
+            Its kept positions.
+        """
+        return value if self.cut is None else self.cut.slice_like(node, value)
+
+
+def repair(
+    changed: Changed, samples: Calibration, how: How, support: Support | None = None
+) -> tuple[dict[str, Tensor], list[RepairFigures]]:
+    """New values for the tensors of a cut or sparse network.
+
+    Args:
+        changed: A network and its changed form; neither is changed.
+        samples: Unlabelled samples.
+        how: Which repair; `Tune` has a least squares before it.
+        support: Layers with zeros that stay zero, and where.
+
+    Returns:
+        Values by qualified name, and a row for each layer that was looked at.
+    """
+    if how == "recalibrate":
+        return recalibrate(changed.program, changed.program.tensors, samples), []
+    if isinstance(how, Reconstruct):
+        return reconstruct(changed, samples, how, support)
+    few = Calibration.of(samples, limit=how.first_samples)
+    solved, rows = reconstruct(changed, few, how.first, support)
+    tuned, row = tune(_with(changed, solved), samples, how)
+    return {**solved, **tuned}, [*rows, row]
+
+
+def _with(changed: Changed, tensors: Mapping[str, Tensor]) -> Valued:
+    program = replace(changed.program, tensors={**changed.program.tensors, **tensors})
+    return Valued(changed.dense, program, changed)

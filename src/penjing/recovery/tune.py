@@ -1,0 +1,291 @@
+"""Tuning: a few hundred gradient steps that bring a cut or sparse network nearer to the whole one.
+
+No labels: the target is what the whole network gives, at its outputs and behind its additions.
+Zeros stay zero and running statistics of norms stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from penjing.errors import StrategyError
+from penjing.figures import RepairFigures
+from penjing.graph.capture import Program
+from penjing.recovery.reconstruct import Changed, Reconstruct
+from penjing.statistics.grams import layers
+from penjing.statistics.outlets import outlets
+from penjing.statistics.stream import Samples
+
+TINY = 1e-12
+LOOKS = 8  # at the held-out samples, evenly over the steps
+DECAY = 0.01  # share of the step size that is left at the end
+Augment = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tune:
+    """Settings of the tuning.
+
+    Args:
+        first: The least squares before it.
+        first_samples: Samples that the least squares looks at, at most.
+        steps: Gradient steps.
+        batch: Samples of one step.
+        lr: Step size of Adam at the start, falling as a cosine.
+        features: Weight of the error behind additions beside that of the outputs; 0 leaves it out.
+        divergence: Weight of the Kullback-Leibler divergence of softmaxed outputs beside their
+            squared error, for classifiers; 0 leaves it out.
+        hold_out: Share of the samples that says how long to go on and whether to keep the result.
+        augment: Changes the inputs of one call at random, such as flips where they are natural;
+            None changes nothing. It must draw from torch's own random state.
+        minutes: Wall-clock limit; the steps that were done by then count.
+        seed: Of the order of samples and of `augment`.
+
+    Raises:
+        StrategyError: A setting is outside its range.
+    """
+
+    first: Reconstruct = field(default_factory=Reconstruct)
+    first_samples: int = 4000
+    steps: int = 300
+    batch: int = 64
+    lr: float = 1e-3
+    features: float = 1.0
+    divergence: float = 0.0
+    hold_out: float = 0.1
+    augment: Augment | None = None
+    minutes: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("first_samples", "steps", "batch", "lr"):
+            if not getattr(self, name) > 0:
+                raise StrategyError(f"tune: {name} is {getattr(self, name)}; it must be above 0")
+        for name in ("features", "divergence"):
+            if getattr(self, name) < 0:
+                raise StrategyError(f"tune: {name} is {getattr(self, name)}; it is at least 0")
+        if not 0 < self.hold_out < 1:
+            raise StrategyError(f"tune: hold_out is {self.hold_out}; it lies between 0 and 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise StrategyError(f"tune: minutes is {self.minutes}; it must be above 0")
+
+
+def tune(
+    changed: Changed, calibration: Samples, settings: Tune | None = None
+) -> tuple[dict[str, Tensor], RepairFigures]:
+    """Tune the parameters of a cut or sparse network.
+
+    Args:
+        changed: A network and its changed form, repaired as far as it goes; neither is changed.
+        calibration: Unlabelled samples.
+        settings: How; the defaults when None.
+
+    Returns:
+        New values by qualified name, none where held-out samples did not come nearer; and a row
+        whose errors are those of the outputs on held-out samples.
+
+    Source:
+        Nahshan et al. 2021 (AdaPrune, end to end) and Hinton et al. 2015, arXiv:1503.02531, on
+        unlabelled data; squared error of outputs after Kim et al. 2021, arXiv:2105.08919. Features
+        as in FitNets, Romero et al. 2015, arXiv:1412.6550, without a regressor. Here with errors
+        relative to the variance of what is matched, and with zeros kept.
+    """
+    return _Tuning(changed, calibration, settings or Tune()).run()
+
+
+class _Tuning:
+    """One tuning at work."""
+
+    def __init__(self, changed: Changed, calibration: Samples, settings: Tune) -> None:
+        self.changed, self.settings = changed, settings
+        self.inputs = _joined(changed.program, calibration)
+        self.samples = calibration.samples
+        program = changed.program
+        self.values = {
+            name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+            for name, tensor in program.tensors.items()
+            if name in program.parameters
+        }
+        self.live = {name: t != 0 for name, t in self.values.items() if t.dim() > 1}
+        self.features = _features(changed.dense) if settings.features else ()
+        self.random = torch.Generator().manual_seed(settings.seed)
+        order = torch.randperm(self.samples, generator=self.random)
+        held = max(1, round(settings.hold_out * self.samples))
+        self.held, self.seen = order[:held], order[held:]
+
+    def run(self) -> tuple[dict[str, Tensor], RepairFigures]:
+        """All steps, with a look at the held-out samples now and then."""
+        steps, began = self.settings.steps, time.perf_counter()
+        before = least = self._held_error()
+        best: dict[str, Tensor] = {}
+        tuned = [t for t in self.values.values() if t.requires_grad]
+        optimizer = torch.optim.Adam(tuned, lr=self.settings.lr)
+        ended = False
+        for step, chosen in enumerate(self._batches(steps), 1):
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.lr * _cosine(step / steps)
+            self._step(optimizer, chosen)
+            ended = step == steps or self._late(began)
+            if ended or step % max(1, steps // LOOKS) == 0:
+                error = self._held_error()
+                if error < least:
+                    least, best = error, {n: t.detach().clone() for n, t in self.values.items()}
+            if ended:
+                break
+        reason = "" if best else "tuning brought held-out samples no nearer"
+        return best, RepairFigures("outputs, tuned", before, least, None, reason)
+
+    def _late(self, began: float) -> bool:
+        minutes = self.settings.minutes
+        return minutes is not None and time.perf_counter() - began > 60 * minutes
+
+    def _batches(self, steps: int) -> list[Tensor]:
+        """Indices of the samples of every step: each sample once before any comes again."""
+        size = min(self._size, len(self.seen))
+        out: list[Tensor] = []
+        while len(out) < steps:
+            order = self.seen[torch.randperm(len(self.seen), generator=self.random)]
+            out += [b for b in order.split(size) if len(b) == size]
+        return out[:steps]
+
+    @property
+    def _size(self) -> int:
+        """Samples of one call."""
+        program = self.changed.program
+        fixed = next((len(v) for v in program.example if isinstance(v, Tensor) and v.dim()), 1)
+        return self.settings.batch if program.dynamic_batch else fixed
+
+    def _step(self, optimizer: torch.optim.Optimizer, chosen: Tensor) -> None:
+        flat = self._flat(chosen)
+        if self.settings.augment is not None:
+            seed = int(torch.randint(2**31, (), generator=self.random))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                flat = _augmented(self.changed.program, flat, self.settings.augment)
+        with torch.no_grad():
+            wanted = _values(self.changed.dense, flat, {}, self.features)
+        with torch.enable_grad():
+            loss = self._loss(
+                _values(self.changed.program, flat, self.values, self.features), wanted
+            )
+            optimizer.zero_grad()
+            loss.backward()
+        for name, live in self.live.items():
+            grad = self.values[name].grad
+            if grad is not None:
+                grad.mul_(live)
+        optimizer.step()
+
+    def _loss(self, given: _Values, wanted: _Values) -> Tensor:
+        loss = sum((_relative(a, b) for a, b in _pairs(given.outputs, wanted.outputs)), _zero())
+        if self.settings.divergence:
+            for a, b in _pairs(given.outputs, wanted.outputs):
+                loss = loss + self.settings.divergence * _divergence(a, b)
+        inner = [
+            _relative(given.inner[name], self.changed.slice_like(name, wanted.inner[name]))
+            for name in self.features
+        ]
+        if inner:
+            loss = loss + self.settings.features * torch.stack(inner).mean()
+        return loss
+
+    @torch.no_grad()
+    def _held_error(self) -> float:
+        """Mean relative squared error of the outputs on held-out samples."""
+        errors, size = [], min(self._size, len(self.held))
+        for chosen in self.held.split(size):
+            if len(chosen) == size:
+                flat = self._flat(chosen)
+                given = _values(self.changed.program, flat, self.values, ())
+                wanted = _values(self.changed.dense, flat, {}, ())
+                pairs = _pairs(given.outputs, wanted.outputs)
+                errors.append(float(sum((_relative(a, b) for a, b in pairs), _zero())))
+        return sum(errors) / max(len(errors), 1)
+
+    def _flat(self, chosen: Tensor) -> list[Any]:
+        return [v[chosen] if isinstance(v, Tensor) else v for v in self.inputs]
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """Outputs of a program, and inner values by node name."""
+
+    outputs: Sequence[Any]
+    inner: Mapping[str, Tensor]
+
+
+def _values(
+    program: Program, flat: list[Any], tensors: Mapping[str, Tensor], names: Sequence[str]
+) -> _Values:
+    runner = _Recorder(program.graph_module, frozenset(names))
+    bound = program.bind(flat, tensors)
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    return _Values(list(runner.run(*(bound[p.name] for p in placeholders))), runner.inner)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps the values of some nodes."""
+
+    def __init__(self, module: fx.GraphModule, names: frozenset[str]) -> None:
+        super().__init__(module)
+        self.names, self.inner = names, dict[str, Tensor]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.names:
+            self.inner[n.name] = value
+        return value
+
+
+def _features(program: Program) -> tuple[str, ...]:
+    """Additions behind layers; of a network without any, the layers themselves."""
+    known, _ = layers(program)
+    added = [out.add for out in outlets(program, known).values() if out.add is not None]
+    return tuple(dict.fromkeys(added or known))
+
+
+def _joined(program: Program, calibration: Samples) -> list[Any]:
+    """Flat inputs of all samples together."""
+    (batch,) = list(calibration.batches(calibration.samples))
+    return program.flatten_inputs(batch)
+
+
+def _augmented(program: Program, flat: list[Any], augment: Augment) -> list[Any]:
+    args, kwargs = torch.utils._pytree.tree_unflatten(flat, program.in_spec)
+    given = kwargs or (args[0] if len(args) == 1 else args)
+    return program.flatten_inputs(augment(given))
+
+
+def _pairs(given: Sequence[Any], wanted: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+    """Outputs that can be compared: floating tensors."""
+    return [
+        (a, b)
+        for a, b in zip(given, wanted, strict=True)
+        if isinstance(a, Tensor) and a.is_floating_point()
+    ]
+
+
+def _relative(given: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error over the variance of what is wanted."""
+    return (given - wanted).square().mean() / wanted.var(correction=0).clamp_min(TINY)
+
+
+def _divergence(given: Tensor, wanted: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the softmax over the last dimension."""
+    target = wanted.log_softmax(-1)
+    return (target.exp() * (target - given.log_softmax(-1))).sum(-1).mean()
+
+
+def _zero() -> Tensor:
+    return torch.zeros(())
+
+
+def _cosine(done: float) -> float:
+    return DECAY + (1 - DECAY) * (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,104 @@
+"""Tuning brings a changed network nearer, keeps zeros, and is dropped where it does not help."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import penjing as pj
+from penjing.errors import StrategyError
+from penjing.graph.capture import capture
+from penjing.recovery import Reconstruct, Tune, tune
+from penjing.recovery.repair import Valued
+from penjing.task import Calibration
+
+X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+QUICK = Tune(steps=60, batch=32, lr=3e-3)
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
+        nn.Linear(16, 4),
+    ).eval()  # fmt: skip
+
+
+def disturbed(model, share=0.4):
+    """The network with a third of the middle weights zero and the others moved."""
+    program = capture(model, X[:2])
+    weight = program.tensors["3.weight"].detach()
+    generator = torch.Generator().manual_seed(1)
+    noise = share * torch.randn(weight.shape, generator=generator) * weight.std()
+    kept = torch.rand(weight.shape, generator=generator) > 0.3
+    tensors = {**program.tensors, "3.weight": (weight + noise) * kept}
+    return Valued(program, replace(program, tensors=tensors))
+
+
+def test_held_out_outputs_come_nearer():
+    _, row = tune(disturbed(make()), Calibration.of([X]), QUICK)
+    assert row.error_after < 0.5 * row.error_before
+
+
+def test_zeros_stay_zero():
+    changed = disturbed(make())
+    new, _ = tune(changed, Calibration.of([X]), QUICK)
+    gone = changed.program.tensors["3.weight"] == 0
+    assert (new["3.weight"][gone] == 0).all()
+
+
+def test_a_network_that_is_right_already_is_left_alone():
+    program = capture(make(), X[:2])
+    new, row = tune(Valued(program, program), Calibration.of([X]), QUICK)
+    assert (new, row.reason) == ({}, "tuning brought held-out samples no nearer")
+
+
+def test_the_same_seed_gives_the_same_values():
+    one, two = (tune(disturbed(make()), Calibration.of([X]), QUICK)[0] for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_random_state_is_left_alone():
+    changed, before = disturbed(make()), torch.get_rng_state()
+    noisy = replace(QUICK, augment=lambda x: x + torch.rand(1))
+    tune(changed, Calibration.of([X]), noisy)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_both_networks_see_the_changed_inputs():
+    seen = []
+
+    def noted(x):
+        seen.append(x.shape)
+        return x
+
+    tune(disturbed(make()), Calibration.of([X]), replace(QUICK, steps=3, augment=noted))
+    assert seen == [(32, 6)] * 3
+
+
+@pytest.mark.parametrize("verb", ["prune", "sparsify"])
+def test_the_verbs_tune_after_the_least_squares(verb):
+    given = {"pruning_ratio": 0.4} if verb == "prune" else {"sparsity": 0.6, "keep_dense": ()}
+    result = getattr(pj, verb)(make(), X[:2], calibration=[X], repair=QUICK, **given)
+    assert result.report.data.repair[-1].layer == "outputs, tuned"
+
+
+def test_tuning_gets_nearer_than_least_squares_alone():
+    errors = []
+    for repair in (Reconstruct(), QUICK):
+        model = make()
+        result = pj.sparsify(
+            model, X[:2], calibration=[X], repair=repair, sparsity=0.7, keep_dense=()
+        )
+        with torch.no_grad():
+            errors.append(float((result.model(X) - model(X)).square().mean()))
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize(
+    "given", [{"steps": 0}, {"features": -1.0}, {"hold_out": 1.0}, {"minutes": 0.0}]
+)
+def test_settings_out_of_range_are_refused(given):
+    with pytest.raises(StrategyError, match=f"tune: {next(iter(given))}"):
+        Tune(**given)
