@@ -42,6 +42,8 @@ class Record:
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a row and write the file; what was there stays."""
+        if self.path.exists():  # another run may have added some meanwhile
+            self.content["rows"] = json.loads(self.path.read_text())["rows"]
         self.content["environment"] = {**environment(), "threads": str(torch.get_num_threads())}
         self.content["rows"].append(row)
         write_json(self.path, self.content)

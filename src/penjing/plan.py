@@ -12,6 +12,9 @@ from penjing.errors import PlanError
 
 Scope = Literal["inner", "residual"]
 
+Kind = Literal["channels", "neurons", "heads", "head dims", "embedding", "hidden units"]
+"""What the units of a group are."""
+
 PLAN_VERSION = 1
 
 
@@ -59,6 +62,8 @@ class Group:
             branches add to.
         exact: False where a normalisation over the units makes cutting differ from zero-masking
             (statistics then run over the units that are kept).
+        kind: What the units are: channels of convolutions, neurons, attention heads, dimensions of
+            every head, the width of an embedding, hidden units of a recurrent layer.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Group:
     slices: tuple[Slice, ...]
     scope: Scope = "inner"
     exact: bool = True
+    kind: Kind = "channels"
 
     @property
     def places(self) -> frozenset[Slice]:
@@ -129,17 +135,17 @@ class Groups:
         raise PlanError(f"no group is called {name!r}; the first ones are {known}")
 
     def __str__(self) -> str:
-        rows: list[tuple[str, str, str, str]] = [
-            (g.name, str(g.units), g.scope, f"{len(g.slices)} slices") for g in self.groups
+        rows: list[tuple[str, str, str, str, str]] = [
+            (g.name, str(g.units), g.kind, g.scope, f"{len(g.slices)} slices") for g in self.groups
         ]
         rows += [
-            (k.tensor, f"dim {k.dim}", "locked", f"{k.reason} {k.where}".strip())
+            (k.tensor, f"dim {k.dim}", "", "locked", f"{k.reason} {k.where}".strip())
             for k in self.locked
         ]
-        header = ("group", "units", "scope", "cuts / reason")
-        widths = [max(len(r[i]) for r in (header, *rows)) for i in range(3)]
+        header = ("group", "units", "kind", "scope", "cuts / reason")
+        widths = [max(len(r[i]) for r in (header, *rows)) for i in range(4)]
         lines = [
-            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]).rstrip()
+            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]).rstrip()
             for row in (header, *rows)
         ]
         lines.insert(1, "-" * max(len(line) for line in lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import fx
 from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Reason
 from penjing.graph.call import op_name
+from penjing.graph.kinds import Kinds
 from penjing.plan import Group, Groups, Lock, Slice, fingerprint
 
 OUTPUT_DIM = {"linear": 0, "conv1d": 0, "conv2d": 0, "conv3d": 0, "embedding": 1, "_weight_norm": 0}
@@ -70,6 +71,7 @@ def find_units(analysis: Analysis) -> list[Units]:
     outputs = _output_dims(analysis)
     found: list[Units] = []
     names: dict[str, int] = defaultdict(int)
+    kinds = Kinds(analysis)
     for (at, _), atoms in alike.items():
         if len(atoms) < 2 or not any(p.tensor in analysis.program.parameters for p in at):
             continue
@@ -79,7 +81,9 @@ def find_units(analysis: Analysis) -> list[Units]:
         name = maker.tensor.removesuffix(".weight")
         names[name] += 1
         label = name if names[name] == 1 else f"{name}#{names[name]}"
-        found.append(_units(analysis, label, at, atoms, owned))
+        units = _units(analysis, label, at, atoms, owned)
+        kind = kinds.of(units.group, units.atoms)
+        found.append(replace(units, group=replace(units.group, kind=kind)))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
@@ -13,7 +13,12 @@ from penjing.errors import StrategyError
 from penjing.plan import Group
 
 Key = nn.Module | str | type
-"""A module of the network, its qualified name, a glob over names, or a type of module."""
+"""A module of the network, its qualified name, a glob over names, or a type of module.
+
+Where groups are meant, "kind:heads" is every group of that kind as well.
+"""
+
+KIND = "kind:"  # no qualified name has a colon
 
 OUTPUTS_SECOND = (_ConvTransposeNd, nn.Embedding)
 """Layers whose weight has the outputs in dimension 1."""
@@ -74,6 +79,30 @@ def matches(model: nn.Module, key: Key) -> set[str]:
     return {n for n in [*names, *roots] for r in roots if n == r or n.startswith(f"{r}.")}
 
 
+def is_kind(key: object) -> TypeGuard[str]:
+    """Whether a key means a kind of units, and not a layer."""
+    return isinstance(key, str) and key.startswith(KIND)
+
+
+def of_kind(groups: Iterable[Group], key: str) -> set[str]:
+    """Names of the groups of one kind.
+
+    Args:
+        groups: Groups of a network.
+        key: "kind:heads" and the like.
+
+    Raises:
+        StrategyError: No such kind is there.
+    """
+    groups = list(groups)
+    kind = key.removeprefix(KIND)
+    found = {g.name for g in groups if g.kind == kind}
+    if not found:
+        there = ", ".join(sorted({f"{KIND}{g.kind}" for g in groups})) or "none"
+        raise StrategyError(f"no group that may be cut here is of {key!r}; kinds are {there}")
+    return found
+
+
 def ignored_groups(
     model: nn.Module, groups: Iterable[Group], ignored_layers: Iterable[Key]
 ) -> set[str]:
@@ -87,10 +116,18 @@ def ignored_groups(
     Returns:
         Names of the groups to leave alone.
     """
+    groups = list(groups)
     untouched: set[str] = set()
+    ignored: set[str] = set()
     for key in ignored_layers:
-        untouched |= matches(model, key)
-    return {g.name for g in groups if untouched & {*layers_of(g), *(s.tensor for s in g.slices)}}
+        if is_kind(key):
+            ignored |= of_kind(groups, key)
+        else:
+            untouched |= matches(model, key)
+    touching = {
+        g.name for g in groups if untouched & {*layers_of(g), *(s.tensor for s in g.slices)}
+    }
+    return ignored | touching
 
 
 def ratios_by_group(
@@ -101,7 +138,7 @@ def ratios_by_group(
     Args:
         model: The network.
         groups: Its groups.
-        ratios: Share of units to drop, by module, name, glob or type.
+        ratios: Share of units to drop, by module, name, glob, type or "kind:...".
 
     Returns:
         Group name -> share of units to drop.
@@ -112,8 +149,11 @@ def ratios_by_group(
     groups = list(groups)
     found: dict[str, float] = {}
     for key, ratio in ratios.items():
-        names = matches(model, key)
-        made = [g.name for g in groups if names & set(makers_of(model, g))]
+        if is_kind(key):
+            made = sorted(of_kind(groups, key))
+        else:
+            names = matches(model, key)
+            made = [g.name for g in groups if names & set(makers_of(model, g))]
         if not made:
             raise StrategyError(
                 f"pruning_ratio_dict[{key!r}] matches only layers whose outputs are not cut here; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ from torch.utils import _pytree as pytree
 
 from penjing.counts.macs import Counter
 from penjing.counts.memory import Liveness
-from penjing.errors import InputError, StrategyError
+from penjing.errors import BudgetError, InputError, StrategyError
 from penjing.figures import Figures, GroupFigures
 from penjing.graph.capture import Example, Program, call_args
 from penjing.graph.network import Cut, Network
 from penjing.graph.sizing import Sizing, node_shape
-from penjing.plan import Group, Plan
+from penjing.plan import Group, Kind, Plan, Scope
 from penjing.pruning.allocation import resolve as resolve_allocation
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
 from penjing.pruning.importance import resolve as resolve_importance
@@ -33,6 +33,8 @@ from penjing.task.batches import describe
 KIB = 1024  # a kB of flash or RAM is 1024 bytes, as data sheets have it
 RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, masks for instance
 BATCH = 128  # samples that the report's agreement is measured on at a time
+PLACES = get_args(Scope)
+KINDS = get_args(Kind)
 REPAIRS = ("auto", "least_squares", "recalibrate", "tune")
 
 Repair = Literal["auto", "least_squares", "recalibrate", "tune"] | Reconstruct | Tune | None
@@ -50,19 +52,20 @@ class Choices:
         repair: "auto" is least squares with calibration data, else off; "least_squares", its
             settings as a `Reconstruct`, "tune" (least squares, then gradient steps towards the
             original) or its settings as a `Tune`, "recalibrate" (norm statistics only), or None.
-        round_to: Units that remain are rounded up to a multiple of this.
+        round_to: Units that remain are rounded up to a multiple of this, or by kind of units.
         max_pruning_ratio: Largest share of one group that may go.
         ignored_layers: Modules, names, globs or types that are left exactly as they are, inputs
             included.
         pruning_ratio_dict: Share of units to drop of single layers, by module, name, glob or type.
-        scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream.
+        scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream; kinds
+            of units among them, such as "heads", leave the other kinds alone.
         seed: Of everything random.
     """
 
     importance: str | Importance | Prepares | type | None = None
     allocation: str | Allocation | None = None
     repair: Repair = "auto"
-    round_to: int | None = None
+    round_to: int | Mapping[str, int] | None = None
     max_pruning_ratio: float = 0.9
     ignored_layers: tuple[Key, ...] = ()
     pruning_ratio_dict: Mapping[Any, float] = field(default_factory=dict)
@@ -76,9 +79,16 @@ class Choices:
             resolve_allocation(self.allocation)
         if not isinstance(self.seed, int):
             raise StrategyError(f"seed is {self.seed!r}; it is a whole number")
-        unknown = set(self.scope) - {"inner", "residual"}
-        if unknown or not self.scope:
-            raise StrategyError(f"scope is {set(self.scope)!r}; give 'inner', 'residual' or both")
+        if set(self.scope) - {*PLACES, *KINDS} or not self.scope:
+            raise StrategyError(
+                f"scope is {sorted(self.scope)}; it holds places ({', '.join(PLACES)}), kinds of "
+                f"units ({', '.join(KINDS)}), or both"
+            )
+        if isinstance(self.round_to, Mapping) and set(self.round_to) - set(KINDS):
+            raise BudgetError(
+                f"round_to has the keys {sorted(self.round_to)}; by kind they are among "
+                f"{', '.join(KINDS)}"
+            )
         known = (
             self.repair is None
             or isinstance(self.repair, (Reconstruct, Tune))
@@ -228,10 +238,12 @@ class Preparation:
     def groups(self) -> tuple[Group, ...]:
         """Groups that may be cut: in scope and not ignored."""
         ignored = ignored_groups(self.model, self.network.groups, self.choices.ignored_layers)
+        places = self.choices.scope & set(PLACES) or set(PLACES)
+        kinds = self.choices.scope & set(KINDS) or set(KINDS)
         return tuple(
             g
             for g in self.network.groups
-            if g.scope in self.choices.scope and g.name not in ignored
+            if g.scope in places and g.kind in kinds and g.name not in ignored
         )
 
     @cached_property
@@ -331,10 +343,19 @@ class Preparation:
         return Demand(
             pruning_ratio=pruning_ratio,
             budgets=dict(budgets or {}),
-            round_to=self.choices.round_to,
+            round_to=None if isinstance(self.choices.round_to, Mapping) else self.choices.round_to,
+            steps=self._steps,
             max_pruning_ratio=self.choices.max_pruning_ratio,
             ratios=self.ratios,
         )
+
+    @property
+    def _steps(self) -> dict[str, int]:
+        """Multiples of single groups, where they are given by kind."""
+        given = self.choices.round_to
+        if not isinstance(given, Mapping):
+            return {}
+        return {g.name: given[g.kind] for g in self.groups if g.kind in given}
 
     def plan(self, demand: Demand, evidence: Evidence | None = None) -> Plan:
         """Units to drop: as many as the allocation says, the lowest-scored first.

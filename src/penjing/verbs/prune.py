@@ -63,7 +63,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     importance: str | Importance | Prepares | type | None = None,
     allocation: str | Allocation | None = None,
     repair: Repair = "auto",
-    round_to: int | None = None,
+    round_to: int | Mapping[str, int] | None = None,
     ignored_layers: Iterable[Key] | Key = (),
     pruning_ratio_dict: Mapping[Any, float] | None = None,
     max_pruning_ratio: float = 0.9,
@@ -91,15 +91,17 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`,
             "tune" (then gradient steps towards the original), a `Tune`, "recalibrate", None.
-        round_to: Units that remain are rounded up to a multiple of this.
+        round_to: Units that remain are rounded up to a multiple of this; by kind of units, as
+            {"neurons": 16}, kinds that are not named are not rounded.
         ignored_layers: Modules, names, globs or types that stay exactly as they are, at their
-            inputs too.
-        pruning_ratio_dict: Share of units to remove by module, name, glob or type; the first key
-            that matches counts.
+            inputs too; "kind:heads" is every group of that kind.
+        pruning_ratio_dict: Share of units to remove by module, name, glob, type or kind
+            ("kind:heads"); the first key that matches counts.
         max_pruning_ratio: Largest share of one group that may go.
         iterative_steps: Reach the goal in this many steps, judging and repairing anew after each.
         scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
-            both.
+            both; with kinds of units ("channels", "neurons", "heads", "head dims", "embedding",
+            "hidden units") only those kinds.
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express

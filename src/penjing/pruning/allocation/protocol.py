@@ -28,6 +28,7 @@ class Demand:
         round_to: Units that remain are rounded up to a multiple of this, never above what the group
             has.
         max_pruning_ratio: Largest share of one group that may be dropped, in [0, 1).
+        steps: Multiples in place of `round_to` of single groups by name.
         ratios: Share to drop of single groups by name; such a group is not allocated any further.
 
     Raises:
@@ -44,6 +45,7 @@ class Demand:
     round_to: int | None = None
     max_pruning_ratio: float = 0.9
     ratios: Mapping[str, float] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_ratio("max_pruning_ratio", self.max_pruning_ratio)
@@ -67,12 +69,16 @@ class Demand:
                     f"the budget for {name!r} is {bound!r}; it is an upper bound, finite and above "
                     "0"
                 )
-        step = self.round_to
-        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 1):
-            raise BudgetError(
-                f"round_to is {step!r}; it is a whole number of units, at least 1 (None does not "
-                "round)"
-            )
+        for step in (self.round_to, *self.steps.values()):
+            if step is not None and (type(step) is not int or step < 1):
+                raise BudgetError(
+                    f"round_to is {step!r}; it is a whole number of units, at least 1 (None does "
+                    "not round)"
+                )
+
+    def step(self, group: str) -> int:
+        """What the units that stay of a group are a multiple of."""
+        return self.steps.get(group, self.round_to or 1)
 
 
 class Allocation(Protocol):

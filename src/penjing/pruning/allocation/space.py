@@ -35,13 +35,16 @@ def units_dropped(units: int, ratio: float) -> int:
     return math.floor(units * ratio + 0.5 + TOLERANCE)
 
 
-def options(units: int, demand: Demand, ratio: float | None = None) -> Integers:
+def options(
+    units: int, demand: Demand, ratio: float | None = None, step: int | None = None
+) -> Integers:
     """The numbers of units that one group may keep, ascending.
 
     Args:
         units: Units of the group.
         demand: Gives `round_to` and `max_pruning_ratio`.
         ratio: Share to drop of this group alone; it leaves a single option.
+        step: In place of `round_to`.
 
     Returns:
         Multiples of `round_to` from the floor up, and all units.
@@ -50,7 +53,7 @@ def options(units: int, demand: Demand, ratio: float | None = None) -> Integers:
         >>> options(10, Demand(pruning_ratio=0.5, round_to=4)).tolist()
         [4, 8, 10]
     """
-    step = demand.round_to or 1
+    step = step or demand.round_to or 1
     floor = max(1, units - math.floor(units * demand.max_pruning_ratio + TOLERANCE))
     steps = np.arange(math.ceil(floor / step) * step, units, step, dtype=np.int64)
     allowed = np.append(steps, units)
@@ -97,7 +100,10 @@ class Space:
         """
         ordered = tuple(sorted(groups, key=lambda group: group.name))
         _check(ordered, costs, demand)
-        choices = tuple(options(g.units, demand, demand.ratios.get(g.name)) for g in ordered)
+        choices = tuple(
+            options(g.units, demand, demand.ratios.get(g.name), demand.step(g.name))
+            for g in ordered
+        )
         limits = {name: (costs[name], float(bound)) for name, bound in demand.budgets.items()}
         if weighted and demand.pruning_ratio is not None:
             limits[SHARE] = (kept_share(ordered, costs), 1 - demand.pruning_ratio)
