@@ -1,7 +1,7 @@
 """Networks of the sizes that people deploy, with random weights: speed does not ask what they know.
 
-MobileNetV1 (arXiv:1704.04861), MobileNetV2 (arXiv:1801.04381), DS-CNN (arXiv:1711.07128) and ResNets
-for CIFAR (arXiv:1512.03385, shortcuts of kind A), written for the benchmarks.
+MobileNetV1 (arXiv:1704.04861), MobileNetV2 (arXiv:1801.04381), DS-CNN (arXiv:1711.07128) and
+ResNets for CIFAR (arXiv:1512.03385, shortcuts of kind A), written for the benchmarks.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 
 def conv(
-    channels: int, filters: int, kernel: int | tuple[int, int] = 3, stride: int | tuple[int, int] = 1,
-    *, groups: int = 1, activation: type[nn.Module] | None = nn.ReLU,
+    channels: int, filters: int, kernel: int | tuple[int, int] = 3, stride: int = 1, *,
+    groups: int = 1, activation: type[nn.Module] | None = nn.ReLU,
 ) -> nn.Sequential:  # fmt: skip
     """Convolution, norm, activation."""
     padding = kernel // 2 if isinstance(kernel, int) else (kernel[0] // 2, kernel[1] // 2)
@@ -68,7 +68,17 @@ def separable(channels: int, filters: int, stride: int = 1) -> list[nn.Module]:
 
 def mobilenet_v1() -> nn.Module:
     """Width 0.25 (person detection at 96x96, two classes)."""
-    rows = [(16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1)]
+    rows = [
+        (16, 1),
+        (32, 2),
+        (32, 1),
+        (64, 2),
+        (64, 1),
+        (128, 2),
+        *[(128, 1)] * 5,
+        (256, 2),
+        (256, 1),
+    ]
     layers: list[nn.Module] = [conv(3, 8, 3, 2)]
     channels = 8
     for filters, stride in rows:
@@ -97,8 +107,8 @@ class Inverted(nn.Module):
 
 def mobilenet_v2() -> nn.Module:
     """Width 1, 1000 classes."""
-    rows = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-            (6, 320, 1, 1)]  # fmt: skip
+    rows = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)]
+    rows += [(6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
     layers: list[nn.Module] = [conv(3, 32, 3, 2, activation=nn.ReLU6)]
     channels = 32
     for expand, filters, count, stride in rows:

@@ -1,12 +1,12 @@
 """Do zeros pay? A compiled sparse network against ONNX Runtime's dense code.
 
-    python bench/zeros.py --network resnet20 --sparsity 0.9 --batch 1 --threads 1     one row
-    python bench/zeros.py --network resnet20                                          its missing rows
-    python bench/zeros.py --all                                                       every missing row
+    python bench/zeros.py --network resnet20 --sparsity 0.9 --batch 1 --threads 1    one row
+    python bench/zeros.py --network resnet20                                         its rows
+    python bench/zeros.py --all                                                      every row
 
 A row is one network with that share of zeros in every weight but the first, the last and the
-depthwise ones (smallest magnitudes, layer by layer); latency end to end, from a plain array to a plain
-array, call by call in turn in one process: compiled with its zeros, ONNX Runtime in single
+depthwise ones (smallest magnitudes, layer by layer); latency end to end, from a plain array to a
+plain array, call by call in turn in one process: compiled with its zeros, ONNX Runtime in single
 precision, ONNX Runtime with 8-bit integers (weights per channel, activations per tensor). ONNX
 Runtime gets the same zeros, which it multiplies. The results are compared before anything is
 timed.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import logging
 import statistics
 import tempfile
@@ -120,7 +121,7 @@ def compiled(
     begin = time.perf_counter()
     captured = capture(model, x)
     captured_at = time.perf_counter()
-    files = compile_captured(captured, [x], Settings(kernels=host_kernels()))
+    files = compile_captured(captured, [x], Settings(kernels=host_kernels(), tune=True))
     compiled_at = time.perf_counter()
     program = Loaded(files, threads=threads)
     built_at = time.perf_counter()
@@ -129,10 +130,8 @@ def compiled(
     out = np.empty(program.outputs[0].shape, np.float32)
     arena = aligned(files.arena.size_bytes)
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in (source, out, arena)]
-    keep = (source, out, arena, program)
-
-    def call(keep: object = keep) -> None:
-        entry(*pointers)
+    call = functools.partial(entry, *pointers)
+    call.memory = (source, out, arena, program)  # as long as the call can be made
 
     figures = {
         "capture_seconds": captured_at - begin,
@@ -218,7 +217,7 @@ def main() -> None:
     ):
         names = dict(zip(("network", "sparsity", "batch", "threads"), key, strict=True))
         if given.dry:
-            print({k: v for k, v in row(*key).items()})
+            print(row(*key))
         elif not rows.has(**names):
             rows.add(row(*key))
 

@@ -31,6 +31,7 @@ class Settings:
     Args:
         target: What for.
         optimize: "latency", "flash" or "ram".
+        tune: With "latency", measure the promising kernels of each layer on this machine.
         name: Prefix of files and public names, a C identifier.
         kernels: More kernels, preferred where they cost less.
         notes: What the header says of inputs and outputs.
@@ -38,6 +39,7 @@ class Settings:
 
     target: Target = HOST
     optimize: Optimize = "latency"
+    tune: bool = False
     name: str = "net"
     kernels: Sequence[Kernel] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +115,9 @@ def compile_net(
     """
     target = settings.target
     plain = reference_kernels()
-    kernels = choose(net, [*settings.kernels, *plain], target, settings.optimize)
+    kernels = choose(
+        net, [*settings.kernels, *plain], target, settings.optimize, tune=settings.tune
+    )
     copier = next(k for k in plain if k.kind == "copy")  # type: ignore[attr-defined] # one of ours
     laid = lay_out(net, kernels, copier, target)
     return write_files(plan(laid, target), target, settings.name, vectors, settings.notes)

@@ -16,7 +16,7 @@ from penjing.codegen.kernels.geometry import Piece, row_pieces
 from penjing.codegen.kernels.vectors import activated, keep, machine, types
 from penjing.codegen.targets import Target
 
-MULTIPLY_NS, CACHED_NS, MEMORY_NS, TILE_NS = 0.16, 0.3, 1.6, 8.0
+MULTIPLY_NS, CACHED_NS, MEMORY_NS, TILE_NS = 0.16, 0.3, 0.6, 8.0
 """Of one vector's multiply-add, of one vector of weights read from a cache or from beyond it, of
 one tile (Zen 5)."""
 CACHE_BYTES = 1 << 20

@@ -16,7 +16,7 @@ from penjing.codegen.kernels.geometry import geometry
 from penjing.codegen.kernels.vectors import machine
 from penjing.codegen.targets import Target
 
-TAP_NS, FINISH_NS, TILE_NS = 0.35, 1.0, 6.0
+TAP_NS, FINISH_NS, TILE_NS = 0.2, 0.6, 4.0
 """Of one vector and tap, one finished vector, one tile and filter (Zen 5)."""
 
 

@@ -25,6 +25,8 @@ STAGED_NS, DIRECT_NS = 0.21, 0.34
 """Of one vector's multiply-add with an aligned load, and with one that straddles lines (Zen 5)."""
 LIST_NS, FILTER_NS, COPY_NS, FINISH_NS = 0.3, 4.0, 0.35, 0.6
 """Of one nonzero, of one list, of one staged vector, of one finished vector."""
+PER_NONZERO = 6
+"""Bytes of a weight and its place."""
 STRANDS = 6
 """Independent sums that hide the latency of a multiply-add."""
 
@@ -62,6 +64,11 @@ class SparseConv:
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """Rows of neighbouring pixels with their padding around them, and room to stage."""
         return conv_needs(net, layer, frames(net, layer, target, self.style))
+
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:  # noqa: ARG002
+        """Flash for weights, places and counts."""
+        weight = layer.weights["weight"]
+        return int(np.count_nonzero(weight)) * PER_NONZERO + 8 * len(weight)
 
     def emit(self, site: Site, /) -> Code:
         """One function per shape of tile; lists of taps and weights per layer."""

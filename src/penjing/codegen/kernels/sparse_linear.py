@@ -28,7 +28,9 @@ from penjing.codegen.kernels.vectors import activated, machine, types
 from penjing.codegen.targets import Target
 
 LANES = 16
-STEP_NS, GROUP_NS = 0.9, 4.0
+PER_NONZERO = 8
+"""Bytes of a weight and its place, idle lanes included."""
+STEP_NS, GROUP_NS = 1.0, 12.0
 """Of one step and of one group of 16 outputs (Zen 5)."""
 PLAIN_STEP_NS = 8.0
 """Of one step where the window is read by address."""
@@ -130,6 +132,11 @@ class WindowLinear:
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
         """Packed rows; a window may reach behind the last."""
         return packed_needs(net, layer, SLACK)
+
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:  # noqa: ARG002
+        """Flash for weights, places and windows, a third of the lanes idle."""
+        weight = layer.weights["weight"]
+        return int(np.count_nonzero(weight)) * PER_NONZERO + 2 * len(weight)
 
     def emit(self, site: Site, /) -> Code:
         """The steps as arrays, one function per size."""
@@ -320,6 +327,10 @@ class ColumnLinear:
             inputs=tuple(turned(n) for n in layer.inputs),
             outputs=tuple(turned(n) for n in layer.outputs),
         )
+
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:
+        """As the convolution."""
+        return SparseConv(style=self.style).constant_bytes(net, layer, target)
 
     def emit(self, site: Site, /) -> Code:
         """The convolution of one tap over planes of features."""

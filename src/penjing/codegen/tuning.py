@@ -1,0 +1,144 @@
+"""Measuring kernels on this machine: every candidate of a layer alone, kept on disk.
+
+Layers that differ in their weights' values only share a measurement, and so do those whose numbers
+of nonzeros are within a few percent. The key of a stored time holds the layer's sizes, the
+kernel's text, compiler, flags and processor, so that a stale one is never found.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from penjing import files
+from penjing.codegen.build import (
+    cache_folder,
+    compiler_version,
+    cpu_name,
+    find_compiler,
+    shared_library,
+)
+from penjing.codegen.ir import Layer, Net
+from penjing.codegen.kernel import Kernel
+from penjing.codegen.kernels.standalone import Alone, alone
+from penjing.codegen.targets import Target
+
+CANDIDATES, FARTHEST = 6, 4.0
+"""Measured per layer: the most promising, as far as their estimates are within this factor."""
+STEP = 1.06
+"""Layers whose nonzeros differ by less are taken as equal."""
+BURST_SECONDS, BURSTS = 3e-4, 9
+"""One timed burst of calls, and how many; the fastest counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A kernel for a layer, as a program."""
+
+    kernel: Kernel
+    program: Alone
+    key: str
+
+
+def measured(
+    net: Net, layer: Layer, kernels: Sequence[Kernel], target: Target
+) -> Mapping[str, tuple[Kernel, float]]:
+    """Nanoseconds of the promising kernels of a layer.
+
+    Args:
+        net: That the layer is part of.
+        layer: In single precision, not recurrent.
+        kernels: That take it.
+        target: This machine.
+
+    Returns:
+        By key of the measurement, the kernel and its time; what is on disk is not measured again.
+
+    Raises:
+        MissingDependencyError: No compiler.
+        ExportError: The compiler refused a kernel.
+    """
+    costs = {id(k): k.cost(net, layer, target) for k in kernels}
+    least = min(costs.values())
+    able = sorted(
+        (k for k in kernels if costs[id(k)] <= FARTHEST * least), key=lambda k: costs[id(k)]
+    )
+    found: dict[str, tuple[Kernel, float]] = {}
+    missing: list[Candidate] = []
+    for i, kernel in enumerate(able[:CANDIDATES]):
+        program = alone(kernel, net, layer, target, f"{layer.name}_{i}")
+        key = _key(net, layer, program, target)
+        if key in found or any(key == m.key for m in missing):
+            continue
+        path = cache_folder() / "timings" / f"{key}.json"
+        if path.is_file():
+            found[key] = (kernel, float(json.loads(path.read_text())["nanoseconds"]))
+        else:
+            missing.append(Candidate(kernel, program, key))
+    for candidate, nanoseconds in zip(missing, _times(net, layer, missing, target), strict=True):
+        found[candidate.key] = (candidate.kernel, nanoseconds)
+        stored = {"nanoseconds": nanoseconds, "kernel": repr(candidate.kernel)}
+        files.write_json(cache_folder() / "timings" / f"{candidate.key}.json", stored)
+    return found
+
+
+def _key(net: Net, layer: Layer, program: Alone, target: Target) -> str:
+    compiler = find_compiler(target)
+    kept = np.count_nonzero(layer.weights["weight"])
+    parts = [
+        layer.kind, str([net.tensors[n].shape for n in (*layer.inputs, *layer.outputs)]),
+        str(sorted(layer.attributes.items(), key=lambda item: item[0])),
+        str(round(math.log(kept + 1) / math.log(STEP))), str(sorted(program.code.functions)),
+        "".join(program.code.functions.values()), program.code.call.replace(program.name, ""),
+        compiler_version(compiler), " ".join(target.flags), cpu_name(),
+    ]  # fmt: skip
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _times(net: Net, layer: Layer, candidates: Sequence[Candidate], target: Target) -> list[float]:
+    """Nanoseconds of each, in turn so that what else the machine does meets all."""
+    if not candidates:
+        return []
+    texts = {f"{c.program.name}.c": _repeated(c.program) for c in candidates}
+    library = ctypes.CDLL(str(shared_library(texts, list(texts), target)))
+    random = np.random.RandomState(0)
+    values = tuple(random.randn(*net.tensors[n].shape).astype(np.float32) for n in layer.inputs)
+    calls = []
+    for c in candidates:
+        buffers = c.program.buffers(values)
+        pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
+        calls.append((getattr(library, f"{c.program.name}_times"), pointers, buffers))
+    counts = [_count(entry, pointers) for entry, pointers, _ in calls]
+    best = [math.inf] * len(calls)
+    for _ in range(BURSTS):
+        for i, (entry, pointers, _) in enumerate(calls):
+            best[i] = min(best[i], _seconds(entry, pointers, counts[i]) / counts[i])
+    return [1e9 * b for b in best]
+
+
+def _repeated(program: Alone) -> str:
+    name = program.name
+    return (
+        f"{program.source}\nvoid {name}_times(void *const *memory, int count);\n"
+        f"void {name}_times(void *const *memory, int count) {{\n"
+        f"    for (int i = 0; i < count; i++) {name}(memory);\n}}\n"
+    )
+
+
+def _seconds(entry: ctypes._NamedFuncPointer, pointers: object, count: int) -> float:
+    start = time.perf_counter()
+    entry(pointers, count)
+    return time.perf_counter() - start
+
+
+def _count(entry: ctypes._NamedFuncPointer, pointers: object) -> int:
+    """Calls that fill a burst."""
+    _seconds(entry, pointers, 1)
+    return max(1, round(BURST_SECONDS / max(1e-7, _seconds(entry, pointers, 3) / 3)))

@@ -1,0 +1,51 @@
+"""Which kernel is chosen, and what for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penjing.codegen.choice import choose
+from penjing.codegen.ir import Layer, Net, Tensor
+from penjing.codegen.kernels import DenseLinear, WindowLinear, host_kernels
+from penjing.codegen.targets import HOST
+from penjing.errors import ExportError
+
+KERNELS = (DenseLinear(vectors=2), WindowLinear())
+
+
+def linear(sparsity: float) -> Net:
+    """One linear layer of 64 inputs and 32 outputs."""
+    random = np.random.RandomState(0)
+    weight = random.randn(32, 64).astype(np.float32) * (random.rand(32, 64) >= sparsity)
+    layer = Layer("linear", "one", ("x",), ("y",), {"activation": None}, {"weight": weight})
+    return Net(("x",), ("y",), (layer,), {"x": Tensor("x", (1, 64)), "y": Tensor("y", (1, 32))})
+
+
+def test_zeros_change_the_kernel_of_a_layer() -> None:
+    names = [choose(linear(s), host_kernels(), HOST, "latency")["one"].name for s in (0.0, 0.98)]
+    assert names == ["dense_linear", "window_linear"]
+
+
+def test_flash_goes_by_bytes_of_constants() -> None:
+    names = [choose(linear(s), KERNELS, HOST, "flash")["one"].name for s in (0.3, 0.8)]
+    assert names == ["dense_linear", "window_linear"]
+
+
+def test_a_layer_without_a_kernel_is_named() -> None:
+    with pytest.raises(ExportError, match=r"computes linear .*'one'"):
+        choose(linear(0.5), (), HOST, "latency")
+
+
+def test_measured_times_are_kept_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    choose(linear(0.5), (*KERNELS, DenseLinear(vectors=1)), HOST, "latency", tune=True)
+    kept = sorted((tmp_path / "penjing" / "programs" / "timings").iterdir())
+    for path in kept:
+        slow = 1.0 if "WindowLinear" in path.read_text() else 9.0
+        path.write_text(json.dumps({"nanoseconds": slow}))
+    again = choose(linear(0.5), (*KERNELS, DenseLinear(vectors=1)), HOST, "latency", tune=True)
+    assert (len(kept), again["one"].name) == (3, "window_linear")
