@@ -16,8 +16,9 @@ from itertools import product
 import torch
 
 import penjing as pj
+from penjing.recovery import Reconstruct, Tune
 from record import Record, paired_interval, peak_mb
-from workloads import Workload, workload
+from workloads import Workload, flips_and_shifts, workload
 
 FACTORS = {
     "resnet20": (1.5, 2.0),
@@ -42,11 +43,12 @@ def row(
     factor: float,
     seed: int,
     choice: tuple[str | None, str | None, str | None],
-    scope: str,
+    given: argparse.Namespace,
 ) -> dict:
     """Prune, then look at the test set once."""
     importance, allocation, repair = choice
-    x = job.calibration(seed, SAMPLES.get(job.name, 1000))
+    scope = given.scope
+    x = job.calibration(seed, given.images or SAMPLES.get(job.name, 1000))
     start, wall = time.process_time(), time.perf_counter()
     pruned = pj.prune(
         job.model,
@@ -55,7 +57,7 @@ def row(
         calibration=[x],
         importance=importance,
         allocation=allocation,
-        repair=repair,
+        repair=tuning(given, seed) if repair == "tune" else repair,
         scope=scope.split("+"),
         seed=seed,
     )
@@ -69,6 +71,7 @@ def row(
         "importance": importance,
         "allocation": allocation,
         "repair": repair,
+        **({"tune_steps": given.steps} if repair == "tune" else {}),
         "scope": scope,
         "measured_fewer_macs": data.before.macs / data.after.macs,
         "fewer_params": data.before.params / data.after.params,
@@ -91,6 +94,13 @@ def row(
     return result
 
 
+def tuning(given: argparse.Namespace, seed: int) -> Tune:
+    """Gradient steps after the least squares, on images flipped and shifted."""
+    return Tune(
+        first=Reconstruct(seed=seed), steps=given.steps, augment=flips_and_shifts, seed=seed
+    )
+
+
 def record(name: str) -> Record:
     """The results file of one network."""
     return Record(
@@ -109,19 +119,26 @@ def main() -> None:
         "--criteria", action="store_true", help="every importance, allocation and repair instead"
     )
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--repair", choices=("least_squares", "tune"), default="least_squares")
+    parser.add_argument("--steps", type=int, default=150, help="of --repair tune")
+    parser.add_argument("--images", type=int, help="calibration samples instead of 1000")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for name in [given.network] if given.network else sorted(FACTORS):
         job, rows = workload(name), record(name)
-        choices = CRITERIA if given.criteria else [("obs", "dp", "least_squares")]
+        choices = CRITERIA if given.criteria else [("obs", "dp", given.repair)]
         for choice, factor, seed in product(
             choices,
             [given.fewer_macs] if given.fewer_macs else FACTORS[name],
             [given.seed] if given.seed is not None else SEEDS,
         ):
             key = dict(zip(("importance", "allocation", "repair"), choice, strict=True))
+            if given.images:
+                key["samples"] = given.images
+            if given.repair == "tune":
+                key["tune_steps"] = given.steps
             if not rows.has(fewer_macs=factor, seed=seed, scope=given.scope, **key):
-                rows.add(row(job, factor, seed, choice, given.scope))
+                rows.add(row(job, factor, seed, choice, given))
 
 
 if __name__ == "__main__":

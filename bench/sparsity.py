@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 import penjing as pj
+from penjing.recovery import Reconstruct, Tune
 from record import Record, paired_interval, peak_mb
-from workloads import Workload, workload
+from workloads import Workload, flips_and_shifts, workload
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SEEDS = (0, 1, 2)
@@ -45,7 +46,7 @@ def row(job: Workload, share: float | None, seed: int, given: argparse.Namespace
         sparsity=None if share is None else share * _whole(job.model) / _inner(job.model),
         pattern=given.pattern,
         calibration=[x],
-        repair=given.repair,
+        repair=tuning(given, seed) if given.repair == "tune" else given.repair,
         seed=seed,
         **CHOICES[given.choice],
     )
@@ -59,6 +60,7 @@ def row(job: Workload, share: float | None, seed: int, given: argparse.Namespace
         "pattern": given.pattern,
         **CHOICES[given.choice],
         "repair": given.repair,
+        **({"tune_steps": given.steps} if given.repair == "tune" else {}),
         "measured_sparsity": zeros / _whole(sparse.model),
         "metric": job.metric,
         "dense": 100 * job.quality(before),
@@ -72,6 +74,13 @@ def row(job: Workload, share: float | None, seed: int, given: argparse.Namespace
         "peak_mb": peak_mb(),
         "split": job.split,
     }
+
+
+def tuning(given: argparse.Namespace, seed: int) -> Tune:
+    """Gradient steps after the least squares, on images flipped and shifted."""
+    return Tune(
+        first=Reconstruct(seed=seed), steps=given.steps, augment=flips_and_shifts, seed=seed
+    )
 
 
 def _weights(model: nn.Module) -> list[torch.Tensor]:
@@ -96,6 +105,7 @@ def main() -> None:
     parser.add_argument("--choice", choices=sorted(CHOICES), default="obs")
     parser.add_argument("--pattern", default="element")
     parser.add_argument("--repair", default="auto", type=lambda t: None if t == "off" else t)
+    parser.add_argument("--steps", type=int, default=150, help="of --repair tune")
     parser.add_argument("--images", type=int, default=1000)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -118,6 +128,8 @@ def main() -> None:
             "samples": given.images,
             **CHOICES[given.choice],
         }
+        if given.repair == "tune":
+            known["tune_steps"] = given.steps
         if not rows.has(**known):
             rows.add(row(job, share, seed, given))
 

@@ -106,6 +106,14 @@ def workload(name: str) -> Workload:
     return _halves(name, *data.tiny(name))
 
 
+def flips_and_shifts(x: Tensor) -> Tensor:
+    """Photographs flipped by chance and moved together by up to two pixels, zeros moving in."""
+    flipped = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+    down, right = torch.randint(0, 5, (2,)).tolist()
+    padded = nn.functional.pad(flipped, (2, 2, 2, 2))
+    return padded[:, :, down : down + x.shape[2], right : right + x.shape[3]].contiguous()
+
+
 def _raw(images: np.ndarray) -> Tensor:
     """uint8 (N, 32, 32, 3) -> float32 (N, 3, 32, 32) in 0..255."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()

@@ -13,7 +13,7 @@ from penjing.cli.app import LATER
 from penjing.report import Report
 
 COMMANDS = (
-    *("demo", "compress", "groups", "prune"),
+    *("demo", "compress", "groups", "prune", "sparsify"),
     *("finetune", "distill", "measure", "export", "report"),
 )
 NET = """
@@ -162,6 +162,20 @@ def test_a_ratio_in_percent_ends_with_code_2(net, tmp_path):
     done = run("prune", net, "--pruning-ratio", "50", "--out", tmp_path / "half")
     assert done.exit_code == 2
     assert "50 percent is 0.5" in done.stderr
+
+
+def test_sparsify_writes_a_network_with_zeros(net, tmp_path):
+    done = run(
+        "sparsify", net, "--sparsity", "0.5", "--keep-dense", "none", "--out", tmp_path / "half"
+    )
+    left = Report.read(tmp_path / "half" / "report.json").data
+    assert (done.exit_code, left.after.nonzero < 0.6 * left.before.nonzero) == (0, True)
+
+
+def test_a_pattern_that_is_none_ends_with_code_2(net, tmp_path):
+    done = run("sparsify", net, "--pattern", "stripes", "--out", tmp_path / "half")
+    assert done.exit_code == 2
+    assert "no pattern is called 'stripes'" in done.stderr
 
 
 def test_a_saved_network_can_be_measured(net, tmp_path):
