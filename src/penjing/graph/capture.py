@@ -322,6 +322,18 @@ def _try_export(
         return error
 
 
+def capture_once(model: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Export a network at the example's sizes for what happens on the way.
+
+    Raises:
+        CaptureError: The export failed.
+    """
+    with quiet_eval(model):
+        program = _try_export(model, *example, None)
+    if isinstance(program, Exception):
+        raise CaptureError(_explain(program)) from program
+
+
 @contextmanager
 def _torch_silent() -> Iterator[None]:
     """Nothing printed inside: export writes whole graphs where it fails, before it says why."""

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from penjing.errors import PenjingError, VerificationError
 from penjing.figures import Proof
+from penjing.graph.attributes import compared_values, new_values, readings, write
 from penjing.graph.capture import Program
 from penjing.graph.form import graph_form
 from penjing.graph.network import Cut
@@ -29,6 +30,8 @@ from penjing.pruning.verify import (
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """Relative, by the dtype of the outputs: kernels for different widths round differently."""
+
+MAX_COMPARED = 4  # runs in which sizes that a forward compares are looked at
 
 FAILURES = (
     RuntimeError,
@@ -72,11 +75,10 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
         VerificationError: The cut graph differs from the masked original.
     """
     evidence = prove(cut, seed)
-    try:
-        made = cut_module(model, cut)
-        reason = _compare_forms(made, cut, seed) or _trains_no_more(model, made, cut)
-    except FAILURES as error:
-        reason = _told(error)
+    made = cut_module(model, cut)
+    reason = _refused(model, made, cut, seed)
+    if reason:
+        reason = _with_attributes(model, made, cut, seed)
     if reason:
         made = graph_form(cut.program)
         made.train(model.training)
@@ -96,6 +98,33 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
             f"inputs, more than {limit:.0e}; the cut is refused"
         )
     return Made(made, proof)
+
+
+def _refused(model: nn.Module, made: nn.Module, cut: Cut, seed: int) -> str:
+    """Why the cut module is not what the cut graph is; else empty."""
+    try:
+        return _compare_forms(made, cut, seed) or _trains_no_more(model, made, cut)
+    except FAILURES as error:
+        return _told(error)
+
+
+def _with_attributes(model: nn.Module, made: nn.Module, cut: Cut, seed: int) -> str:
+    """Set the integers that `forward` reads to what the cut asks for; why it is still refused."""
+    program = cut.network.program
+    example = pytree.tree_unflatten(list(program.example), program.in_spec)
+    try:
+        found = readings(model, example)
+        write(made, new_values(found.calls, program, cut.program))
+    except FAILURES as error:
+        return _told(error)
+    reason = _refused(model, made, cut, seed)
+    for _ in range(MAX_COMPARED if found.compared else 0):  # one may stand behind another
+        sizes = compared_values(made, example, found.compared) if reason else {}
+        if not sizes:
+            break
+        write(made, sizes)
+        reason = _refused(model, made, cut, seed)
+    return reason
 
 
 def _really_differs(module: nn.Module, program: Program) -> bool:
