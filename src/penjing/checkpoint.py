@@ -34,7 +34,7 @@ from penjing.graph.form import graph_form, identity
 from penjing.graph.network import Network
 from penjing.plan import Plan
 from penjing.pruning.packing import Packed, described, from_description, pack, unpack
-from penjing.pruning.surgery import shrink
+from penjing.pruning.result import shrink_whole
 from penjing.record import Record, attach, make_example, record_of
 
 SPEC = "spec.json"
@@ -425,7 +425,7 @@ def _apply(model: nn.Module, plan: Plan, saved: Saved) -> None:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         network = Network.of(model, saved.record.example_inputs(device))
-        shrink(model, network.cut(plan))
+        shrink_whole(model, network.cut(plan))
     except (PlanError, InputError) as error:
         raise CheckpointError(f"the plan in {saved.path} does not fit model=: {error}") from error
 

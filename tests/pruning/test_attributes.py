@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from penjing.checkpoint import load, save
 from penjing.graph.network import Network
 from penjing.pruning.result import make
+from penjing.verbs.prune import prune
 
 WIDTH = 16
 
@@ -87,6 +89,21 @@ def test_a_shared_configuration_is_copied_for_the_module_that_reads_it(halved):
 
 def test_an_attribute_follows_the_size_that_it_is_compared_with(halved):
     assert halved[1].model.checked.width == WIDTH // 2
+
+
+def test_attributes_follow_a_cut_in_place_too():
+    torch.manual_seed(0)
+    model = Blocks().eval()
+    prune(model, torch.randn(2, 7, 5), pruning_ratio=0.5, inplace=True)
+    assert [block.heads for block in model.blocks] == [2, 1]
+
+
+def test_a_saved_network_loads_into_its_class_with_its_attributes(tmp_path):
+    torch.manual_seed(0)
+    model, x = Blocks().eval(), torch.randn(2, 7, 5)
+    small = prune(model, x, pruning_ratio=0.5).model
+    save(small, tmp_path)
+    assert torch.equal(load(tmp_path, Blocks).eval()(x), small(x))
 
 
 def test_another_sequence_length_runs_through_the_cut_network(halved):

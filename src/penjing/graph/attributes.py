@@ -425,6 +425,32 @@ def write(model: nn.Module, values: Mapping[Place, int]) -> None:
         own[str(first)] = _replaced(own[str(first)], rest, value)
 
 
+def differing(model: nn.Module, other: nn.Module) -> dict[Place, int]:
+    """Integers of `other` that differ from those of `model`, both of one class."""
+    here, there = dict(_integers(model)), dict(_integers(other))
+    return {place: v for place, v in there.items() if here.get(place, v) != v}
+
+
+def _integers(model: nn.Module) -> Iterator[tuple[Place, int]]:
+    for name, module in model.named_modules():
+        for attribute in [a for a in vars(module) if a not in _OF_EVERY_MODULE]:
+            yield from _integers_in(vars(module)[attribute], Place(name, (attribute,)), 2)
+
+
+def _integers_in(value: Any, place: Place, depth: int) -> Iterator[tuple[Place, int]]:
+    if type(value) is int:
+        yield place, value
+    elif not depth:
+        return
+    elif type(value) in (list, tuple):
+        for i, inner in enumerate(value):
+            yield from _integers_in(inner, _inside(place, i), depth - 1)
+    elif type(value) is dict or is_settings(value):
+        for key, inner in (value if type(value) is dict else vars(value)).items():
+            if isinstance(key, (str, int)):
+                yield from _integers_in(inner, _inside(place, key), depth - 1)
+
+
 def read(model: nn.Module, place: Place) -> int:
     """The integer kept at a place."""
     held: Any = vars(model.get_submodule(place.module))

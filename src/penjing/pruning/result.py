@@ -14,10 +14,10 @@ from torch.utils import _pytree as pytree
 from penjing.errors import PenjingError, VerificationError
 from penjing.figures import Proof
 from penjing.graph.attributes import compared_values, new_values, readings, write
-from penjing.graph.capture import Program
+from penjing.graph.capture import Program, quiet_eval
 from penjing.graph.form import graph_form
 from penjing.graph.network import Cut
-from penjing.pruning.surgery import cut_module, write_tensors
+from penjing.pruning.surgery import cut_module, shrink, write_tensors
 from penjing.pruning.verify import (
     TOLERANCE,
     Widened,
@@ -125,6 +125,35 @@ def _with_attributes(model: nn.Module, made: nn.Module, cut: Cut, seed: int) -> 
         write(made, sizes)
         reason = _refused(model, made, cut, seed)
     return reason
+
+
+def shrink_whole(model: nn.Module, cut: Cut) -> None:
+    """Cut a network in place, with the integers that its `forward` reads; nothing is proved.
+
+    Args:
+        model: The network that `cut` was made from.
+        cut: What goes; known to keep the class.
+    """
+    program = cut.network.program
+    example = pytree.tree_unflatten(list(program.example), program.in_spec)
+    found = readings(model, example)
+    values = new_values(found.calls, program, cut.program)
+    shrink(model, cut)
+    write(model, values)
+    for _ in range(MAX_COMPARED if found.compared else 0):
+        sizes = {} if _runs(model, example) else compared_values(model, example, found.compared)
+        if not sizes:
+            break
+        write(model, sizes)
+
+
+def _runs(model: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
+    try:
+        with quiet_eval(model), torch.no_grad():
+            model(*example[0], **example[1])
+    except FAILURES:
+        return False
+    return True
 
 
 def _really_differs(module: nn.Module, program: Program) -> bool:

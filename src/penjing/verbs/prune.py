@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from penjing.errors import BudgetError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
+from penjing.graph.attributes import differing, write
 from penjing.graph.capture import Example, capture, check_network
 from penjing.graph.network import Cut, Network
 from penjing.plan import Plan
@@ -441,5 +442,6 @@ def _placed(model: nn.Module, work: Work, home: torch.device, inplace: bool) -> 
             "use inplace=False, which returns a graph module"
         )
     shrink(model, work.cut)
+    write(model, differing(model, work.model))
     write_tensors(model, work.tensors)
     return model
