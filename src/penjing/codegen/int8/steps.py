@@ -168,13 +168,16 @@ def _conv(
 
 def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
     """Whether a pixel of the input is itself the column of a pixel of the output."""
-    one = layer.weights["weight"].shape[1:3] == (1, 1) and layer.attributes["stride"] == (1, 1)
+    source, result = net.tensors[layer.inputs[0]].shape, net.tensors[layer.output].shape
+    kernel_shape = layer.weights["weight"].shape[1:3]
     plain = not any(map(any, layer.attributes["padding"]))
-    if kernel == "sparse":
-        height, width, _ = net.tensors[layer.output].shape
-        return one and plain and height * width == 1
-    fits = kernel == "rows" or net.tensors[layer.inputs[0]].shape[2] % WORD == 0
-    return one and plain and fits
+    fits = kernel != "pairs" or layer.weights["weight"][0].size % WORD == 0
+    if not plain or not fits:
+        return False
+    if kernel_shape == source[:2]:
+        return True  # the whole input is the one column
+    one = kernel_shape == (1, 1) and layer.attributes["stride"] == (1, 1)
+    return one and (kernel != "sparse" or result[0] * result[1] == 1)
 
 
 def _choose(layer: IntegerLayer, target: Target, optimize: Optimize) -> str:

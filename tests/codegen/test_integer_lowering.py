@@ -1,0 +1,118 @@
+"""Quantized networks in integers: what the reference computes is what the simulation says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from penjing.codegen.int8 import compile_integers
+from penjing.errors import ExportError
+from penjing.graph.capture import capture
+from penjing.quantization.lowering import integers
+from penjing.quantization.module import QuantizedModule
+from penjing.quantization.ptq import quantize_program
+from penjing.quantization.reference import run
+from penjing.task import Calibration
+
+
+class Residual(nn.Module):
+    """Convolutions, a residual, a gate, pools and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, 2), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, padding="same", groups=8), nn.Hardswish())
+        self.gate = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid())
+        self.wide = nn.Conv2d(16, 10, 1)
+        self.head = nn.Linear(10 * 9, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = F.relu6(x + self.body(x))
+        x = self.deep(x)
+        x = x * self.gate(F.adaptive_avg_pool2d(x, 1))
+        x = self.wide(torch.cat([x, F.avg_pool2d(x, 3, 1, 1)], 1))
+        return self.head(F.max_pool2d(x, 2).flatten(1)).softmax(1)
+
+
+class Sequence(nn.Module):
+    """Convolutions over time, then linear layers on every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 5, stride=2, padding=2)
+        self.depth = nn.Conv1d(8, 8, 3, padding=1, groups=8)
+        self.linear = nn.Linear(8, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = F.relu(self.depth(F.relu(self.conv(x))))
+        return self.head(torch.tanh(self.linear(x.transpose(1, 2))).mean(1))
+
+
+def quantized(model, example):
+    return quantize_program(capture(model.eval(), example), Calibration.of(example))
+
+
+CASES = {
+    "residual": (Residual, (8, 3, 15, 15)),
+    "sequence": (Sequence, (8, 4, 20)),
+    "linear": (lambda: nn.Sequential(nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)), (8, 9)),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    make, shape = CASES[request.param]
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    return quantized(make(), x), x
+
+
+def test_the_reference_is_within_two_steps_of_the_simulation(case):
+    """Where a sum lies just between two integers, layers may differ by one step each."""
+    network, x = case
+    net = integers(network)
+    found = run(net, x.numpy())[0]
+    step = net.tensors[net.outputs[0]].scale
+    assert np.abs(found - QuantizedModule(network)(x).numpy()).max() <= 2.01 * step
+
+
+def test_the_program_gives_the_bits_of_the_reference(case):
+    network, x = case
+    net = integers(network)
+    np.testing.assert_array_equal(compile_integers(net)(x.numpy()), run(net, x.numpy())[0])
+
+
+def test_zeros_around_an_image_are_fused_with_the_convolution():
+    x = torch.randn(4, 3, 8, 8)
+    model = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3))
+    assert [la.kind for la in integers(quantized(model, x)).layers] == ["conv"]
+
+
+def test_a_channel_with_a_bias_far_above_its_weights_still_fits_32_bits():
+    model, x = nn.Conv2d(2, 3, 3), torch.randn(4, 2, 6, 6)
+    with torch.no_grad():
+        model.weight[1] *= 1e-12
+        model.bias[1] = 1.0
+    network = quantized(model, x)
+    found = run(integers(network), x.numpy())[0]
+    assert np.abs(found[:, 1] - 1.0).max() < 0.05
+
+
+def test_an_op_without_an_integer_form_is_refused_with_its_line_and_the_reason():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return torch.cumsum(self.conv(x), 1)
+
+    network = quantized(Odd(), torch.randn(4, 3, 6, 6))
+    with pytest.raises(ExportError, match=r"cumsum.*test_integer_lowering.py.*no integer form"):
+        integers(network)
