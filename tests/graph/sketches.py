@@ -561,12 +561,78 @@ def constant_per_channel(net, x):
     return net.fc(mean(net.a(x) * torch.arange(8.0).view(1, 8, 1, 1)))
 
 
+SEQUENCE = (2, 5, 8)
+
+
 @sketch(
-    {},
-    example=(2, 5, 8),
+    {"r.weight_ih_l0": 6},
+    example=SEQUENCE,
     r=partial(nn.LSTM, 8, 6, batch_first=True),
     fc=linear(6),
-    locked={"r.weight_ih_l0": "lstm has no rule"},
 )
 def recurrent(net, x):
     return net.fc(net.r(x)[0].mean(1))
+
+
+@sketch(
+    {"a": 7, "r.weight_ih_l0": 6},
+    example=SEQUENCE,
+    a=partial(nn.Linear, 8, 7),
+    r=partial(nn.GRU, 7, 6, num_layers=2, bidirectional=True, batch_first=True),
+    fc=linear(12),
+)
+def recurrent_layers_in_both_directions(net, x):
+    return net.fc(net.r(net.a(x))[0][:, -1])
+
+
+@sketch(
+    {"r.weight_hh_l0": 4},
+    example=(5, 2, 8),
+    locked={"r.weight_ih_l0": "lstm with projections"},
+    r=partial(nn.LSTM, 8, 6, num_layers=2, proj_size=4),
+    fc=linear(4),
+    read=linear(6),
+)
+def recurrent_with_projections_and_states_read(net, x):
+    out, (hidden, cells) = net.r(x)
+    return net.fc(out[-1]) + net.fc(hidden[0]) + net.read(cells[-1])
+
+
+@sketch(
+    {"r.weight_ih_l0": 6},
+    example=SEQUENCE,
+    r=partial(nn.RNN, 8, 6, nonlinearity="relu", bias=False, batch_first=True),
+    fc=linear(6),
+)
+def plain_recurrence(net, x):
+    return net.fc(net.r(x)[0].mean(1))
+
+
+@sketch(
+    {},
+    example=lambda: (torch.randn(SEQUENCE), torch.randn(1, 2, 6)),
+    r=partial(nn.GRU, 8, 6, batch_first=True),
+    fc=linear(6),
+    locked={"r.weight_ih_l0": "network input"},
+)
+def recurrence_from_a_state_that_is_given(net, x, state):
+    return net.fc(net.r(x, state)[0].mean(1))
+
+
+@sketch(
+    {"c.weight_ih": 6},
+    example=SEQUENCE,
+    c=partial(nn.LSTMCell, 8, 6),
+    fc=linear(6),
+)
+def cells_in_a_loop(net, x):
+    hidden = cells = x.new_zeros(len(x), net.c.hidden_size)
+    for step in range(x.shape[1]):
+        hidden, cells = net.c(x[:, step], (hidden, cells))
+    return net.fc(hidden)
+
+
+@sketch({"c.weight_ih": 6}, example=SEQUENCE, c=partial(nn.GRUCell, 8, 6), fc=linear(6))
+def gated_cells(net, x):
+    hidden = net.c(x[:, 0])
+    return net.fc(net.c(x[:, 1], hidden))

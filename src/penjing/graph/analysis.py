@@ -13,6 +13,7 @@ from penjing.graph.axes import Atoms, Dim, Reason, fixed
 from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value, where
 from penjing.graph.capture import Program, is_hinted
 from penjing.graph.movement import Move, is_movement
+from penjing.graph.recurrent import RECURRENT
 from penjing.graph.rules import (
     EXPANDERS,
     MAKERS,
@@ -152,8 +153,9 @@ class Analysis:
             return RULES[name](site)
         if dead(site):
             return fixed_outputs(site)
-        if name in RULES:
-            return RULES[name](site)
+        rule = RULES.get(name) or RECURRENT.get(name)
+        if rule is not None:
+            return rule(site)
         if is_pointwise(node):
             return pointwise(site)
         if name == "repeat":

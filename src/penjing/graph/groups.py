@@ -227,7 +227,7 @@ def _locks(analysis: Analysis) -> list[Lock]:
             if live.shape[1] == 0 or (live[position] < 0).all():
                 atoms = [int(a) for a in resolved[position] if a >= 0] if resolved.shape[1] else []
                 if atoms:
-                    counts[fqn, axis, analysis.atoms.reason(atoms[0])] += 1
+                    counts[fqn, axis, analysis.atoms.reason(atoms[-1])] += 1
     return [
         Lock(fqn, axis, n, reason.why, reason.where) for (fqn, axis, reason), n in counts.items()
     ]

@@ -162,6 +162,21 @@ def _prelu(module: nn.Module, _groups: int | None) -> None:
     module.num_parameters = len(module.weight)
 
 
+def _recurrent(module: nn.Module, _groups: int | None) -> None:
+    assert isinstance(module, nn.RNNBase)
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    into = module.get_parameter("weight_ih_l0")
+    module.input_size, module.hidden_size = into.shape[1], into.shape[0] // gates
+    if module.proj_size:
+        module.proj_size = len(module.get_parameter("weight_hr_l0"))
+    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _cell(module: nn.Module, _groups: int | None) -> None:
+    assert isinstance(module, nn.RNNCellBase)
+    module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+
+
 _PATCHES: dict[
     type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.Module, int | None], None]
 ] = {
@@ -172,4 +187,6 @@ _PATCHES: dict[
     nn.GroupNorm: _group_norm,
     nn.Embedding: _embedding,
     nn.PReLU: _prelu,
+    nn.RNNBase: _recurrent,
+    nn.RNNCellBase: _cell,
 }
