@@ -7,11 +7,12 @@ from pathlib import Path
 from torch import nn
 
 from penjing.errors import ExportError, UnavailableError
-from penjing.exporters._onnx import onnx_feeds, write_onnx, write_program
+from penjing.exporters._onnx import onnx_feeds, write_integers, write_onnx, write_program
 from penjing.exporters.exported import Exported
 from penjing.graph.capture import Example
+from penjing.quantization.module import QuantizedModule
 
-__all__ = ["Exported", "onnx_feeds", "write", "write_onnx", "write_program"]
+__all__ = ["Exported", "onnx_feeds", "write", "write_integers", "write_onnx", "write_program"]
 
 LATER = {
     ".pte": "ExecuTorch",
@@ -39,6 +40,8 @@ def write(model: nn.Module, example_inputs: Example, path: str | Path) -> Export
         VerificationError: The written file computes something else; it is removed.
     """
     suffix = Path(path).suffix.lower()
+    if suffix == ".onnx" and isinstance(model, QuantizedModule):
+        return write_integers(model.network, path)
     if suffix == ".onnx":
         return write_onnx(model, example_inputs, path)
     if suffix in LATER:

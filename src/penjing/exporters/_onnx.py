@@ -22,6 +22,8 @@ from penjing.exporters.exported import Exported
 from penjing.exporters.session import open_session, runtime_errors, runtime_name
 from penjing.graph.capture import Example, Program, capture, quiet_eval
 from penjing.graph.form import graph_form
+from penjing.quantization.network import QuantizedNetwork
+from penjing.quantization.simulation import simulate
 
 Reference = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """Flat tensor inputs to flat tensor outputs."""
@@ -32,6 +34,10 @@ BATCHES = (1, 3)
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Largest relative difference by dtype: float32 sums in another order differ by some 1e-6 per
 layer; 1e-4 leaves room for deep networks and is far below any change of meaning."""
+
+INTEGER_TOLERANCE = 0.05
+"""The same for integers: a sum between two numbers may be rounded either way, in each layer anew;
+of 256 steps that is 12 at the end, and far from what a wrong grid does."""
 
 _HALF_TOLERANCE = 2e-2
 _MAX_BYTES = 2 * 1024**3 - 1  # of a protobuf message, and so of a file with all its weights inside
@@ -80,12 +86,46 @@ def write_program(
         VerificationError: ONNX Runtime computes something else.
     """
     module = _flat(program).cpu()
-    converted = _convert(module, program)
+    converted = _convert_module(module, program)
     found: list[Exported] = []
 
     def fill(part: Path) -> None:
         converted.save(part, external_data=False)
         found.append(_compare(part, program, reference or (lambda inputs: module(*inputs))))
+
+    target = files.write_with(path, fill)
+    return replace(found[0], path=target, size_bytes=target.stat().st_size)
+
+
+def write_integers(network: QuantizedNetwork, path: str | Path) -> Exported:
+    """Export a quantized network, load the file again and compare it with the simulation.
+
+    Args:
+        network: The quantized network.
+        path: File to write; an older one stays as it is until the new one was found alike.
+
+    Returns:
+        The file and how it compared.
+
+    Raises:
+        ExportError: ONNX Runtime cannot express the network, or has no integer kernels for it.
+        VerificationError: ONNX Runtime computes something else.
+    """
+    from penjing.exporters._qdq import QdqModule, check_expressible
+
+    check_expressible(network)
+    program = network.program
+    converted = _convert_module(QdqModule(network).eval(), program)
+    simulation, found = simulate(network), list[Exported]()
+
+    def reference(inputs: Sequence[Tensor]) -> list[Tensor]:
+        given = iter(inputs)
+        flat = [next(given) if isinstance(v, Tensor) else v for v in program.example]
+        return [v for v in simulation.run(flat) if isinstance(v, Tensor)]
+
+    def fill(part: Path) -> None:
+        converted.save(part, external_data=False)
+        found.append(_compare(part, program, reference, INTEGER_TOLERANCE))
 
     target = files.write_with(path, fill)
     return replace(found[0], path=target, size_bytes=target.stat().st_size)
@@ -160,10 +200,14 @@ def _output_names(program: Program, taken: Sequence[str]) -> list[str]:
     return names
 
 
-def _convert(module: fx.GraphModule, program: Program) -> Any:
+def _convert_module(module: nn.Module, program: Program, probes: Sequence[str] = ()) -> Any:
+    """An ONNX program of a module that takes flat tensors; `probes` name further outputs."""
     inputs = _input_names(program)
     example = tuple(v.cpu() for v in program.example if isinstance(v, Tensor))
     batch = torch.export.Dim("batch") if program.dynamic_batch else None
+    free: tuple[Any, ...] = tuple({0: batch} for _ in example)
+    if not isinstance(module, fx.GraphModule):  # its forward takes any number of tensors
+        free = (free,)
     try:
         with _quiet(), torch.no_grad():
             converted = torch.onnx.export(
@@ -172,8 +216,8 @@ def _convert(module: fx.GraphModule, program: Program) -> Any:
                 dynamo=True,
                 verbose=False,
                 input_names=inputs,
-                output_names=_output_names(program, inputs),
-                dynamic_shapes=tuple({0: batch} for _ in example) if batch is not None else None,
+                output_names=[*_output_names(program, inputs), *probes],
+                dynamic_shapes=free if batch is not None else None,
             )
     except (torch.onnx.OnnxExporterError, ValueError) as error:
         cause = error.__cause__ or error
@@ -186,7 +230,25 @@ def _convert(module: fx.GraphModule, program: Program) -> Any:
         raise ExportError(
             "the weights have more than 2 GB, the most that one .onnx file holds; make them float16"
         )
+    _strip(converted)
     return converted
+
+
+def _strip(converted: Any) -> None:
+    """Remove what no runtime reads: stack traces, and the shapes between the nodes."""
+    graph = converted.model.graph
+    kept = {id(v) for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if id(value) not in kept:
+                value.shape = value.type = None
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    converted.model.metadata_props.clear()
 
 
 @contextmanager
@@ -203,7 +265,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _compare(path: Path, program: Program, reference: Reference) -> Exported:
+def _compare(
+    path: Path, program: Program, reference: Reference, at_least: float = 0.0
+) -> Exported:
     """Run the file and the network on fresh inputs.
 
     Raises:
@@ -227,6 +291,7 @@ def _compare(path: Path, program: Program, reference: Reference) -> Exported:
             allowed = TOLERANCE.get(
                 other.dtype, _HALF_TOLERANCE if other.is_floating_point() else 0
             )
+            allowed = max(allowed, at_least)
             apart = _difference(torch.from_numpy(one), other)
             if not apart <= allowed:
                 raise VerificationError(

@@ -1,0 +1,253 @@
+"""`quantize`: a trained network in integers, from unlabelled samples alone."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from penjing.errors import InputError
+from penjing.figures import Figures
+from penjing.graph.capture import Example, Program, capture, check_network
+from penjing.graph.folding import layer_nodes, stored_names
+from penjing.pruning.selection import Key, matches
+from penjing.quantization.module import QuantizedModule
+from penjing.quantization.network import QuantizedNetwork
+from penjing.quantization.observers import Observer
+from penjing.quantization.ptq import Settings, quantize_program
+from penjing.quantization.ranges import BATCH
+from penjing.quantization.rounding import Rounding
+from penjing.quantization.scheme import Scheme
+from penjing.quantization.scheme import resolve as resolve_scheme
+from penjing.record import Record, attach, record_of
+from penjing.report import Report, ReportData, environment
+from penjing.task import Calibration
+from penjing.task import agreement as share_alike
+from penjing.task.randomness import random_kept
+from penjing.verbs.preparation import check_finite, check_fits, program_figures
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A network in integers.
+
+    Args:
+        model: Called like the original; simulates the integers, and is exported, compiled and saved
+            as real ones.
+        report: Figures before and after, what runs in integers, and what fell back and why.
+    """
+
+    model: QuantizedModule
+    report: Report
+
+
+def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
+    model: nn.Module,
+    example_inputs: Example,
+    *,
+    calibration: Any,
+    scheme: str | Scheme = "int8",
+    observer: str | Observer = "mse",
+    rounding: Rounding = "nearest",
+    equalization: bool = False,
+    bias_correction: bool = True,
+    ignored_layers: Iterable[Key] | Key = (),
+    transform_fn: Callable[[Any], Any] | None = None,
+    seed: int = 0,
+) -> Quantized:
+    """Quantize a network after training, without labels.
+
+    Norms are folded, activations get the grid of what calibration shows, weights a scale per output
+    channel. What has no integer form stays in floats and is named in the report. Weights that are
+    zero stay zero, so pruned and sparsified networks keep what they have gained.
+
+    Args:
+        model: Any network that `torch.export` takes; only read.
+        example_inputs: A tensor, a tuple (positional) or a dict (keywords), on its device.
+        calibration: Unlabelled batches (inputs alone, or with labels that are ignored); some
+            hundred samples.
+        scheme: "int8", "int7" (weights for x86 without VNNI), "int4", "ternary", "binary",
+            "int8x16" (16-bit activations), "int8-shift" (scales are powers of two), or a `Scheme`.
+        observer: Which range of an activation the grid covers: "mse", "min_max", "percentile",
+            "entropy", or any callable from a histogram to (minimum, maximum).
+        rounding: "nearest", "gptq" or "adaround"; the latter two look at data.
+        equalization: Make the ranges of neighbouring layers alike first.
+        bias_correction: Let biases make up for the mean error of each channel.
+        ignored_layers: Modules, names, globs or types that stay in floats.
+        transform_fn: Makes a batch from what `calibration` yields.
+        seed: Of everything random.
+
+    Returns:
+        The network in integers, on the CPU, and the report.
+
+    Raises:
+        InputError: Bad example inputs, weights or calibration data, or a network that is quantized
+            already.
+        CaptureError: The network does not export.
+        StrategyError: An unknown scheme, observer or rounding, layers that match nothing, or a
+            network without anything that has an integer form.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> quantized = quantize(net, torch.ones(1, 4), calibration=[torch.randn(64, 4)])
+        >>> quantized.model
+        QuantizedModule(int8, 2 of 2 layers in integers, 0 ops in floats, takes float32[2, 4])
+    """
+    started = time.perf_counter()
+    check_network(model)
+    if isinstance(model, QuantizedModule):
+        raise InputError(
+            "the network is quantized already; quantize the one in floats that it was made from"
+        )
+    check_finite(model)
+    samples = Calibration.of(calibration, transform_fn, seed=seed)
+    settings = Settings(
+        scheme=resolve_scheme(scheme),
+        observer=observer,
+        rounding=rounding,
+        equalization=equalization,
+        bias_correction=bias_correction,
+        seed=seed,
+    )
+    with random_kept():
+        torch.manual_seed(seed)
+        worker, example = _on_cpu(model, example_inputs)
+        program = capture(worker, example)
+        check_fits(samples, program)
+        settings = replace(settings, keep_float=_ignored(worker, program, ignored_layers))
+        network = quantize_program(program, samples, settings)
+        result = QuantizedModule(network)
+        data = _report(worker, program, result, samples, settings)
+    _remember(result, model, example_inputs)
+    return Quantized(result, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def _on_cpu(model: nn.Module, example: Example) -> tuple[nn.Module, Example]:
+    """The network and its inputs on the CPU; copies where they are elsewhere."""
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if home.type == "cpu":
+        return model, example
+    moved: Example = torch.utils._pytree.tree_map(
+        lambda v: v.cpu() if isinstance(v, Tensor) else v, example
+    )
+    return copy.deepcopy(model).cpu(), moved
+
+
+def _ignored(
+    model: nn.Module, program: Program, keys: Iterable[Key] | Key
+) -> Mapping[str, str]:
+    """Layers that the caller keeps in floats, with the reason."""
+    several = (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
+    kept: dict[str, str] = {}
+    owners = {
+        node.name: stored_names(program, node).get("weight", "").rpartition(".")[0]
+        for node in layer_nodes(program)
+    }
+    for key in several:
+        names = {name for name, _ in matches(model, key)}
+        kept.update({n: "ignored_layers has it" for n, owner in owners.items() if owner in names})
+    return kept
+
+
+def _remember(result: nn.Module, source: nn.Module, example_inputs: Example) -> None:
+    earlier = record_of(source)
+    try:
+        attach(result, Record.of(example_inputs, earlier.plans if earlier else ()))
+    except InputError:
+        return
+
+
+def _report(
+    model: nn.Module,
+    program: Program,
+    result: QuantizedModule,
+    samples: Calibration,
+    settings: Settings,
+) -> ReportData:
+    network = result.network
+    before = program_figures(program)
+    size = sum(t.numel() * t.element_size() for t in program.tensors.values())
+    before = replace(
+        before,
+        size_bytes=size,
+        how={**before.how, "size_bytes": "bytes of all parameters and buffers in floats"},
+    )
+    return ReportData(
+        kind="quantize",
+        title=type(model).__name__,
+        before=before,
+        after=quantized_figures(network, before),
+        agreement=_agreement(result, model, program, samples),
+        choices={
+            "scheme": network.scheme,
+            "observer": str(settings.observer),
+            "rounding": settings.rounding,
+            "equalization": "yes" if settings.equalization else "no",
+            "bias correction": "yes" if settings.bias_correction else "no",
+            "calibration samples": str(samples.samples),
+            "seed": str(settings.seed),
+        },
+        environment=environment(),
+        notes=_notes(network),
+    )
+
+
+def quantized_figures(network: QuantizedNetwork, before: Figures) -> Figures:
+    """Figures of a quantized network.
+
+    Args:
+        network: The network.
+        before: Of the network in floats.
+
+    Returns:
+        Zeros counted on the integers, bytes of packed weights, biases and scales.
+    """
+    zeros = sum(int((network.integers(fqn) == 0).sum()) for fqn in network.weights)
+    weights = sum(network.program.tensors[fqn].numel() for fqn in network.weights)
+    total = sum(network.program.tensors[fqn].numel() for fqn in network.program.parameters)
+    return replace(
+        before,
+        params=total,
+        nonzero=total - zeros,
+        size_bytes=network.size_bytes(),
+        latency_ms=None,
+        ram_bytes=None,
+        layers=(),
+        how={
+            **before.how,
+            "params": "counted after norms were folded",
+            "nonzero": f"of {weights} weights in integers, {zeros} are zero on their grid",
+            "size_bytes": "packed integer weights, int32 biases, scales, and what stays in floats",
+        },
+    )
+
+
+def _agreement(
+    result: nn.Module, model: nn.Module, program: Program, samples: Calibration
+) -> float | None:
+    tensors = [v for v in program.example if isinstance(v, Tensor) and v.dim()]
+    size = BATCH if program.dynamic_batch else len(tensors[0])
+    batches = [b for b in samples.batches(size) if program.dynamic_batch or _first(b) == size]
+    return share_alike(result, model, batches) if batches else None
+
+
+def _first(batch: Any) -> int:
+    leaves = torch.utils._pytree.tree_leaves(batch)
+    return next((len(v) for v in leaves if isinstance(v, Tensor) and v.dim()), 0)
+
+
+def _notes(network: QuantizedNetwork) -> tuple[str, ...]:
+    """What runs in integers, and every op that does not."""
+    s = network.summary()
+    notes = [
+        f"{s['integer_layers']} of {s['layers']} layers and {s['integer']} ops in all run in "
+        f"integers, {s['fallback']} in floats"
+    ]
+    notes += [f"{node} runs in floats: {reason}" for node, reason in network.fallbacks.items()]
+    return tuple(notes)

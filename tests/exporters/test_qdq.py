@@ -1,0 +1,88 @@
+"""Quantized networks on ONNX Runtime: in integers, and within a step of the simulation."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from penjing.errors import ExportError
+from penjing.exporters import onnx_feeds, write_integers
+from penjing.exporters._onnx import _convert_module
+from penjing.exporters._qdq import QdqModule
+from penjing.exporters.execution import execution_of
+from penjing.exporters.session import open_session
+from penjing.graph.capture import capture
+from penjing.quantization.network import QuantizedNetwork
+from penjing.quantization.ptq import Settings, quantize_program
+from penjing.quantization.scheme import Scheme
+from penjing.quantization.simulation import simulate, walk
+from penjing.task import Calibration
+from penjing.testing.tiny import example, make
+
+NAMES = ("residual_a", "depthwise")
+
+
+@cache
+def _network(name: str) -> QuantizedNetwork:
+    x = example(name, batch=64)
+    return quantize_program(capture(make(name), x[:1]), Calibration.of([x]), Settings())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("integers")
+
+
+@cache
+def _file(name: str, folder: Path) -> Path:
+    return write_integers(_network(name), folder / f"{name}.onnx").path
+
+
+def test_every_layer_of_a_residual_network_runs_in_integers(folder: Path) -> None:
+    execution = execution_of(_file("residual_a", folder))
+    layers = _network("residual_a").summary()["layers"]
+    assert execution.floating == {}
+    assert execution.integer["QLinearConv"] + execution.integer["QGemm"] == layers
+
+
+def test_a_file_of_integers_is_smaller(folder: Path) -> None:
+    path = _file("residual_a", folder)
+    assert path.stat().st_size < 4 * _network("residual_a").size_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_is_within_a_step_of_the_simulation(name: str, folder: Path) -> None:
+    """Each node is given what the runtime's nodes before it gave."""
+    network = _network(name)
+    probes = [n for n in network.activations if network.program.nodes[n].op == "call_function"]
+    path = folder / f"{name}.probes.onnx"
+    labels = [f"probe_{n}" for n in probes]
+    _convert_module(QdqModule(network, probes).eval(), network.program, labels).save(path)
+    feeds = onnx_feeds(network.program, 8)
+    session = open_session(path)
+    real = dict(zip(labels, session.run(labels, feeds), strict=True))
+    apart: dict[str, float] = {}
+
+    def visit(node: torch.fx.Node, value: object) -> object:
+        if node.name in probes:
+            got = torch.from_numpy(real[f"probe_{node.name}"])
+            scale = float(network.activations[node.name].scale)
+            apart[node.name] = float((got - value).abs().max()) / scale  # type: ignore[operator]
+            return got
+        return value
+
+    simulation = simulate(network)
+    flat = [torch.from_numpy(v) for v in feeds.values()]
+    walk(simulation.program, simulation.on_grid(flat), visit)
+    assert max(apart.values()) < 1.001
+
+
+def test_sixteen_bit_activations_are_refused(tmp_path: Path) -> None:
+    x = example("plain", batch=4)
+    settings = Settings(scheme=Scheme(activation_bits=16))
+    network = quantize_program(capture(make("plain"), x[:1]), Calibration.of([x]), settings)
+    with pytest.raises(ExportError, match="16-bit activations"):
+        write_integers(network, tmp_path / "net.onnx")
