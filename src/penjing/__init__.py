@@ -14,6 +14,7 @@ from penjing.verbs.finetune import Tuned, finetune
 from penjing.verbs.later import Later
 from penjing.verbs.measure import measure
 from penjing.verbs.prune import Pruned, prune
+from penjing.verbs.quantize import Quantized, quantize
 from penjing.verbs.shrink_like import shrink_like
 from penjing.verbs.sparsify import Sparsified, sparsify
 from penjing.verbs.train import train
@@ -30,6 +31,7 @@ __all__ = [
     "PenjingError",
     "Plan",
     "Pruned",
+    "Quantized",
     "Report",
     "Sparsified",
     "Task",
@@ -52,5 +54,4 @@ __all__ = [
 ]
 
 compile = Later("compile")
-quantize = Later("quantize")
 search = Later("search")

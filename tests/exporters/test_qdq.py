@@ -48,11 +48,6 @@ def test_every_layer_of_a_residual_network_runs_in_integers(folder: Path) -> Non
     assert execution.integer["QLinearConv"] + execution.integer["QGemm"] == layers
 
 
-def test_a_file_of_integers_is_smaller(folder: Path) -> None:
-    path = _file("residual_a", folder)
-    assert path.stat().st_size < 4 * _network("residual_a").size_bytes()
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_value_is_within_a_step_of_the_simulation(name: str, folder: Path) -> None:
     """Each node is given what the runtime's nodes before it gave."""
@@ -76,7 +71,8 @@ def test_every_value_is_within_a_step_of_the_simulation(name: str, folder: Path)
 
     simulation = simulate(network)
     flat = [torch.from_numpy(v) for v in feeds.values()]
-    walk(simulation.program, simulation.on_grid(flat), visit)
+    with torch.no_grad():
+        walk(simulation.program, simulation.on_grid(flat), visit)
     assert max(apart.values()) < 1.001
 
 

@@ -17,6 +17,7 @@ from penjing.cli.finetune import finetune
 from penjing.cli.groups import groups
 from penjing.cli.measure import measure
 from penjing.cli.prune import prune
+from penjing.cli.quantize import quantize
 from penjing.cli.report import report
 from penjing.cli.sparsify import sparsify
 from penjing.errors import UnavailableError
@@ -80,6 +81,7 @@ for _command, _example in (
     (groups, "penjing groups net.py"),
     (prune, "penjing prune net.py --macs 50% --out runs/half"),
     (sparsify, "penjing sparsify net.py --sparsity 0.9 --out runs/sparse"),
+    (quantize, "penjing quantize net.py --out runs/int8"),
     (finetune, "penjing finetune net.py --student runs/half/model --epochs 3 --out runs/tuned"),
     (distill, "penjing distill net.py --student small.py --loss logits --loss attention"),
     (measure, "penjing measure net.py --threads 1"),

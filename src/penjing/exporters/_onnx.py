@@ -265,9 +265,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _compare(
-    path: Path, program: Program, reference: Reference, at_least: float = 0.0
-) -> Exported:
+def _compare(path: Path, program: Program, reference: Reference, at_least: float = 0.0) -> Exported:
     """Run the file and the network on fresh inputs.
 
     Raises:

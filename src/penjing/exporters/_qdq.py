@@ -129,14 +129,14 @@ class QdqModule(nn.Module):
         elif op_name(node) in CLAMPS and grid is not None and self._clamps_anyway(node, grid):
             result = self._float(values[node.all_input_nodes[0]])
         else:
-            result = self._apply(node, values)
+            result = self._plainly(node, values)
         if isinstance(result, _Held):
             return result
         if grid is None or not isinstance(result, Tensor):
             return _Held(x=result) if isinstance(result, Tensor) else result
         return _Held(self._quantize(result, grid), None, grid)
 
-    def _apply(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def _plainly(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         def look(n: fx.Node) -> Any:
             return self._float(values[n]) if isinstance(values[n], _Held) else values[n]
 
@@ -161,10 +161,11 @@ class QdqModule(nn.Module):
         held = next(values[n] for n in node.all_input_nodes if isinstance(values[n], (_Held, list)))
         own = held[0].grid if isinstance(held, list) else held.grid
         grid = grid or own
+        args: Any
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), look)
         if op_name(node) in _PADS and Call(node).arg("mode", "constant") == "constant":
             zero = float((grid or own).zero_point + _SIGN)
-            result = torch.ops.aten.constant_pad_nd.default(args[0], list(args[1]), zero)
+            result = torch.ops.aten.constant_pad_nd.default(args[0], args[1], zero)
         else:
             result = node.target(*args, **kwargs)  # type: ignore[operator] # an ATen op
         if isinstance(result, (tuple, list)):
@@ -227,11 +228,12 @@ class QdqModule(nn.Module):
     def _wide_linear(self, node: fx.Node, held: _Held, weight: Tensor, bias: Tensor | None) -> Any:
         """A linear layer on rows of more dimensions: as a matrix, which has an integer kernel."""
         assert held.q is not None  # the layer is integer
+        assert held.grid is not None
         rows = held.q.reshape(-1, held.q.shape[-1])
         flat = torch.ops.aten.linear.default(
             self._dequantize(rows, held.grid),
             weight,
-            bias,  # type: ignore[arg-type] # integer
+            bias,
         )
         shape = (*held.q.shape[:-1], weight.shape[0])
         grid = self.network.activations.get(node.name)
@@ -252,7 +254,8 @@ class QdqModule(nn.Module):
         if not isinstance(held, _Held):
             return held
         if held.x is None:
-            assert held.q is not None and held.grid is not None  # noqa: PT018 - one of both is there
+            assert held.q is not None  # one of both is there
+            assert held.grid is not None
             held.x = self._dequantize(held.q, held.grid)
         return held.x
 
@@ -320,7 +323,7 @@ def _is_global_mean(node: fx.Node) -> bool:
         sizes = Call(node).arg("output_size")
         return rank > _MATRIX and set(sizes if isinstance(sizes, (list, tuple)) else [sizes]) == {1}
     dims = Call(node).arg("dim") if name == "mean" and Call(node).has("dim") else None
-    return rank > _MATRIX and bool(dims) and {d % rank for d in dims} == set(range(2, rank))
+    return rank > _MATRIX and {d % rank for d in dims or ()} == set(range(2, rank))
 
 
 def _pads_for(pad: fx.Node, layer: fx.Node) -> bool:

@@ -9,6 +9,7 @@ from penjing.report.data import ReportData
 KINDS = {
     "prune": "pruned",
     "sparsify": "sparsified",
+    "quantize": "quantized",
     "finetune": "fine-tuned",
     "distill": "distilled",
     "train": "trained",

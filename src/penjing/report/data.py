@@ -26,7 +26,9 @@ from penjing.report._decode import Malformed, decode
 
 REPORT_VERSION = 1
 
-Kind = Literal["prune", "sparsify", "finetune", "distill", "train", "compress", "measure"]
+Kind = Literal[
+    "prune", "sparsify", "quantize", "finetune", "distill", "train", "compress", "measure"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from penjing.errors import UnavailableError
 
 LATER = {
     "compile": "the compiler to C",
-    "quantize": "int8 quantization",
     "search": "architecture search",
 }
 """Name of the verb -> what it will be, and what serves today."""

@@ -139,9 +139,7 @@ def _on_cpu(model: nn.Module, example: Example) -> tuple[nn.Module, Example]:
     return copy.deepcopy(model).cpu(), moved
 
 
-def _ignored(
-    model: nn.Module, program: Program, keys: Iterable[Key] | Key
-) -> Mapping[str, str]:
+def _ignored(model: nn.Module, program: Program, keys: Iterable[Key] | Key) -> Mapping[str, str]:
     """Layers that the caller keeps in floats, with the reason."""
     several = (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
     kept: dict[str, str] = {}
@@ -150,7 +148,7 @@ def _ignored(
         for node in layer_nodes(program)
     }
     for key in several:
-        names = {name for name, _ in matches(model, key)}
+        names = matches(model, key)
         kept.update({n: "ignored_layers has it" for n, owner in owners.items() if owner in names})
     return kept
 

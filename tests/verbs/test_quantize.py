@@ -1,0 +1,76 @@
+"""`quantize`, as a person calls it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import penjing as pj
+from penjing.errors import InputError, StrategyError
+from penjing.testing.tiny import example, make
+
+
+@pytest.fixture(scope="module")
+def quantized() -> pj.Quantized:
+    return pj.quantize(make("plain"), example("plain"), calibration=[example("plain", batch=64)])
+
+
+def test_the_result_answers_nearly_as_the_original(quantized: pj.Quantized) -> None:
+    x = example("plain", batch=16, seed=1)
+    with torch.no_grad():
+        wanted = make("plain")(x)
+    assert float((quantized.model(x) - wanted).norm() / wanted.norm()) < 0.05
+
+
+def test_the_report_says_what_runs_in_integers(quantized: pj.Quantized) -> None:
+    assert "3 of 3 layers" in quantized.report.data.notes[0]
+
+
+def test_the_report_compares_bytes(quantized: pj.Quantized) -> None:
+    assert quantized.report.ratios["size_bytes"] > 2
+
+
+def test_a_report_of_integers_is_drawn(quantized: pj.Quantized) -> None:
+    assert "plain" in quantized.report.to_html() or quantized.report.title in str(quantized.report)
+
+
+def test_the_original_is_left_alone() -> None:
+    model = make("plain").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    pj.quantize(model, example("plain"), calibration=[example("plain", batch=8)])
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_ignored_layers_stay_in_floats() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    done = pj.quantize(
+        model, torch.ones(1, 4), calibration=[torch.randn(16, 4)], ignored_layers="2"
+    )
+    assert done.model.network.fallbacks == {"linear_1": "ignored_layers has it"}
+
+
+def test_a_quantized_network_is_not_quantized_again(quantized: pj.Quantized) -> None:
+    with pytest.raises(InputError, match="quantized already"):
+        pj.quantize(quantized.model, example("plain"), calibration=[example("plain", batch=4)])
+
+
+def test_nan_in_the_calibration_data_is_named() -> None:
+    bad = example("plain", batch=4)
+    bad[2] = float("nan")
+    with pytest.raises(InputError, match="the first in sample 2"):
+        pj.quantize(make("plain"), example("plain"), calibration=[bad])
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ({"scheme": "int3"}, "'int8'"),
+        ({"observer": "max"}, "'mse'"),
+        ({"rounding": "up"}, "'gptq'"),
+    ],
+)
+def test_an_unknown_name_lists_those_known(argument: dict[str, str], text: str) -> None:
+    with pytest.raises(StrategyError, match=text):
+        pj.quantize(make("plain"), example("plain"), calibration=[example("plain")], **argument)  # type: ignore[arg-type]
