@@ -14,6 +14,7 @@ from penjing.recovery.repair import Valued
 from penjing.task import Calibration
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+SEEN, HELD = Calibration.of([X[:160]]), Calibration.of([X[160:]])
 QUICK = Tune(steps=60, batch=32, lr=3e-3)
 
 
@@ -37,32 +38,32 @@ def disturbed(model, share=0.4):
 
 
 def test_held_out_outputs_come_nearer():
-    _, row = tune(disturbed(make()), Calibration.of([X]), QUICK)
+    _, row = tune(disturbed(make()), SEEN, HELD, QUICK)
     assert row.error_after < 0.5 * row.error_before
 
 
 def test_zeros_stay_zero():
     changed = disturbed(make())
-    new, _ = tune(changed, Calibration.of([X]), QUICK)
+    new, _ = tune(changed, SEEN, HELD, QUICK)
     gone = changed.program.tensors["3.weight"] == 0
     assert (new["3.weight"][gone] == 0).all()
 
 
 def test_a_network_that_is_right_already_is_left_alone():
     program = capture(make(), X[:2])
-    new, row = tune(Valued(program, program), Calibration.of([X]), QUICK)
+    new, row = tune(Valued(program, program), SEEN, HELD, QUICK)
     assert (new, row.reason) == ({}, "tuning brought held-out samples no nearer")
 
 
 def test_the_same_seed_gives_the_same_values():
-    one, two = (tune(disturbed(make()), Calibration.of([X]), QUICK)[0] for _ in range(2))
+    one, two = (tune(disturbed(make()), SEEN, HELD, QUICK)[0] for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_the_random_state_is_left_alone():
     changed, before = disturbed(make()), torch.get_rng_state()
     noisy = replace(QUICK, augment=lambda x: x + torch.rand(1))
-    tune(changed, Calibration.of([X]), noisy)
+    tune(changed, SEEN, HELD, noisy)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -73,7 +74,7 @@ def test_both_networks_see_the_changed_inputs():
         seen.append(x.shape)
         return x
 
-    tune(disturbed(make()), Calibration.of([X]), replace(QUICK, steps=3, augment=noted))
+    tune(disturbed(make()), SEEN, HELD, replace(QUICK, steps=3, augment=noted))
     assert seen == [(32, 6)] * 3
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from penjing.figures import RepairFigures
@@ -15,6 +16,7 @@ from penjing.recovery.reconstruct import Changed, Reconstruct, Support, reconstr
 from penjing.recovery.tune import Tune, tune
 from penjing.task import Calibration
 
+MIN_SAMPLES = 3  # two to fit, one to judge
 How = Reconstruct | Tune | Literal["recalibrate"]
 
 
@@ -63,10 +65,24 @@ def repair(
         return recalibrate(changed.program, changed.program.tensors, samples), []
     if isinstance(how, Reconstruct):
         return reconstruct(changed, samples, how, support)
-    few = Calibration.of(samples, limit=how.first_samples)
+    samples.at_least(MIN_SAMPLES, "tuning")
+    seen, held = _split(samples, how)
+    few = Calibration.of(seen, limit=how.first_samples)
     solved, rows = reconstruct(changed, few, how.first, support)
-    tuned, row = tune(_with(changed, solved), samples, how)
+    tuned, row = tune(_with(changed, solved), seen, held, how)
     return {**solved, **tuned}, [*rows, row]
+
+
+def _split(samples: Calibration, how: Tune) -> tuple[Calibration, Calibration]:
+    """Samples to learn from, and those held out, drawn by chance."""
+    order = torch.randperm(samples.samples, generator=torch.Generator().manual_seed(how.seed))
+    held = max(1, round(how.hold_out * samples.samples))
+
+    def some(chosen: Tensor) -> Calibration:
+        leaves = tuple(v[chosen] if isinstance(v, Tensor) else v for v in samples.leaves)
+        return Calibration(leaves, samples.structure, (len(chosen),), (None,))
+
+    return some(order[held:]), some(order[:held])
 
 
 def _with(changed: Changed, tensors: Mapping[str, Tensor]) -> Valued:

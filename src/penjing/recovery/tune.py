@@ -42,7 +42,8 @@ class Tune:
         features: Weight of the error behind additions beside that of the outputs; 0 leaves it out.
         divergence: Weight of the Kullback-Leibler divergence of softmaxed outputs beside their
             squared error, for classifiers; 0 leaves it out.
-        hold_out: Share of the samples that says how long to go on and whether to keep the result.
+        hold_out: Share of the samples that neither the least squares nor the steps see; they say
+            how long to go on and whether to keep the result.
         augment: Changes the inputs of one call at random, such as flips where they are natural;
             None changes nothing. It must draw from torch's own random state.
         minutes: Wall-clock limit; the steps that were done by then count.
@@ -56,7 +57,7 @@ class Tune:
     first_samples: int = 4000
     steps: int = 300
     batch: int = 64
-    lr: float = 1e-3
+    lr: float = 3e-4
     features: float = 1.0
     divergence: float = 0.0
     hold_out: float = 0.1
@@ -78,13 +79,14 @@ class Tune:
 
 
 def tune(
-    changed: Changed, calibration: Samples, settings: Tune | None = None
+    changed: Changed, calibration: Samples, held: Samples, settings: Tune | None = None
 ) -> tuple[dict[str, Tensor], RepairFigures]:
     """Tune the parameters of a cut or sparse network.
 
     Args:
         changed: A network and its changed form, repaired as far as it goes; neither is changed.
         calibration: Unlabelled samples.
+        held: Others, that no repair has seen.
         settings: How; the defaults when None.
 
     Returns:
@@ -97,16 +99,19 @@ def tune(
         as in FitNets, Romero et al. 2015, arXiv:1412.6550, without a regressor. Here with errors
         relative to the variance of what is matched, and with zeros kept.
     """
-    return _Tuning(changed, calibration, settings or Tune()).run()
+    return _Tuning(changed, calibration, held, settings or Tune()).run()
 
 
 class _Tuning:
     """One tuning at work."""
 
-    def __init__(self, changed: Changed, calibration: Samples, settings: Tune) -> None:
+    def __init__(
+        self, changed: Changed, calibration: Samples, held: Samples, settings: Tune
+    ) -> None:
         self.changed, self.settings = changed, settings
         self.inputs = _joined(changed.program, calibration)
-        self.samples = calibration.samples
+        self.held = _joined(changed.program, held)
+        self.samples, self.held_samples = calibration.samples, held.samples
         program = changed.program
         self.values = {
             name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
@@ -116,9 +121,6 @@ class _Tuning:
         self.live = {name: t != 0 for name, t in self.values.items() if t.dim() > 1}
         self.features = _features(changed.dense) if settings.features else ()
         self.random = torch.Generator().manual_seed(settings.seed)
-        order = torch.randperm(self.samples, generator=self.random)
-        held = max(1, round(settings.hold_out * self.samples))
-        self.held, self.seen = order[:held], order[held:]
 
     def run(self) -> tuple[dict[str, Tensor], RepairFigures]:
         """All steps, with a look at the held-out samples now and then."""
@@ -148,10 +150,10 @@ class _Tuning:
 
     def _batches(self, steps: int) -> list[Tensor]:
         """Indices of the samples of every step: each sample once before any comes again."""
-        size = min(self._size, len(self.seen))
+        size = min(self._size, self.samples)
         out: list[Tensor] = []
         while len(out) < steps:
-            order = self.seen[torch.randperm(len(self.seen), generator=self.random)]
+            order = torch.randperm(self.samples, generator=self.random)
             out += [b for b in order.split(size) if len(b) == size]
         return out[:steps]
 
@@ -163,7 +165,7 @@ class _Tuning:
         return self.settings.batch if program.dynamic_batch else fixed
 
     def _step(self, optimizer: torch.optim.Optimizer, chosen: Tensor) -> None:
-        flat = self._flat(chosen)
+        flat = _rows(self.inputs, chosen)
         if self.settings.augment is not None:
             seed = int(torch.randint(2**31, (), generator=self.random))
             with torch.random.fork_rng(devices=[]):
@@ -199,18 +201,15 @@ class _Tuning:
     @torch.no_grad()
     def _held_error(self) -> float:
         """Mean relative squared error of the outputs on held-out samples."""
-        errors, size = [], min(self._size, len(self.held))
-        for chosen in self.held.split(size):
+        errors, size = [], min(self._size, self.held_samples)
+        for chosen in torch.arange(self.held_samples).split(size):
             if len(chosen) == size:
-                flat = self._flat(chosen)
+                flat = _rows(self.held, chosen)
                 given = _values(self.changed.program, flat, self.values, ())
                 wanted = _values(self.changed.dense, flat, {}, ())
                 pairs = _pairs(given.outputs, wanted.outputs)
                 errors.append(float(sum((_relative(a, b) for a, b in pairs), _zero())))
         return sum(errors) / max(len(errors), 1)
-
-    def _flat(self, chosen: Tensor) -> list[Any]:
-        return [v[chosen] if isinstance(v, Tensor) else v for v in self.inputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +254,10 @@ def _joined(program: Program, calibration: Samples) -> list[Any]:
     """Flat inputs of all samples together."""
     (batch,) = list(calibration.batches(calibration.samples))
     return program.flatten_inputs(batch)
+
+
+def _rows(inputs: list[Any], chosen: Tensor) -> list[Any]:
+    return [v[chosen] if isinstance(v, Tensor) else v for v in inputs]
 
 
 def _augmented(program: Program, flat: list[Any], augment: Augment) -> list[Any]:
