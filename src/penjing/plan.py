@@ -16,6 +16,14 @@ Kind = Literal["channels", "neurons", "heads", "head dims", "embedding", "hidden
 """What the units of a group are."""
 
 PLAN_VERSION = 1
+STRIP = 60  # characters of a strip
+SIGNS = {
+    frozenset[bool](): "·",
+    frozenset({True}): "●",
+    frozenset({False}): "○",
+    frozenset({True, False}): "◉",
+}
+LEGEND = "● cuts a weight's first dimension, ○ another one, ◉ both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,8 @@ class Lock:
         positions: How many positions of that dimension are locked.
         reason: The op that locked them and why.
         where: Source line of that op, empty when unknown.
+        params: Elements of the tensor that no group removes because of it.
+        macs: Multiply-accumulates of those elements at batch one.
     """
 
     tensor: str
@@ -96,6 +106,25 @@ class Lock:
     positions: int
     reason: str
     where: str = ""
+    params: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How much of one weight the groups remove when all of their units go.
+
+    Args:
+        tensor: Qualified name of a parameter of at least two dimensions.
+        params: Its elements.
+        reached: Those that some group removes.
+        macs: Multiply-accumulates that read it, at batch one.
+    """
+
+    tensor: str
+    params: int
+    reached: int
+    macs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +137,9 @@ class Groups:
         fingerprint: Of the tensor names and shapes the groups were found in.
         params: Number of parameters of the network.
         reachable: Share of the parameters that at least one group cuts, in [0, 1].
+        layers: Every weight in the order of the network, with what is reached of it.
+        macs: Multiply-accumulates of the network at batch one; 0 when not counted.
+        reachable_macs: Share of them that at least one group removes, in [0, 1].
     """
 
     groups: tuple[Group, ...]
@@ -115,6 +147,9 @@ class Groups:
     fingerprint: str
     params: int
     reachable: float
+    layers: tuple[Reach, ...] = ()
+    macs: int = 0
+    reachable_macs: float = 0.0
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
@@ -135,24 +170,65 @@ class Groups:
         raise PlanError(f"no group is called {name!r}; the first ones are {known}")
 
     def __str__(self) -> str:
+        drawn = {g.name: self.strip(g) for g in self.groups} if self.layers else {}
         rows: list[tuple[str, str, str, str, str]] = [
-            (g.name, str(g.units), g.kind, g.scope, f"{len(g.slices)} slices") for g in self.groups
+            (g.name, str(g.units), g.kind, g.scope, drawn.get(g.name) or f"{len(g.slices)} slices")
+            for g in self.groups
         ]
         rows += [
-            (k.tensor, f"dim {k.dim}", "", "locked", f"{k.reason} {k.where}".strip())
+            (
+                k.tensor,
+                f"dim {k.dim}",
+                "",
+                "locked",
+                f"{k.reason} {k.where}{self._price(k)}".strip(),
+            )
             for k in self.locked
         ]
-        header = ("group", "units", "kind", "scope", "cuts / reason")
+        last = "layers it cuts / reason" if drawn else "cuts / reason"
+        header = ("group", "units", "kind", "scope", last)
         widths = [max(len(r[i]) for r in (header, *rows)) for i in range(4)]
         lines = [
             "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]).rstrip()
             for row in (header, *rows)
         ]
         lines.insert(1, "-" * max(len(line) for line in lines))
-        total = (
-            f"{len(self.groups)} groups reach {self.reachable:.0%} of {self.params:,} parameters"
-        )
-        return "\n".join([*lines, total])
+        return "\n".join([*lines, *([LEGEND] if drawn else []), self.said])
+
+    @property
+    def said(self) -> str:
+        """What is reached, in one line."""
+        text = f"{len(self.groups)} groups reach {self.reachable:.0%} of {self.params:,} parameters"
+        if self.macs:
+            text += f" and {self.reachable_macs:.0%} of {self.macs:,} multiply-accumulates"
+        return text
+
+    def _price(self, lock: Lock) -> str:
+        if not lock.params:
+            return ""
+        macs = f" and {lock.macs / self.macs:.1%} of the MACs" if self.macs and lock.macs else ""
+        return f" (keeps {lock.params / max(1, self.params):.1%} of the parameters{macs})"
+
+    def strip(self, group: Group, width: int = STRIP) -> str:
+        """The layers that a group cuts, one character for each, in the order of the network.
+
+        Args:
+            group: One of the groups.
+            width: Most characters; networks of more layers share them.
+
+        Returns:
+            A full circle where the group cuts a weight's first dimension, a hollow one where it
+            cuts another, both in one where it does both, lines between.
+        """
+        place = {layer.tensor: number for number, layer in enumerate(self.layers)}
+        room = min(width, len(place))
+        dims: list[set[bool]] = [set() for _ in range(room)]
+        for part in group.slices:
+            if part.tensor in place:
+                dims[place[part.tensor] * room // len(place)].add(part.dim == 0)
+        signs = "".join(SIGNS[frozenset(seen)] for seen in dims)
+        first, last = len(signs) - len(signs.lstrip("·")), len(signs.rstrip("·"))
+        return signs[:first] + signs[first:last].replace("·", "─") + signs[last:]
 
 
 def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:

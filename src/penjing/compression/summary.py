@@ -101,6 +101,7 @@ def refused(job: Job, reason: str) -> ReportData:
         higher_is_better=_directions(job.bench.yardstick.task),
         candidates=tuple(row(c, v, False) for c, v in job.judged.values()),
         locked=job.original.data.locked,
+        coupling=job.original.data.coupling,
         constraints={name: bound.text for name, bound in job.bounds.items()},
         environment=environment(),
         seconds=job.bench.clock.spent,

@@ -13,9 +13,17 @@ from penjing.files import write_text
 from penjing.report._comparison import rows
 from penjing.report._environment import environment
 from penjing.report._text import table
-from penjing.report.data import CandidateFigures, ClassFigures, Histogram, ReportData
+from penjing.report.data import CandidateFigures, ClassFigures, Coupling, Histogram, ReportData
 
-__all__ = ["CandidateFigures", "ClassFigures", "Histogram", "Report", "ReportData", "environment"]
+__all__ = [
+    "CandidateFigures",
+    "ClassFigures",
+    "Coupling",
+    "Histogram",
+    "Report",
+    "ReportData",
+    "environment",
+]
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from penjing.figures import EpochFigures, Proof
 from penjing.report import _charts as charts
+from penjing.report import _coupling as couplings
 from penjing.report import _tables as tables
 from penjing.report import _wording as wording
 from penjing.report._budget import bound_of, budgets, max_drop
@@ -79,6 +80,7 @@ def sections(data: ReportData) -> list[Section]:
         (data.repair, _repair),
         (data.histograms, _weights),
         (data.epochs, _training),
+        (data.coupling is not None and data.coupling.layers, _coupled),
         (data.locked, _locked),
         (data.proof, _proof),
         (_making_known(data), _making),
@@ -317,8 +319,41 @@ def _curve(name: str, values: list[float]) -> Drawing | None:
     )
 
 
+def _coupled(data: ReportData) -> Section:
+    found = data.coupling
+    assert found is not None  # the section is made only then
+    verb = "reaches" if len(found.lines) == 1 else "reach"
+    lead = f"{_many(len(found.lines), 'group')} {verb} {found.reachable:.1%} of {found.params:,} "
+    lead += "parameters"
+    if found.macs:
+        lead += f" and {found.reachable_macs:.1%} of {found.macs:,} multiply-accumulates"
+    lead += ". A line is a group: when a unit of it goes, it goes in every layer with a dot."
+    if len(found.lines) > couplings.MOST:
+        lead += f" The first {couplings.MOST} groups are drawn."
+    names = (
+        ("out", "cuts the first dimension of the weight"),
+        ("in", "another dimension"),
+        ("both", "both"),
+    )
+    return Section(
+        id="coupling",
+        title="What is coupled",
+        lead=(lead,),
+        drawings=(
+            Drawing(
+                couplings.drawing(found),
+                "Layers from the input on the left; thick lines are residual streams. "
+                "Above: how much of each weight is within reach.",
+                tuple((couplings.key(tone), text) for tone, text in names),
+            ),
+        ),
+    )
+
+
 def _locked(data: ReportData) -> Section:
     lead = f"{_many(len(data.locked), 'place')} could not be cut, each for its reason."
+    if any(lock.params for lock in data.locked):
+        lead += " What a lock costs is what no group removes because of it."
     return Section(
         id="locked", title="What was left alone", lead=(lead,), tables=(tables.locked(data.locked),)
     )

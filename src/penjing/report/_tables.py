@@ -420,6 +420,8 @@ def locked(locks: Sequence[Lock]) -> Table:
         Column("tensor", code=True),
         Column("dimension", numeric=True),
         Column("positions", numeric=True),
+        Column("parameters kept", numeric=True),
+        Column("MACs kept", numeric=True),
         Column("reason"),
         Column("where", code=True),
     )
@@ -428,6 +430,8 @@ def locked(locks: Sequence[Lock]) -> Table:
             Cell(k.tensor),
             _number(k.dim, str(k.dim)),
             _number(k.positions, f"{k.positions:,}"),
+            _number(k.params or None, f"{k.params:,}"),
+            _number(k.macs or None, f"{k.macs:,}"),
             Cell(k.reason),
             Cell(k.where),
         ]

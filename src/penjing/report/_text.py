@@ -15,6 +15,7 @@ KINDS = {
     "train": "trained",
     "compress": "compressed",
     "measure": "measured",
+    "groups": "what can be cut",
 }
 
 

@@ -21,13 +21,21 @@ from penjing.figures import (
     RepairFigures,
     SparsityFigures,
 )
-from penjing.plan import Lock
+from penjing.plan import Group, Groups, Lock, Reach
 from penjing.report._decode import Malformed, decode
 
 REPORT_VERSION = 1
 
 Kind = Literal[
-    "prune", "sparsify", "quantize", "finetune", "distill", "train", "compress", "measure"
+    "prune",
+    "sparsify",
+    "quantize",
+    "finetune",
+    "distill",
+    "train",
+    "compress",
+    "measure",
+    "groups",
 ]
 
 
@@ -141,6 +149,72 @@ def _count(values: Tensor, edges: Tensor) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """One group in the picture of the coupling.
+
+    Args:
+        group: Name of the group.
+        units: Its units.
+        scope: "inner" or "residual".
+        rows: Numbers of the layers whose first dimension it cuts.
+        columns: Numbers of the layers of which it cuts another dimension.
+        exact: False where a norm over the units makes cutting differ from zero-masking.
+    """
+
+    group: str
+    units: int
+    scope: str
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Coupling:
+    """Which groups cut which layers, and how much of the network they reach.
+
+    Args:
+        layers: Every weight in the order of the network.
+        lines: Every group.
+        params: Parameters of the network.
+        reachable: Share of them that some group cuts.
+        macs: Multiply-accumulates of the network at batch one.
+        reachable_macs: Share of them that some group removes.
+
+    Example:
+        >>> Coupling.of(Groups((), (), "00", 0, 0.0)).lines
+        ()
+    """
+
+    layers: tuple[Reach, ...]
+    lines: tuple[Line, ...]
+    params: int
+    reachable: float
+    macs: int
+    reachable_macs: float
+
+    @classmethod
+    def of(cls, groups: Groups) -> Self:
+        """What the picture needs of the groups that `find_groups` returns."""
+        place = {layer.tensor: number for number, layer in enumerate(groups.layers)}
+        return cls(
+            groups.layers,
+            tuple(_line(group, place) for group in groups),
+            groups.params,
+            groups.reachable,
+            groups.macs,
+            groups.reachable_macs,
+        )
+
+
+def _line(group: Group, place: Mapping[str, int]) -> Line:
+    cuts = [(place[part.tensor], part.dim) for part in group.slices if part.tensor in place]
+    rows = tuple(sorted({layer for layer, dim in cuts if dim == 0}))
+    columns = tuple(sorted({layer for layer, dim in cuts if dim != 0}))
+    return Line(group.name, group.units, group.scope, rows, columns, group.exact)
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything one report says. A verb fills what it has; what is empty is left out of the page.
 
@@ -161,6 +235,7 @@ class ReportData:
         epochs: Every epoch of training.
         histograms: Weights before and after.
         locked: What was left alone, and why.
+        coupling: Which groups cut which layers, and how much is within reach.
         proof: Comparison of the cut network with its masked original.
         choices: Settings as they were resolved, such as importance, allocation, repair and seed.
         constraints: Upper bounds as they were given, absolute or in percent of the original.
@@ -192,6 +267,7 @@ class ReportData:
     epochs: tuple[EpochFigures, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     locked: tuple[Lock, ...] = ()
+    coupling: Coupling | None = None
     proof: Proof | None = None
     choices: Mapping[str, str] = field(default_factory=dict)
     constraints: Mapping[str, str] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from penjing.counts.reach import with_reach
 from penjing.graph.capture import Example
 from penjing.graph.network import Network
 from penjing.plan import Groups
@@ -18,7 +19,8 @@ def find_groups(model: nn.Module, example_inputs: Example) -> Groups:
             device.
 
     Returns:
-        Groups and locks as data; `str()` is a table.
+        Groups and locks as data, with what is within reach and what each lock costs; `str()` is a
+        table.
 
     Raises:
         InputError: The network does not run on the example inputs.
@@ -30,4 +32,4 @@ def find_groups(model: nn.Module, example_inputs: Example) -> Groups:
         >>> [(g.name, g.units) for g in find_groups(net, torch.ones(1, 4))]
         [('0', 8)]
     """
-    return Network.of(model, example_inputs).groups
+    return with_reach(Network.of(model, example_inputs))

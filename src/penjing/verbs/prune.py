@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from penjing.counts.reach import with_reach
 from penjing.errors import BudgetError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
 from penjing.graph.attributes import differing, write
@@ -27,7 +28,7 @@ from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
 from penjing.record import remember
 from penjing.recovery.repair import repair
-from penjing.report import Histogram, Report, ReportData, environment
+from penjing.report import Coupling, Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task.randomness import random_kept
 from penjing.verbs.preparation import Choices, Preparation, Repair, program_figures
@@ -281,6 +282,7 @@ class Work:
             from penjing.task import agreement as share_alike
 
             agreement = share_alike(self.model, original, batches)
+        found = with_reach(self.network)
         return ReportData(
             kind="prune",
             title=type(original).__name__,
@@ -290,7 +292,8 @@ class Work:
             groups=self.preparation.group_figures(self.cut.plan),
             repair=self.repair,
             histograms=histograms(self.network, self.tensors),
-            locked=self.network.groups.locked,
+            locked=found.locked,
+            coupling=Coupling.of(found),
             proof=self.proof,
             choices={
                 "importance": self._decided(self.preparation.importance_name),
