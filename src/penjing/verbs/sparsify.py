@@ -248,6 +248,11 @@ class How:
     samples: Calibration | None
     seed: int
 
+    @property
+    def sees_data(self) -> bool:
+        """Whether the importance reads what the layers see."""
+        return isinstance(self.importance, NeedsData) and self.importance.needs_data
+
     @classmethod
     def of(
         cls,
@@ -336,7 +341,7 @@ class Work:
             importance=self.how.importance,
             seed=self.how.seed,
         )
-        scores = survey.run(self.how.samples)
+        scores = survey.run(self.how.samples if self.how.sees_data else None)
         for target in self.found[0]:
             _check_scores(target, scores[target.weight])
         return scores
