@@ -7,6 +7,7 @@ from penjing.figures import Figures
 from penjing.plan import Group, Groups, Plan
 from penjing.report import Report
 from penjing.task import Calibration, Task
+from penjing.verbs.compile import compile
 from penjing.verbs.distill import Distilled, distill
 from penjing.verbs.export import export
 from penjing.verbs.find_groups import find_groups
@@ -53,5 +54,4 @@ __all__ = [
     "train",
 ]
 
-compile = Later("compile")
 search = Later("search")

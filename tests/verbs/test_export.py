@@ -15,8 +15,8 @@ def test_a_network_is_exported(tmp_path):
 
 
 def test_a_format_of_a_later_version_says_so(tmp_path):
-    with pytest.raises(UnavailableError, match="compiler"):
-        export(nn.Linear(2, 3), torch.randn(1, 2), tmp_path / "net.c")
+    with pytest.raises(UnavailableError, match="ExecuTorch"):
+        export(nn.Linear(2, 3), torch.randn(1, 2), tmp_path / "net.pte")
 
 
 def test_nan_weights_are_refused(tmp_path):

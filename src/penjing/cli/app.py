@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 import penjing
 from penjing.cli.answers import ARGUMENTS, refuse
+from penjing.cli.compile import compile
 from penjing.cli.compress import compress
 from penjing.cli.demo import demo
 from penjing.cli.distill import distill
@@ -86,6 +87,7 @@ for _command, _example in (
     (distill, "penjing distill net.py --student small.py --loss logits --loss attention"),
     (measure, "penjing measure net.py --threads 1"),
     (export, "penjing export net.py --out net.onnx"),
+    (compile, "penjing compile net.py --target host --out program"),
     (report, "penjing report runs/first --out report.html"),
 ):
     app.command(epilog=f"Example:  {_example}")(_command)

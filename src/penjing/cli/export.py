@@ -16,7 +16,7 @@ from penjing.verbs.export import export as export_network
 def export(
     net: Net,
     out: Annotated[
-        Path, typer.Option("--out", help="File to write; its suffix is the format: .onnx.")
+        Path, typer.Option("--out", help="File to write; its suffix is the format: .onnx, .c.")
     ],
     trust: Trust = False,
     as_json: AsJson = False,

@@ -16,11 +16,13 @@ from penjing.codegen.emit import Files, write_files
 from penjing.codegen.fusion import fuse
 from penjing.codegen.ir import Net
 from penjing.codegen.kernel import Kernel
+from penjing.codegen.kernels import host_kernels
 from penjing.codegen.layout import lay_out
 from penjing.codegen.lower import lower
+from penjing.codegen.program import Program, Signature
 from penjing.codegen.reference import reference_kernels
 from penjing.codegen.targets import HOST, Target
-from penjing.errors import InputError
+from penjing.errors import InfeasibleError, InputError
 from penjing.graph.capture import Program as Captured
 
 
@@ -33,16 +35,18 @@ class Settings:
         optimize: "latency", "flash" or "ram".
         tune: With "latency", measure the promising kernels of each layer on this machine.
         name: Prefix of files and public names, a C identifier.
-        kernels: More kernels, preferred where they cost less.
+        kernels: To choose from, besides the plain ones; None for all that suit the target.
         notes: What the header says of inputs and outputs.
+        threads: Of OpenMP, when it runs on this machine.
     """
 
     target: Target = HOST
     optimize: Optimize = "latency"
     tune: bool = False
     name: str = "net"
-    kernels: Sequence[Kernel] = ()
+    kernels: Sequence[Kernel] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
 
 
 def example_of(captured: Captured, batch: int | None) -> list[Any]:
@@ -115,12 +119,65 @@ def compile_net(
     """
     target = settings.target
     plain = reference_kernels()
-    kernels = choose(
-        net, [*settings.kernels, *plain], target, settings.optimize, tune=settings.tune
-    )
+    fast = settings.kernels
+    if fast is None:
+        fast = host_kernels() if target.board is None else ()
+    kernels = choose(net, [*fast, *plain], target, settings.optimize, tune=settings.tune)
     copier = next(k for k in plain if k.kind == "copy")  # type: ignore[attr-defined] # one of ours
     laid = lay_out(net, kernels, copier, target)
     return write_files(plan(laid, target), target, settings.name, vectors, settings.notes)
+
+
+def program_of(captured: Captured, values: Sequence[Any], settings: Settings) -> Program:
+    """Compile a captured network to something that can be called.
+
+    Args:
+        captured: The network.
+        values: Flat inputs at the batch to compile for.
+        settings: How.
+
+    Returns:
+        The program; nothing is built yet.
+
+    Raises:
+        ExportError: An op cannot be compiled.
+        InputError: A type that is not compiled.
+        InfeasibleError: It does not fit the memory of the target.
+    """
+    files = compile_captured(captured, values, settings)
+    with torch.no_grad():
+        flat = captured.run(values)
+    kinds = tuple(v.dtype if isinstance(v, TorchTensor) else v for v in flat)
+    signature = Signature(captured.in_spec, captured.out_spec, kinds, captured.dynamic_batch)
+    program = Program(files, settings.target, signature, settings.threads)
+    _check_fits(program)
+    return program
+
+
+def _check_fits(program: Program) -> None:
+    """Refuse a program that is larger than the target's memory.
+
+    Raises:
+        InfeasibleError: Names the layers that take the most.
+    """
+    target, arena = program.target, program.files.arena
+    if target.ram_bytes is not None and program.ram_bytes > target.ram_bytes:
+        largest = sorted(arena.peak.items(), key=lambda item: -item[1])[:3]
+        said = ", ".join(f"{name} {size:,}" for name, size in largest)
+        raise InfeasibleError(
+            f"the program needs {program.ram_bytes:,} bytes of RAM, {target.name!r} has "
+            f"{target.ram_bytes:,}. At its peak, in layer {arena.peak_layer!r}, these are alive "
+            f"(bytes): {said}. Make the maps smaller: prune what makes them, or shrink the input",
+            {"ram_kb": program.ram_bytes / 1024},
+        )
+    if target.flash_bytes is not None and program.constant_bytes > target.flash_bytes:
+        steps = sorted(program.files.text.steps, key=lambda s: -s.constant_bytes)[:3]
+        said = ", ".join(f"{s.layer.source} {s.constant_bytes:,}" for s in steps)
+        raise InfeasibleError(
+            f"the weights take {program.constant_bytes:,} bytes of flash, {target.name!r} has "
+            f"{target.flash_bytes:,}. The largest layers (bytes): {said}. Prune or quantize them",
+            {"flash_kb": program.constant_bytes / 1024},
+        )
 
 
 def _plain(value: TorchTensor) -> np.ndarray:

@@ -7,18 +7,28 @@ from pathlib import Path
 from torch import nn
 
 from penjing.errors import ExportError, UnavailableError
+from penjing.exporters._c import c_name, compile_checked, write_c
 from penjing.exporters._onnx import onnx_feeds, write_integers, write_onnx, write_program
 from penjing.exporters.exported import Exported
 from penjing.graph.capture import Example
 from penjing.quantization.module import QuantizedModule
 
-__all__ = ["Exported", "onnx_feeds", "write", "write_integers", "write_onnx", "write_program"]
+__all__ = [
+    "Exported",
+    "c_name",
+    "compile_checked",
+    "onnx_feeds",
+    "write",
+    "write_c",
+    "write_integers",
+    "write_onnx",
+    "write_program",
+]
 
 LATER = {
     ".pte": "ExecuTorch",
     ".tflite": "LiteRT",
     ".pt2": "torch.export",
-    ".c": "the compiler to C",
 }
 """Suffixes of the design that this version does not write."""
 
@@ -29,7 +39,7 @@ def write(model: nn.Module, example_inputs: Example, path: str | Path) -> Export
     Args:
         model: Network to export; only read.
         example_inputs: A tensor, a tuple or a dict, on the device of the network.
-        path: File to write: `.onnx`.
+        path: File to write: `.onnx`, or `.c` with its header beside it.
 
     Returns:
         What was written and how it compared.
@@ -44,11 +54,14 @@ def write(model: nn.Module, example_inputs: Example, path: str | Path) -> Export
         return write_integers(model.network, path)
     if suffix == ".onnx":
         return write_onnx(model, example_inputs, path)
+    if suffix == ".c":
+        return write_c(model, example_inputs, path)
     if suffix in LATER:
         raise UnavailableError(
-            f"{Path(path).name!r}: {suffix} ({LATER[suffix]}) is not in this version; .onnx is"
+            f"{Path(path).name!r}: {suffix} ({LATER[suffix]}) is not in this version; .onnx and "
+            ".c are"
         )
-    known = ", ".join((".onnx", *LATER))
+    known = ", ".join((".onnx", ".c", *LATER))
     raise ExportError(
         f"{Path(path).name!r} does not end in a format that can be written; known are {known}"
     )

@@ -17,14 +17,15 @@ def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Expor
     Args:
         model: Network to export; only read. Exported in eval mode, its batch free where it can be.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords), on its device.
-        path: File to write. The suffix names the format: `.onnx`.
+        path: File to write. The suffix names the format: `.onnx`, or `.c` (its batch is the
+            example's, its header lies beside it).
 
     Returns:
         Path, size, and the largest difference between the file and the network on fresh random
         inputs.
 
     Raises:
-        UnavailableError: The format belongs to a later version (`.pte`, `.tflite`, `.pt2`, `.c`).
+        UnavailableError: The format belongs to a later version (`.pte`, `.tflite`, `.pt2`).
         ExportError: The format is unknown, or cannot express the network.
         VerificationError: The file computes something else; nothing was written.
         InputError: The network does not run on `example_inputs`, or holds NaN or infinite weights.

@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 from penjing.errors import UnavailableError
 
 LATER = {
-    "compile": "the compiler to C",
     "search": "architecture search",
 }
 """Name of the verb -> what it will be, and what serves today."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from penjing.codegen.arena import Arena
-from penjing.codegen.emit.source import Text, parameters, write_text
+from penjing.codegen.emit.source import Text, parameters, state_offsets, write_text
 from penjing.codegen.ir import C_TYPES
 from penjing.codegen.targets import Target
 
@@ -36,6 +36,11 @@ class Files:
     text: Text
     arena: Arena
     name: str
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one stream; 0 without streaming."""
+        return state_offsets(self.arena)[-1]
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -154,7 +154,7 @@ def _step(arena: Arena, layer: Layer, target: Target) -> Step:
     code = kernel.emit(Site(layer, inputs, outputs, where, target))
     cleared = _clearing(arena, layer, outputs)
     if cleared:
-        calls = " ".join([code.call, *(c for c, _ in cleared)])
+        calls = "\n".join(["{", code.call, "}", *(c for c, _ in cleared)])
         code = replace(
             code, call=calls, functions={**code.functions, **dict(t for _, t in cleared)}
         )
@@ -421,7 +421,7 @@ def _entry(arena: Arena, name: str, steps: Sequence[Step]) -> list[str]:
     for step in steps:
         source = f" {step.layer.source}" if step.layer.source else ""
         rows.append(f"  /* {step.layer.kind}{source} ({step.kernel}) */")
-        rows.append(f"  {{ {step.code.call} }}")
+        rows += ["  {", *(f"    {row}" for row in step.code.call.splitlines()), "  }"]
     return [*rows, *_io(arena, "output"), "}"]
 
 

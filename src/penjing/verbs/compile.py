@@ -1,0 +1,78 @@
+"""`penjing.compile`: a network as one C program without dependencies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from penjing.codegen.choice import Optimize
+from penjing.codegen.pipeline import Settings
+from penjing.codegen.program import Program
+from penjing.codegen.targets import Target, target_of
+from penjing.errors import StrategyError
+from penjing.exporters import c_name, compile_checked
+from penjing.graph.capture import Example
+from penjing.verbs.preparation import check_finite
+
+OPTIMIZE = ("latency", "flash", "ram")
+
+
+def compile(  # noqa: PLR0913 - a public verb, its options are keywords
+    model: nn.Module,
+    example_inputs: Example,
+    *,
+    target: str | Target = "host",
+    optimize: Optimize = "latency",
+    out: str | Path | None = None,
+    name: str = "net",
+    batch: int | None = None,
+    threads: int = 1,
+) -> Program:
+    """Compile a network, dense or sparse, to C; it is built, run and compared before it returns.
+
+    Args:
+        model: Network to compile; only read. Zeros in its weights are left out where that pays.
+        example_inputs: A tensor, a tuple (positional) or a dict (keywords). Shapes are fixed by it,
+            the batch too.
+        target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or a `Target`.
+        optimize: What the choice of kernels is for: "latency", "flash" or "ram".
+        out: Folder for the C file, header, build files, example, test vector and description.
+        name: Prefix of files and of everything public in them.
+        batch: Another batch than the example's to compile for.
+        threads: Of the program on this machine; the sources take any number, by OpenMP.
+
+    Returns:
+        A program that is called like the network, on arrays or tensors, with `.source`,
+        `.arena_bytes` and `.flash_bytes`. A program for another processor is run on its test vector
+        in the emulator.
+
+    Raises:
+        InputError: The network does not run on `example_inputs`, or holds NaN or infinite weights.
+        CaptureError: The network does not export.
+        ExportError: An op that cannot be compiled, with its source line.
+        VerificationError: The program computes something else; nothing was written.
+        InfeasibleError: It does not fit the memory of the target; the message names the layers.
+        MissingDependencyError: No compiler (or no emulator) for the target.
+        StrategyError: An unknown target or aim.
+        OSError: The folder cannot be written.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> program = compile(net, torch.ones(1, 4))  # doctest: +SKIP
+        >>> program(torch.ones(1, 4)).shape  # doctest: +SKIP
+        torch.Size([1, 2])
+    """
+    if optimize not in OPTIMIZE:
+        raise StrategyError(f"optimize is {optimize!r}; give one of {', '.join(OPTIMIZE)}")
+    if threads < 1:
+        raise StrategyError(f"threads is {threads}; it is a whole number from 1")
+    check_finite(model)
+    settings = Settings(
+        target=target_of(target), optimize=optimize, name=c_name(name), threads=threads
+    )
+    program = compile_checked(model, example_inputs, settings, batch)
+    if out is not None:
+        program.save(out)
+    return program

@@ -1,0 +1,277 @@
+"""Compiled networks: they compute what the network does, in C that no compiler complains of."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.codegen.networks import Calls, networks
+from torch import nn
+
+import penjing as pj
+from penjing.codegen.build import run_compiler, warnings_of, write_folder
+from penjing.codegen.emit.files import FLAGS
+from penjing.codegen.pipeline import Settings, compile_captured, example_of
+from penjing.codegen.runtime import Loaded
+from penjing.errors import (
+    ExportError,
+    InfeasibleError,
+    InputError,
+    MissingDependencyError,
+    StrategyError,
+)
+from penjing.graph.capture import capture
+from penjing.testing import tiny
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+
+QUICK = ("-O1", "-DNDEBUG")
+NETWORKS = {
+    **networks(),
+    **{name: (tiny.make(name), (tiny.example(name),)) for name in tiny.NETWORKS},
+}
+SANITIZED = ("plain", "concat", "depthwise", "moves", "pools", "gru", "attention")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def compiled(network: nn.Module, inputs: tuple[torch.Tensor, ...], **choices):
+    captured = capture(network, inputs)
+    values = example_of(captured, len(inputs[0]))
+    return captured, values, compile_captured(captured, values, Settings(**choices))
+
+
+def plain(value: torch.Tensor) -> np.ndarray:
+    kinds = {torch.int64: torch.int32, torch.bool: torch.uint8}
+    return np.ascontiguousarray(value.to(kinds.get(value.dtype, value.dtype)).numpy())
+
+
+def differences(network, inputs, **choices) -> list[float]:
+    """Largest difference of every output from float64, relative to its largest value."""
+    captured, values, files = compiled(network, inputs, **choices)
+    got = Loaded(files, flags=QUICK).run([plain(v) for v in values])
+    recurrent = any(isinstance(m, nn.RNNBase) for m in network.modules())  # float32 first states
+    kind = torch.float32 if recurrent else torch.float64
+    wide = [v.to(kind) if v.is_floating_point() else v for v in values]
+    tensors = {k: v.to(kind) for k, v in captured.tensors.items() if v.is_floating_point()}
+    with torch.no_grad():
+        want = [v for v in captured.run(wide, tensors) if isinstance(v, torch.Tensor)]
+    pairs = zip(got, want, strict=True)
+    return [
+        float(np.abs(a.astype("f8") - b.numpy()).max() / max(np.abs(b.numpy()).max(), 1e-30))
+        for a, b in pairs
+    ]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_program_computes_what_the_network_does(name):
+    assert max(differences(*NETWORKS[name])) < 3e-6  # some ulp per layer, and of exp and erf
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "gru"])
+def test_plain_kernels_alone_compute_what_the_network_does(name):
+    assert max(differences(*NETWORKS[name], kernels=())) < 3e-6
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 1.0])
+def test_a_sparse_network_computes_the_same(sparsity):
+    network = tiny.make("residual")
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(torch.rand(weight.shape) >= sparsity)
+    assert max(differences(network, (tiny.example("residual"),))) < 3e-6
+
+
+@st.composite
+def convolutions(draw) -> nn.Conv2d:
+    groups = draw(st.sampled_from([1, 1, 2, 4]))
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    layer = nn.Conv2d(
+        4,
+        groups * draw(st.integers(1, 5)),
+        kernel,
+        stride=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        padding=draw(st.tuples(st.integers(0, 3), st.integers(0, 3))),
+        dilation=draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+    keep = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    with torch.no_grad():
+        layer.weight.mul_(torch.rand(layer.weight.shape) < keep)
+        if draw(st.booleans()):
+            layer.weight[0] = 0
+    return layer
+
+
+@given(
+    layers=st.lists(convolutions(), min_size=6, max_size=6),
+    size=st.tuples(st.integers(7, 13), st.integers(7, 13)),
+    fast=st.booleans(),
+)
+@settings(max_examples=5, deadline=None, derandomize=True)
+def test_convolutions_of_any_shape_equal_float64(layers, size, fast):
+    network = Calls(lambda *given: tuple(layer(given[-1]) for layer in given[:-1]), *layers)
+    choices = {} if fast else {"kernels": ()}
+    assert max(differences(network.eval(), (torch.randn(2, 4, *size),), **choices)) < 3e-6
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("name", ["residual_a", "moves", "activations", "lstm"])
+def test_no_compiler_warns(name, compiler):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    _, _, files = compiled(*NETWORKS[name])
+    assert warnings_of(files.content, "net.c", compiler) == ""
+
+
+def test_sanitizers_find_nothing(tmp_path):
+    sources, calls = [], []
+    for i, name in enumerate(SANITIZED):
+        _, _, files = compiled(*NETWORKS[name], name=f"n{i}")
+        content = dict(files.content)
+        content[f"main{i}.c"] = str(content.pop("main.c")).replace(
+            "int main(void)", f"int m{i}(void);int m{i}(void)"
+        )
+        write_folder(content, tmp_path)
+        sources += [f"n{i}.c", f"main{i}.c"]
+        calls.append(f"m{i}()")
+    declared = "".join(f"int m{i}(void);" for i in range(len(calls)))
+    (tmp_path / "all.c").write_text(f"{declared} int main(void) {{ return {' | '.join(calls)}; }}")
+    checks = "-fsanitize=address,undefined"
+    run_compiler(
+        [
+            "cc",
+            "-O1",
+            checks,
+            "-fno-sanitize-recover=all",
+            *FLAGS,
+            "all.c",
+            *sources,
+            "-o",
+            "all",
+            "-lm",
+        ],
+        tmp_path,
+    )
+    done = subprocess.run([tmp_path / "all"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout.count("equal yes")) == (0, "", len(calls))
+
+
+def test_a_program_is_called_like_the_network():
+    network = tiny.make("plain")
+    program = pj.compile(network, tiny.example("plain"))
+    x = tiny.example("plain", batch=3, seed=5)
+    torch.testing.assert_close(program(x), network(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_arrays_give_arrays():
+    program = pj.compile(tiny.make("mlp"), tiny.example("mlp"))
+    assert isinstance(program(tiny.example("mlp").numpy()), np.ndarray)
+
+
+def test_an_input_of_another_shape_is_refused():
+    program = pj.compile(tiny.make("mlp"), tiny.example("mlp"))
+    with pytest.raises(InputError, match=r"\(1, 7\).*takes \(1, 6\)"):
+        program(torch.ones(1, 7))
+
+
+def test_an_input_of_another_dtype_is_refused():
+    program = pj.compile(tiny.make("mlp"), tiny.example("mlp"))
+    with pytest.raises(InputError, match="float64"):
+        program(torch.ones(1, 6, dtype=torch.float64))
+
+
+def test_threads_give_the_same():
+    network = tiny.make("residual")
+    program = pj.compile(network, tiny.example("residual"), threads=2)
+    assert program.difference is not None
+    assert program.difference < 1e-5
+
+
+def test_denormal_weights_and_inputs_are_computed_with():
+    network = nn.Linear(4, 2)
+    with torch.no_grad():
+        network.weight.fill_(1e-40)
+        network.bias.zero_()
+    program = pj.compile(network, torch.ones(1, 4))
+    assert float(program(torch.full((1, 4), 2.0))[0, 0]) == pytest.approx(8e-40, rel=1e-3)
+
+
+def test_an_op_that_cannot_be_compiled_is_named_with_its_line():
+    network = Calls(lambda x: torch.fft.rfft(x).abs())
+    with pytest.raises(ExportError, match=r"fft_rfft.*networks.py:\d+"):
+        pj.compile(network.eval(), torch.randn(1, 8))
+
+
+def test_nan_weights_are_refused():
+    network = nn.Linear(2, 2)
+    network.weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError, match="weight"):
+        pj.compile(network, torch.ones(1, 2))
+
+
+def test_a_double_network_is_refused():
+    with pytest.raises(InputError, match=r"model\.float\(\)"):
+        pj.compile(nn.Linear(2, 2).double(), torch.ones(1, 2).double())
+
+
+def test_an_unknown_target_is_refused():
+    with pytest.raises(StrategyError, match="host"):
+        pj.compile(nn.Linear(2, 2), torch.ones(1, 2), target="z80")
+
+
+def test_a_program_too_large_for_its_target_names_the_layers():
+    network = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 40_000))
+    with pytest.raises(InfeasibleError, match=r"largest layers \(bytes\): 1 10,"):
+        pj.compile(network, torch.ones(1, 64), target="cortex-m4")
+
+
+def test_a_missing_compiler_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingDependencyError, match="apt-get install"):
+        pj.compile(nn.Linear(2, 3), torch.ones(1, 2))
+
+
+def test_the_folder_builds_and_checks_itself(tmp_path):
+    pj.compile(tiny.make("conv1d"), tiny.example("conv1d"), out=tmp_path, name="kws")
+    done = subprocess.run(
+        ["make", "check", "CFLAGS=-O1 -std=c99"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "penjing: equal yes" in done.stdout
+
+
+def test_a_misaligned_arena_is_caught_in_debug_builds(tmp_path):
+    pj.compile(tiny.make("mlp"), tiny.example("mlp"), out=tmp_path)
+    text = (tmp_path / "main.c").read_text()
+    (tmp_path / "main.c").write_text(text.replace("output0, arena)", "output0, arena + 4)"))
+    run_compiler(["cc", "-O1", "-std=c99", "main.c", "net.c", "-o", "bad", "-lm"], tmp_path)
+    done = subprocess.run([tmp_path / "bad"], capture_output=True, text=True, check=False)
+    assert "Assertion" in done.stderr
+
+
+def test_export_to_c_writes_the_source_and_its_header(tmp_path):
+    done = pj.export(tiny.make("mlp"), tiny.example("mlp"), tmp_path / "kws.c")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kws.c", "kws.h"]
+    assert done.difference < 1e-5
+
+
+def test_large_weights_lie_in_a_file_of_their_own(tmp_path):
+    network = nn.Linear(1024, 600)
+    program = pj.compile(network, torch.randn(1, 1024), out=tmp_path)
+    assert (tmp_path / "net_weights.bin").stat().st_size >= 1024 * 600 * 4
+    assert len(program.source) < 100_000
