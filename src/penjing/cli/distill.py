@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from penjing import checkpoint
-from penjing.cli.answers import (
-    answering,
-    as_typed,
-    content_of,
-    show_json,
-    show_report,
-    show_text,
-    working,
-)
+from penjing.cli.answers import answering
 from penjing.cli.finetune import student_in
 from penjing.cli.opening import open_source
 from penjing.cli.options import AsJson, Debug, Net, Out, Seed, Trust
-from penjing.report import Report
+from penjing.cli.outcome import deliver
 from penjing.verbs.distill import distill as distill_network
 
 
@@ -65,13 +55,4 @@ def distill(  # noqa: PLR0913 - each is an option of the command
             workdir=out / "training",
             seed=seed,
         )
-        report = Report(replace(done.report.data, command=as_typed(context)))
-        with working("saving"):
-            checkpoint.save(done.model, out / "model", source.need("example_inputs"))
-            report.save(out / "report.json")
-            report.save(out / "report.html")
-        if as_json:
-            show_json({"out": str(out), "report": content_of(report)})
-            return
-        show_report(report)
-        show_text(f"network and report: {out}")
+        deliver(done, out, source.need("example_inputs"), context, as_json=as_json)

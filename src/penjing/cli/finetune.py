@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +9,10 @@ import typer
 from torch import nn
 
 from penjing import checkpoint
-from penjing.cli.answers import (
-    answering,
-    as_typed,
-    content_of,
-    show_json,
-    show_report,
-    show_text,
-    working,
-)
+from penjing.cli.answers import answering
 from penjing.cli.opening import open_source
 from penjing.cli.options import AsJson, Debug, Net, Out, Seed, Trust
-from penjing.report import Report
+from penjing.cli.outcome import deliver
 from penjing.verbs.finetune import finetune as finetune_network
 
 
@@ -62,16 +53,7 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
             workdir=out / "training",
             seed=seed,
         )
-        report = Report(replace(tuned.report.data, command=as_typed(context)))
-        with working("saving"):
-            checkpoint.save(tuned.model, out / "model", source.need("example_inputs"))
-            report.save(out / "report.json")
-            report.save(out / "report.html")
-        if as_json:
-            show_json({"out": str(out), "report": content_of(report)})
-            return
-        show_report(report)
-        show_text(f"network and report: {out}")
+        deliver(tuned, out, source.need("example_inputs"), context, as_json=as_json)
 
 
 def student_in(folder: Path, dense: nn.Module) -> nn.Module:

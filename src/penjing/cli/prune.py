@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from penjing import checkpoint, files
-from penjing.cli.answers import (
-    answering,
-    as_typed,
-    content_of,
-    show_json,
-    show_report,
-    show_text,
-    working,
-)
+from penjing.cli.answers import answering, working
 from penjing.cli.opening import data_of, open_source
 from penjing.cli.options import (
     Allocation,
@@ -38,10 +28,9 @@ from penjing.cli.options import (
     Trust,
     given,
 )
+from penjing.cli.outcome import deliver
 from penjing.errors import PlanError
 from penjing.plan import Plan
-from penjing.report import Report
-from penjing.verbs.prune import Pruned
 from penjing.verbs.prune import prune as prune_network
 
 
@@ -89,12 +78,7 @@ def prune(  # noqa: PLR0913 - each is an option of the command
                 ignored_layers=tuple(ignore or ()),
                 seed=seed,
             )
-            report = _write(out, pruned, example, as_typed(context))
-        if as_json:
-            show_json({"out": str(out), "report": content_of(report)})
-            return
-        show_report(report)
-        show_text(f"network, plan and report: {out}")
+        deliver(pruned, out, example, context, as_json=as_json, plan=pruned.plan)
 
 
 def _read(path: Path) -> Plan:
@@ -102,12 +86,3 @@ def _read(path: Path) -> Plan:
         return Plan.from_json(path.read_text(encoding="utf-8"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"{path}: {error}") from error
-
-
-def _write(out: Path, pruned: Pruned, example: object, command: str) -> Report:
-    report = Report(replace(pruned.report.data, command=command))
-    checkpoint.save(pruned.model, out / "model", example, plan=pruned.plan)  # type: ignore[arg-type]
-    files.write_text(out / "plan.json", pruned.plan.to_json())
-    report.save(out / "report.json")
-    report.save(out / "report.html")
-    return report

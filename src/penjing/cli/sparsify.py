@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from penjing import checkpoint
-from penjing.cli.answers import (
-    answering,
-    as_typed,
-    content_of,
-    show_json,
-    show_report,
-    show_text,
-    working,
-)
+from penjing.cli.answers import answering, working
 from penjing.cli.opening import data_of, open_source
 from penjing.cli.options import (
     AsJson,
@@ -33,8 +23,8 @@ from penjing.cli.options import (
     Trust,
     given,
 )
+from penjing.cli.outcome import deliver
 from penjing.pruning.weights.targets import ROLES
-from penjing.report import Report
 from penjing.verbs.sparsify import sparsify as sparsify_network
 
 
@@ -106,12 +96,4 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
                 ignored_layers=tuple(ignore or ()),
                 seed=seed,
             )
-            report = Report(replace(sparse.report.data, command=as_typed(context)))
-            checkpoint.save(sparse.model, out / "model", example)
-            report.save(out / "report.json")
-            report.save(out / "report.html")
-        if as_json:
-            show_json({"out": str(out), "report": content_of(report)})
-            return
-        show_report(report)
-        show_text(f"network and report: {out}")
+        deliver(sparse, out, example, context, as_json=as_json)
