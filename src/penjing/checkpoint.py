@@ -33,9 +33,12 @@ from penjing.graph.codec import from_json, tensors_of, to_json
 from penjing.graph.form import graph_form, identity
 from penjing.graph.network import Network
 from penjing.plan import Plan
+from penjing.pruning.depth import remove_blocks
 from penjing.pruning.packing import Packed, described, from_description, pack, unpack
 from penjing.pruning.result import shrink_whole
 from penjing.record import Record, attach, make_example, record_of
+from penjing.verbs.depth import Depth, is_of_blocks, remove
+from penjing.verbs.preparation import Choices
 
 SPEC = "spec.json"
 SPEC_VERSION = 2
@@ -424,8 +427,12 @@ def _apply(model: nn.Module, plan: Plan, saved: Saved) -> None:
     assert saved.record is not None  # plans come with their record
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        network = Network.of(model, saved.record.example_inputs(device))
-        shrink_whole(model, network.cut(plan))
+        example = saved.record.example_inputs(device)
+        if is_of_blocks(plan):
+            depth = Depth.of(model, example, Choices(), None)
+            remove_blocks(model, remove(depth, None, plan).made.model)
+        else:
+            shrink_whole(model, Network.of(model, example).cut(plan))
     except (PlanError, InputError) as error:
         raise CheckpointError(f"the plan in {saved.path} does not fit model=: {error}") from error
 

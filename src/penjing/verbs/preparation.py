@@ -35,6 +35,7 @@ RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, ma
 BATCH = 128  # samples that the report's agreement is measured on at a time
 PLACES = get_args(Scope)
 KINDS = get_args(Kind)
+DEPTH = "depth"  # whole blocks, in a call of their own
 REPAIRS = ("auto", "least_squares", "recalibrate", "tune")
 
 Repair = Literal["auto", "least_squares", "recalibrate", "tune"] | Reconstruct | Tune | None
@@ -58,7 +59,8 @@ class Choices:
             included.
         pruning_ratio_dict: Share of units to drop of single layers, by module, name, glob or type.
         scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream; kinds
-            of units among them, such as "heads", leave the other kinds alone.
+            of units among them, such as "heads", leave the other kinds alone. "depth" alone removes
+            whole blocks.
         seed: Of everything random.
     """
 
@@ -79,10 +81,10 @@ class Choices:
             resolve_allocation(self.allocation)
         if not isinstance(self.seed, int):
             raise StrategyError(f"seed is {self.seed!r}; it is a whole number")
-        if set(self.scope) - {*PLACES, *KINDS} or not self.scope:
+        if set(self.scope) - {*PLACES, *KINDS, DEPTH} or not self.scope:
             raise StrategyError(
                 f"scope is {sorted(self.scope)}; it holds places ({', '.join(PLACES)}), kinds of "
-                f"units ({', '.join(KINDS)}), or both"
+                f"units ({', '.join(KINDS)}), or both; or {DEPTH!r} alone"
             )
         if isinstance(self.round_to, Mapping) and set(self.round_to) - set(KINDS):
             raise BudgetError(
@@ -188,12 +190,7 @@ class Preparation:
 
     def whole_batches(self, samples: Calibration) -> list[Batch]:
         """Samples in batches that the network takes; of a fixed batch, only whole ones."""
-        program = self.network.program
-        if program.dynamic_batch:
-            return [Batch(inputs) for inputs in samples.batches(BATCH)]
-        size = next((len(v) for v in program.example if isinstance(v, Tensor) and v.dim()), 1)
-        cut = (Batch(inputs) for inputs in samples.batches(size))
-        return [batch for batch in cut if batch.samples == size]
+        return whole_batches(self.network.program, samples)
 
     # -------------------------------------------------------------- resolved choices
 
@@ -438,6 +435,20 @@ def program_figures(program: Program) -> Figures:
         },
         layers=layers,
     )
+
+
+def whole_batches(program: Program, samples: Calibration) -> list[Batch]:
+    """Samples in batches that a network takes; of a fixed batch, only whole ones.
+
+    Args:
+        program: The network.
+        samples: Unlabelled samples.
+    """
+    if program.dynamic_batch:
+        return [Batch(inputs) for inputs in samples.batches(BATCH)]
+    size = next((len(v) for v in program.example if isinstance(v, Tensor) and v.dim()), 1)
+    cut = (Batch(inputs) for inputs in samples.batches(size))
+    return [batch for batch in cut if batch.samples == size]
 
 
 def check_fits(calibration: Calibration, program: Program) -> None:

@@ -21,6 +21,7 @@ from penjing.graph.network import Cut, Network
 from penjing.plan import Plan
 from penjing.pruning.allocation.protocol import Allocation, Demand
 from penjing.pruning.budgets import absolute
+from penjing.pruning.depth import remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.selection import Key
@@ -31,7 +32,8 @@ from penjing.recovery.repair import repair
 from penjing.report import Coupling, Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task.randomness import random_kept
-from penjing.verbs.preparation import Choices, Preparation, Repair, program_figures
+from penjing.verbs.depth import Depth, Shallow, check_alone, goal_of, is_of_blocks, remove
+from penjing.verbs.preparation import DEPTH, Choices, Preparation, Repair, program_figures
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 HISTOGRAMS = 6  # the largest weights are drawn
@@ -103,7 +105,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         iterative_steps: Reach the goal in this many steps, judging and repairing anew after each.
         scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
             both; with kinds of units ("channels", "neurons", "heads", "head dims", "embedding",
-            "hidden units") only those kinds.
+            "hidden units") only those kinds. "depth" alone removes whole residual branches, the
+            one whose loss moves the outputs least first; then a ratio is a share of the branches.
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express
@@ -148,12 +151,46 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     with random_kept():
         torch.manual_seed(seed)
         worker, example = _on_cpu(model, example_inputs, home)
-        work = _prune_in_steps(worker, example, samples, choices, goal)
-        data = work.report_data(worker, samples)
-        result = _placed(model, work, home, inplace)
-    remember(result, model, example_inputs, work.plan)
+        if DEPTH in choices.scope or is_of_blocks(plan):
+            shallow = _shallower(worker, example, samples, choices, goal)
+            carried, data = shallow.plan, shallow.data
+            result = _swapped(model, shallow.made, home, inplace)
+        else:
+            work = _prune_in_steps(worker, example, samples, choices, goal)
+            carried, data = work.plan, work.report_data(worker, samples)
+            result = _placed(model, work, home, inplace)
+    remember(result, model, example_inputs, carried)
     report = Report(replace(data, seconds=time.perf_counter() - started))
-    return Pruned(result, work.plan, report)
+    return Pruned(result, carried, report)
+
+
+def _shallower(
+    model: nn.Module,
+    example: Example,
+    samples: Calibration | None,
+    choices: Choices,
+    goal: Goal,
+) -> Shallow:
+    """Remove whole blocks; one goes after the other, so steps mean nothing here."""
+    if goal.plan is None:
+        check_alone(choices)
+    depth = Depth.of(model, example, choices, samples)
+    if goal.plan is not None:
+        return remove(depth, None, goal.plan)
+    return remove(depth, goal_of(depth, goal.pruning_ratio, goal.constraints), None)
+
+
+def _swapped(model: nn.Module, made: Made, home: torch.device, inplace: bool) -> nn.Module:
+    """A network without blocks on its device, in the network itself when asked for."""
+    if not inplace:
+        return made.model.to(home)
+    if made.proof.form != "module":
+        raise VerificationError(
+            f"{type(model).__name__} cannot express this in place ({made.proof.reason}); use "
+            "inplace=False, which returns a graph module"
+        )
+    remove_blocks(model, made.model)
+    return model
 
 
 def _several(keys: Iterable[Key] | Key) -> tuple[Key, ...]:
