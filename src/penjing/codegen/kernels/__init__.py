@@ -7,6 +7,7 @@ from penjing.codegen.kernels.cover import Style
 from penjing.codegen.kernels.dense_conv import DenseConv
 from penjing.codegen.kernels.dense_linear import DenseLinear
 from penjing.codegen.kernels.depthwise import Depthwise
+from penjing.codegen.kernels.recurrent import Recurrent
 from penjing.codegen.kernels.sparse_conv import SparseConv
 from penjing.codegen.kernels.sparse_linear import ColumnLinear, WindowLinear
 
@@ -15,6 +16,7 @@ __all__ = [
     "DenseConv",
     "DenseLinear",
     "Depthwise",
+    "Recurrent",
     "SparseConv",
     "Style",
     "WindowLinear",
@@ -41,5 +43,7 @@ def host_kernels() -> tuple[Kernel, ...]:
         *(Depthwise(vectors=v) for v in (4, 8, 12, 16)),
         *(DenseLinear(rows=m, vectors=v) for m, v in LINEAR_TILES),
         WindowLinear(),
+        Recurrent(product=WindowLinear()),
+        Recurrent(product=DenseLinear(rows=1, vectors=8)),
         *(ColumnLinear(style=Style(vectors=v)) for v in (8, 16)),
     )

@@ -28,9 +28,13 @@ from penjing.codegen.kernels.vectors import activated, machine, types
 from penjing.codegen.targets import Target
 
 LANES = 16
+SCATTER_STEPS = 12
+"""Steps that scattering one group's outputs costs."""
+ALIGN = 16
+"""Windows begin at whole cache lines: a load that straddles two costs double."""
 PER_NONZERO = 8
 """Bytes of a weight and its place, idle lanes included."""
-STEP_NS, GROUP_NS = 1.0, 12.0
+STEP_NS, GROUP_NS = 0.8, 8.0
 """Of one step and of one group of 16 outputs (Zen 5)."""
 PLAIN_STEP_NS = 8.0
 """Of one step where the window is read by address."""
@@ -100,7 +104,7 @@ def _steps(
         table[lane, : len(c)] = c
     at, lanes, found = np.zeros(len(columns), int), np.arange(len(columns)), []
     while (ahead := table[lanes, at]).min() < far:
-        start = int(max(0, min(ahead.min(), ins - size)))
+        start = int(ahead.min()) // ALIGN * ALIGN
         ready = ahead < min(start + size, far)
         found.append((start, lanes[ready], ahead[ready]))
         at[ready] += 1
@@ -184,7 +188,7 @@ class Product:
         """The windows of a matrix and the function that reads them."""
         size = 2 * LANES if machine(target).permutes else 256
         plain, sorted_ = (windows(weight, size, ordered=o) for o in (False, True))
-        ordered = len(plain.starts) > len(sorted_.starts) + len(plain.ends) * 4
+        ordered = len(plain.starts) > len(sorted_.starts) + len(plain.ends) * SCATTER_STEPS
         found = sorted_ if ordered else plain
         narrow = np.uint16 if weight.shape[1] < 1 << 16 else np.uint32
         function, text = _function(weight.shape[0], narrow, ordered=ordered)
@@ -225,8 +229,10 @@ def _function(outs: int, narrow: type, *, ordered: bool) -> tuple[str, str]:
     full, rest = divmod(outs, LANES)
     count = f"g < {full} ? {LANES} : {rest}" if rest else str(LANES)
     at = "o[i]" if ordered else "i"
-    store = f"""const int count = {count};
-        for (int i = 0; i < count; i++) y[{at}] = b[{at}] + a[i];"""
+    store = f"for (int i = 0; i < ({count}); i++) y[{at}] = b[{at}] + a[i];"
+    if not ordered:
+        whole = "*(pj_vf16 *)y = a + *(const pj_vf16 *)b;"
+        store = f"if (g < {full}) {{ {whole} }} else {{ {store} }}" if rest else whole
     step = f"o += {LANES}" if ordered else f"y += {LANES}, b += {LANES}"
     return named("pj_windows", f"""
 static void @NAME@(const float *x, float *y, const float *b, const float *w, const uint8_t *at,
