@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,8 +26,9 @@ from penjing.codegen.build import (
     shared_library,
 )
 from penjing.codegen.ir import Layer, Net
-from penjing.codegen.kernel import Kernel
+from penjing.codegen.kernel import Blob, Kernel
 from penjing.codegen.kernels.standalone import Alone, alone
+from penjing.codegen.runtime import aligned
 from penjing.codegen.targets import Target
 
 CANDIDATES, FARTHEST = 6, 4.0
@@ -73,7 +74,8 @@ def measured(
     found: dict[str, tuple[Kernel, float]] = {}
     missing: list[Candidate] = []
     for i, kernel in enumerate(able[:CANDIDATES]):
-        program = alone(kernel, net, layer, target, f"{layer.name}_{i}")
+        name = f"candidate_{i}"
+        program = alone(kernel, net, replace(layer, name=name), target, f"run_{name}", apart=True)
         key = _key(net, layer, program, target)
         if key in found or any(key == m.key for m in missing):
             continue
@@ -92,11 +94,12 @@ def measured(
 def _key(net: Net, layer: Layer, program: Alone, target: Target) -> str:
     compiler = find_compiler(target)
     kept = np.count_nonzero(layer.weights["weight"])
+    call = program.code.call.replace(program.name.removeprefix("run_"), "")
     parts = [
         layer.kind, str([net.tensors[n].shape for n in (*layer.inputs, *layer.outputs)]),
         str(sorted(layer.attributes.items(), key=lambda item: item[0])),
         str(round(math.log(kept + 1) / math.log(STEP))), str(sorted(program.code.functions)),
-        "".join(program.code.functions.values()), program.code.call.replace(program.name, ""),
+        "".join(program.code.functions.values()), call,
         compiler_version(compiler), " ".join(target.flags), cpu_name(),
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
@@ -112,7 +115,8 @@ def _times(net: Net, layer: Layer, candidates: Sequence[Candidate], target: Targ
     values = tuple(random.randn(*net.tensors[n].shape).astype(np.float32) for n in layer.inputs)
     calls = []
     for c in candidates:
-        buffers = c.program.buffers(values)
+        held = [_hold(library, blob) for blob in c.program.code.blobs]
+        buffers = [*c.program.buffers(values), *held]
         pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
         calls.append((getattr(library, f"{c.program.name}_times"), pointers, buffers))
     counts = [_count(entry, pointers) for entry, pointers, _ in calls]
@@ -130,6 +134,14 @@ def _repeated(program: Alone) -> str:
         f"void {name}_times(void *const *memory, int count) {{\n"
         f"    for (int i = 0; i < count; i++) {name}(memory);\n}}\n"
     )
+
+
+def _hold(library: ctypes.CDLL, blob: Blob) -> np.ndarray:
+    """Set the pointer of a constant; the memory lives as long as what is returned."""
+    raw = aligned(blob.values.nbytes)
+    raw[:] = np.frombuffer(np.ascontiguousarray(blob.values).tobytes(), np.uint8)
+    ctypes.c_void_p.in_dll(library, blob.name).value = raw.ctypes.data
+    return raw
 
 
 def _seconds(entry: ctypes._NamedFuncPointer, pointers: object, count: int) -> float:

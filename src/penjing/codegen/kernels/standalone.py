@@ -84,7 +84,15 @@ def _place(name: str, shape: tuple[int, ...], room: Room) -> Place:
     return Place(f"({name} + {first})", shape, strides, "f32", border, room.slack)
 
 
-def alone(kernel: Kernel, net: Net, layer: Layer, target: Target, name: str = "layer") -> Alone:
+def alone(
+    kernel: Kernel,
+    net: Net,
+    layer: Layer,
+    target: Target,
+    name: str = "layer",
+    *,
+    apart: bool = False,
+) -> Alone:
     """The program of one layer, its tensors packed as the kernel asks.
 
     Args:
@@ -93,6 +101,7 @@ def alone(kernel: Kernel, net: Net, layer: Layer, target: Target, name: str = "l
         layer: Of floats.
         target: That is compiled for.
         name: Of the C function and prefix of its constants.
+        apart: Constants are pointers that the caller sets, so that the source is short.
     """
     needs = kernel.needs(net, layer, target)
     rooms = [*needs.inputs] + [Room()] * (len(layer.inputs) - len(needs.inputs))
@@ -104,7 +113,8 @@ def alone(kernel: Kernel, net: Net, layer: Layer, target: Target, name: str = "l
     count = len(layer.inputs)
     site = Site(layer, places[:count], places[count:], "scratch", target)
     code = kernel.emit(site)
-    constants = "".join(_constant(blob) for blob in code.blobs)
+    write = _pointer if apart else _constant
+    constants = "".join(write(blob) for blob in code.blobs)
     inputs = "".join(
         f"    {'const ' if i < count else ''}float *m{i} = memory[{i}];\n"
         for i in range(len(places))
@@ -128,6 +138,11 @@ HEADER = """#include <stddef.h>
 #define PJ_PARALLEL
 #endif
 """
+
+
+def _pointer(blob: Blob) -> str:
+    kind = "float" if blob.values.dtype == np.float32 else f"{blob.values.dtype.name}_t"
+    return f"const {kind} *{blob.name};\n"
 
 
 def _constant(blob: Blob) -> str:
