@@ -541,8 +541,14 @@ def maximum_over_channels(net, x):
     return net.fc(net.a(x).max(1).values.flatten(1))
 
 
-@sketch({}, a=conv(3, 8), fc=linear(64), locked={"a.weight": "logsumexp has no rule"})
+@sketch({}, a=conv(3, 8), fc=linear(64), locked={"a.weight": "cdist has no rule"})
 def op_without_a_rule(net, x):
+    rows = net.a(x).flatten(2)
+    return net.fc(torch.cdist(rows, rows).flatten(1))
+
+
+@sketch({}, a=conv(3, 8), fc=linear(64), locked={"a.weight": "logsumexp over it"})
+def sum_in_logarithms_over_channels(net, x):
     return net.fc(torch.logsumexp(net.a(x), 1).flatten(1))
 
 
@@ -636,3 +642,41 @@ def cells_in_a_loop(net, x):
 def gated_cells(net, x):
     hidden = net.c(x[:, 0])
     return net.fc(net.c(x[:, 1], hidden))
+
+
+# ---------------------------------------------------------------- sequences
+
+
+@sketch(
+    {"q": 2, "q#2": 2, "q#3": 4, "v": 4},
+    example=SEQUENCE,
+    q=linear(8, 16),
+    k=linear(8, 8),
+    v=linear(8, 8),
+    fc=linear(16),
+)
+def query_heads_that_share_keys(net, x):
+    q, k, v = (
+        part(x).view(*x.shape[:2], heads, 4).transpose(1, 2)
+        for part, heads in ((net.q, 4), (net.k, 2), (net.v, 2))
+    )
+    y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    return net.fc(y.transpose(1, 2).flatten(2).mean(1))
+
+
+@sketch({"a": 6}, example=SEQUENCE, a=linear(8, 6), fc=linear(6))
+def product_with_an_ellipsis(net, x):
+    y = net.a(x)
+    return net.fc(torch.einsum("...i,...i->...i", y, y).mean(1))
+
+
+@sketch({"a": 6}, example=SEQUENCE, a=linear(8, 6), fc=linear(6), inexact={"a"})
+def moments_over_channels(net, x):
+    y = net.a(x)
+    variance, mean_ = torch.var_mean(y, -1, keepdim=True)
+    return net.fc(((y - mean_) / (variance + 1).sqrt()).mean(1))
+
+
+@sketch({"a": 6}, example=SEQUENCE, a=linear(8, 6), fc=linear(6))
+def spectrum_along_time(net, x):
+    return net.fc(torch.fft.fft(net.a(x), dim=1).real.sum(1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from string import ascii_lowercase, ascii_uppercase
 from types import MappingProxyType
 
 import torch
@@ -294,18 +295,50 @@ def _matmul(site: Site, left: Labels, right: Labels, shape: Sequence[int]) -> La
 
 def einsum(site: Site) -> list[Labels]:
     """Equal letters go together; letters that are left stay in the output."""
-    equation, nodes = site.call.arg("equation").replace(" ", ""), site.call.arg("tensors")
-    if "." in equation or "->" not in equation:
-        return locked(site, "with an ellipsis or no output is not followed")
-    inputs, _, output = equation.partition("->")
+    nodes = site.call.arg("tensors")
+    ranks = [len(site.labels_of(n)) for n in nodes]
+    terms, output = einsum_letters(site.call.arg("equation"), ranks)
     letters: dict[str, Dim] = {}
-    for term, node in zip(inputs.split(","), nodes, strict=True):
+    for term, node in zip(terms, nodes, strict=True):
         for letter, dim in zip(term, site.labels_of(node), strict=True):
             if letter in letters and len(letters[letter]) == len(dim):
                 site.unify(letters[letter], dim, f"index {letter}")
             if letter not in letters or len(letters[letter]) < len(dim):
                 letters[letter] = dim
     return [[letters[letter] for letter in output]]
+
+
+def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Letters of every operand and of the output, with an ellipsis spelt out.
+
+    Args:
+        equation: As `torch.einsum` takes it.
+        ranks: Number of dimensions of each operand.
+
+    Returns:
+        One string per operand, and the output's.
+
+    Example:
+        >>> einsum_letters("...i,...i", [3, 2])
+        (['ABi', 'Bi'], 'AB')
+    """
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    spare = [c for c in ascii_uppercase + ascii_lowercase if c not in equation]
+    hidden = [
+        rank - len(term) + len(ELLIPSIS) if ELLIPSIS in term else 0
+        for term, rank in zip(terms, ranks, strict=True)
+    ]
+    names = "".join(spare[: max(hidden)])
+    spelt = [
+        term.replace(ELLIPSIS, names[len(names) - n :])
+        for term, n in zip(terms, hidden, strict=True)
+    ]
+    once = "".join(sorted(c for c in set(inputs) - set(",.") if inputs.count(c) == 1))
+    return spelt, output.replace(ELLIPSIS, names) if arrow else names + once
+
+
+ELLIPSIS = "..."
 
 
 def attention(site: Site) -> list[Labels]:
@@ -316,8 +349,8 @@ def attention(site: Site) -> list[Labels]:
         site.must("value"),
         site.labels("attn_mask"),
     )
-    if site.call.arg("enable_gqa", False):
-        return locked(site, "with enable_gqa is not followed")
+    if site.call.arg("enable_gqa", False) and len(k[-3]) < len(q[-3]):
+        k, v = _shared_heads(site, q, k), _shared_heads(site, q, v)
     site.unify(q[-1], k[-1], "q and k dims")
     site.unify(k[-2], v[-2], "keys")
     site.lock([k[-2]], "softmax over keys")
@@ -326,6 +359,14 @@ def attention(site: Site) -> list[Labels]:
     if mask is not None:
         broadcast(site, [[*lead, q[-2], k[-2]], mask], [*shape[:-1], len(k[-2])], "mask")
     return [[*lead, q[-2], v[-1]]]
+
+
+def _shared_heads(site: Site, q: Labels, kv: Labels) -> Labels:
+    """Labels of keys or values whose heads each serve a run of query heads."""
+    runs = [len(kv[-3]), len(q[-3]) // len(kv[-3])]
+    outer, _ = site.atoms.split(q[-3], runs, site.reason("query heads of a key head"))
+    site.unify(outer, kv[-3], "query heads of a key head")
+    return [*kv[:-3], q[-3], *kv[-2:]]
 
 
 # ---------------------------------------------------------------- normalisation
@@ -469,7 +510,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "hardtanh relu6 leaky_relu elu selu celu silu gelu logsigmoid log_sigmoid softsign "
             "threshold",
         ),
-        **_named(same, "contiguous clone to _to_copy detach alias lift_fresh_copy"),
+        **_named(
+            same,
+            "real imag _conj conj resolve_conj contiguous clone to _to_copy detach alias "
+            "lift_fresh_copy",
+        ),
         **_named(dropout, "dropout feature_dropout alpha_dropout feature_alpha_dropout"),
         **_named(
             drawn,
@@ -495,11 +540,13 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(channel_shuffle, "channel_shuffle"),
         **_named(weight_norm, "_weight_norm"),
         **_named(reduce_exact, "sum linalg_vector_norm norm"),
-        **_named(reduce_normalised, "mean var std amax amin"),
+        **_named(reduce_normalised, "mean var std amax amin var_mean std_mean"),
         **_named(
             along,
             "softmax _softmax log_softmax _log_softmax cumsum cumprod sort argsort topk argmax "
-            "argmin max min",
+            "argmin max min logsumexp prod kthvalue median mode nanmean nansum any all aminmax "
+            "cummax cummin logcumsumexp fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 "
+            "fft_fftn fft_ifftn fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn",
         ),
         **_named(
             spatial(1),

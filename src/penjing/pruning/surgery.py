@@ -76,6 +76,9 @@ def write_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
         )
         store[leaf] = made[id(tensor)]
+    for part in model.modules():
+        if isinstance(part, nn.RNNBase):  # which keeps a list of its own
+            part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
 
 
 def _same(old: Tensor, new: Tensor) -> bool:
@@ -177,6 +180,16 @@ def _cell(module: nn.Module, _groups: int | None) -> None:
     module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
 
 
+def _multihead(module: nn.Module, _groups: int | None) -> None:
+    """Whole heads went, as many dims as of the width: else the class cannot express it."""
+    assert isinstance(module, nn.MultiheadAttention)
+    if module.in_proj_weight is not None:
+        rows, width = module.in_proj_weight.shape
+        if rows == 3 * width and width % module.head_dim == 0:
+            module.embed_dim = module.kdim = module.vdim = width
+            module.num_heads = width // module.head_dim
+
+
 _PATCHES: dict[
     type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.Module, int | None], None]
 ] = {
@@ -189,4 +202,5 @@ _PATCHES: dict[
     nn.PReLU: _prelu,
     nn.RNNBase: _recurrent,
     nn.RNNCellBase: _cell,
+    nn.MultiheadAttention: _multihead,
 }

@@ -145,6 +145,8 @@ def relative_difference(got: Any, want: Any) -> float:
         return 0.0 if got == want else math.inf
     if got.shape != want.shape:
         return math.inf
+    if want.is_complex() and got.is_complex():
+        got, want = torch.view_as_real(got), torch.view_as_real(want)
     if want.numel() == 0 or not want.is_floating_point():
         return 0.0 if torch.equal(got, want) else math.inf
     got, want = got.detach().double(), want.detach().double()
@@ -421,6 +423,13 @@ def _variance(call: Call, x: Tensor, stays: Tensor, _env: Mapping[str, Any]) -> 
     return _squeeze(call, variance.sqrt() if call.name == "std" else variance, axes)
 
 
+def _variance_and_mean(
+    call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    spread = _variance(call, x, stays, env)
+    return spread.sqrt() if call.name == "std_mean" else spread, _mean(call, x, stays, env)
+
+
 def _extreme(call: Call, x: Tensor, stays: Tensor, _env: Mapping[str, Any]) -> Tensor:
     axes, sign = _axes(call, x), 1 if call.name == "amax" else -1
     hidden = (sign * x).masked_fill(stays == 0, -math.inf)
@@ -475,10 +484,12 @@ def _affine(call: Call, y: Tensor, env: Mapping[str, Any]) -> Tensor:
     return y if bias is None else y + bias.view(shape)
 
 
-_REFERENCES: dict[str, Callable[[Call, Tensor, Tensor, Mapping[str, Any]], Tensor]] = {
+_REFERENCES: dict[str, Callable[[Call, Tensor, Tensor, Mapping[str, Any]], Any]] = {
     "mean": _mean,
     "var": _variance,
     "std": _variance,
+    "var_mean": _variance_and_mean,
+    "std_mean": _variance_and_mean,
     "amax": _extreme,
     "amin": _extreme,
     "layer_norm": _layer_norm,
