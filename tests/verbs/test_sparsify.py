@@ -194,6 +194,12 @@ def test_recurrent_matrices_become_sparse():
     assert gone == [0.75]
 
 
+def test_what_is_judged_without_data_is_said():
+    model, x = Recurrent().eval(), torch.randn(20, 5, 4)
+    sparse = pj.sparsify(model, x[:1], sparsity=0.5, calibration=[x], repair=None)
+    assert "rnn.weight_ih_l0" in sparse.report.data.notes[0]
+
+
 def test_a_weight_that_another_op_reads_too_stays_dense():
     class Tied(nn.Module):
         def __init__(self):

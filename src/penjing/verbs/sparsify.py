@@ -333,15 +333,19 @@ class Work:
         return targets, dense
 
     @cached_property
-    def scores(self) -> dict[str, Tensor]:
-        """Scores of the blocks of every target."""
-        survey = Survey(
+    def survey(self) -> Survey:
+        """What scores the targets."""
+        return Survey(
             program=self.program,
             targets=self.found[0],
             importance=self.how.importance,
             seed=self.how.seed,
         )
-        scores = survey.run(self.how.samples if self.how.sees_data else None)
+
+    @cached_property
+    def scores(self) -> dict[str, Tensor]:
+        """Scores of the blocks of every target."""
+        scores = self.survey.run(self.how.samples if self.how.sees_data else None)
         for target in self.found[0]:
             _check_scores(target, scores[target.weight])
         return scores
@@ -492,7 +496,17 @@ class Work:
                 "seed": str(self.how.seed),
             },
             environment=environment(),
+            notes=self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        """What was judged in another way than was asked for."""
+        if not self.how.sees_data:
+            return ()
+        blind = [t.weight for t in self.found[0] if not self.survey.sees(t)]
+        names = ", ".join(name.removesuffix(".weight") for name in blind)
+        why = "recurrent, or too many inputs for a Gram matrix"
+        return (f"judged by the size of the weights alone ({why}): {names}",) if blind else ()
 
     def _agreement(self) -> float | None:
         """Share of calibration samples on which both networks answer alike."""

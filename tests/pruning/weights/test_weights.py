@@ -93,6 +93,34 @@ def test_steps_of_several_blocks_choose_nearly_as_well_as_one_by_one():
     assert errors[1] <= 1.5 * errors[0]  # a greedy order is no optimum either
 
 
+@pytest.mark.parametrize("pattern", ["element", "2:4", "block:1x2"])
+def test_a_large_layer_is_eliminated_in_parts(pattern):
+    layer = layer_of(2, 16)
+    tiling = Tiling(Pattern.parse(pattern), 1, 2, 1, 16)
+    scores = OBS(largest_work=2 * 16 * 8**2, damping=1e-12)(layer, tiling)
+    first, second = (
+        OBS(damping=1e-12)(part_of(layer, half), Tiling(tiling.pattern, 1, 2, 1, 8))
+        for half in (0, 1)
+    )
+    # a part's own problem has the other inputs left free: the Schur complement of its Gram matrix
+    torch.testing.assert_close(scores, torch.cat([first, second], 1), rtol=1e-5, atol=0)
+
+
+def part_of(layer, half):
+    """The problem of eight inputs when the other eight follow freely."""
+    mine = torch.arange(8) + 8 * half
+    rest = torch.arange(8) + 8 * (1 - half)
+    xx = layer.gram.xx[0]
+    schur = xx[mine][:, mine] - xx[mine][:, rest] @ torch.linalg.solve(
+        xx[rest][:, rest], xx[rest][:, mine]
+    )
+    gram = Gram.zeros(1, 8)
+    gram.xx, gram.rows = schur[None], layer.gram.rows
+    return Matrix(
+        name="w", weight=layer.weight[:, :, mine], scale=layer.scale, gram=gram, free=False
+    )
+
+
 def test_magnitude_does_not_look_behind_the_norm():
     layer = layer_of(2, 4)
     tiling = Tiling(Pattern(), 1, 2, 1, 4)

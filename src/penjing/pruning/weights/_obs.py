@@ -6,6 +6,7 @@ K = places that go in one step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,8 @@ class Obs:
         damping: Ridge strength as a share of the mean diagonal of the Gram matrix.
         steps: Blocks go one by one while at most this many are left, else the same share of those
             left goes together, with the exact joint update.
-        largest_work: Outputs times inputs cubed up to which a layer is eliminated exactly; beyond
-            it every block is judged once, with all others in place.
+        largest_work: Outputs times inputs cubed up to which a layer is eliminated as a whole;
+            beyond it the inputs are taken in parts, each eliminated with the others in place.
 
     Source:
         Frantar and Alistarh 2022, arXiv:2208.11580 (OBC), algorithm 1 and appendix for blocks and
@@ -69,17 +70,24 @@ class Obs:
             rises = w_NRBM.square().sum((1, 3)) / weight.square().sum().clamp_min(TINY)
             return rises / tiling.sizes.clamp_min(1)
         inverses = self._inverses(layer, tiling)
-        each = tiling.bundles
-        exact = weight.shape[0] * each * float(inverses.shape[1]) ** 3 <= self.largest_work
+        width = self._width(weight.shape[0] * tiling.bundles, tiling)
         rises = torch.cat(
             [
-                _eliminated(w, inverse, tiling, self.steps)
-                if exact
-                else _judged(w, inverse, tiling)
-                for w, inverse in zip(w_NRBM.split(each), inverses, strict=True)
+                _by_parts(w, inverse, tiling, self.steps, width)
+                for w, inverse in zip(w_NRBM.split(tiling.bundles), inverses, strict=True)
             ]
         )
         return rises / max(layer.energy, TINY) / tiling.sizes.clamp_min(1)
+
+    def _width(self, bundles: int, tiling: Tiling) -> int:
+        """Blocks of a part: as many as the work allows, whole runs of an n:m pattern."""
+        blocks, size = tiling.index.shape
+        places = blocks * size
+        if bundles * float(places) ** 3 <= self.largest_work:
+            return blocks
+        run = tiling.pattern.of or 1
+        width = int(math.sqrt(self.largest_work / (bundles * places))) // size
+        return max(run, width // run * run)
 
     def _inverses(self, layer: Matrix, tiling: Tiling) -> Tensor:
         """Inverse Gram matrices in the order of the blocks, `(G, P, P)`."""
@@ -94,14 +102,15 @@ class Obs:
         return out
 
 
-def _judged(w_NRBM: Tensor, inverse: Tensor, tiling: Tiling) -> Tensor:
-    """Rise of the error when each block goes alone, `(N, B)`."""
-    blocks, places = tiling.index.shape
-    own = inverse.view(blocks, places, blocks, places).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    solved = torch.linalg.solve(own, w_NRBM.permute(2, 3, 0, 1).flatten(2))
-    solved = solved.view(blocks, places, *w_NRBM.shape[:2]).permute(2, 3, 0, 1)
-    rises: Tensor = (solved * w_NRBM).sum((1, 3))
-    return rises
+def _by_parts(w_NRBM: Tensor, inverse: Tensor, tiling: Tiling, steps: int, width: int) -> Tensor:
+    """Rise of the error as each block goes in turn within its part, `(N, B)`."""
+    blocks, size = tiling.index.shape
+    rises = []
+    for start in range(0, blocks, width):
+        part = slice(start * size, min(start + width, blocks) * size)
+        own = w_NRBM[:, :, start : start + width]
+        rises.append(_eliminated(own, inverse[part, part], tiling, steps))
+    return torch.cat(rises, 1)
 
 
 def _eliminated(w_NRBM: Tensor, inverse: Tensor, tiling: Tiling, steps: int) -> Tensor:

@@ -53,6 +53,7 @@ class Survey:
         importance: How.
         rows_per_unknown: Output positions looked at per unknown of a layer, over all samples.
         memory_mb: Bound on the activations held, in MiB.
+        largest: Unknowns of a layer beyond which it is scored without data.
         seed: Of the choice of output positions.
     """
 
@@ -61,6 +62,7 @@ class Survey:
     importance: WeightImportance
     rows_per_unknown: float = 60.0
     memory_mb: float = 2048.0
+    largest: int = 4700
     seed: int = 0
     _sums: dict[str, _Sums] = field(default_factory=dict)
 
@@ -71,13 +73,18 @@ class Survey:
         Args:
             calibration: Unlabelled samples; None scores without data.
         """
-        alone = [t for t in self.targets if calibration is None or not t.layers]
-        found = {t.weight: self._score(t, Outlet()) for t in alone}
-        if calibration is None:
-            outlet_of = outlets(self.program, _by_node(self.targets))
-            return {t.weight: self._score(t, _outlet(t, outlet_of)) for t in self.targets}
-        waiting = {t.weight: t for t in self.targets if t.layers}
-        return {**found, **self._streamed(waiting, calibration)} if waiting else found
+        seen = [] if calibration is None else [t for t in self.targets if self.sees(t)]
+        outlet_of = outlets(self.program, _by_node(self.targets))
+        waiting = {t.weight: t for t in seen}
+        alone = [t for t in self.targets if t.weight not in waiting]
+        found = {t.weight: self._score(t, _outlet(t, outlet_of)) for t in alone}
+        if calibration is None or not waiting:
+            return found
+        return {**found, **self._streamed(waiting, calibration)}
+
+    def sees(self, target: Target) -> bool:
+        """Whether what a layer reads can be summed up in a Gram matrix."""
+        return bool(target.layers) and target.tiling.taps * target.tiling.channels <= self.largest
 
     def _streamed(self, waiting: Mapping[str, Target], calibration: Samples) -> dict[str, Tensor]:
         layer_of = _by_node(list(waiting.values()))
