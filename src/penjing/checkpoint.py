@@ -36,6 +36,8 @@ from penjing.plan import Plan
 from penjing.pruning.depth import remove_blocks
 from penjing.pruning.packing import Packed, described, from_description, pack, unpack
 from penjing.pruning.result import shrink_whole
+from penjing.quantization.module import QuantizedModule
+from penjing.quantization.storage import from_storage, to_storage
 from penjing.record import Record, attach, make_example, record_of
 from penjing.verbs.depth import Depth, is_of_blocks, remove
 from penjing.verbs.preparation import Choices
@@ -92,6 +94,8 @@ def save(
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; a checkpoint is a folder")
     record = _record(model, example_inputs, plan)
+    if record is None and isinstance(model, QuantizedModule):
+        record = Record.of(model.network.program.example_inputs)
     named = _named_tensors(model)
     content = _content(model, record, example_inputs)
     name = _free_name(folder)
@@ -103,7 +107,7 @@ def save(
     )
     spec = {
         "format": "penjing",
-        "version": SPEC_VERSION if packed else DENSE_VERSION,
+        "version": SPEC_VERSION if packed or content.grids else DENSE_VERSION,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "weights": {
             "file": name,
@@ -120,6 +124,7 @@ def save(
         "constants": sorted(set(stored) - set(named)),
         "graph": content.graph,
         "graph_missing": content.missing,
+        "quantization": content.grids,
     }
     files.write_json(folder / SPEC, spec)
     for other in set(_WEIGHTS) - {name}:
@@ -152,7 +157,10 @@ def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = N
         True
     """
     saved = read(path)
-    loaded = _as_graph(saved) if model is None else _as_module(saved, model)
+    if saved.grids is not None:
+        loaded: nn.Module = _as_integers(saved, model)
+    else:
+        loaded = _as_graph(saved) if model is None else _as_module(saved, model)
     if saved.record is not None:
         attach(loaded, saved.record)
     return loaded.eval()
@@ -172,6 +180,7 @@ class Saved:
         graph_missing: Why there is no graph.
         form: "graph" when a graph form was saved, "module" when a module of another class was.
         metrics: Figures kept beside the network.
+        grids: Of a quantized network, as JSON content; None for one in floats.
     """
 
     path: Path
@@ -183,6 +192,7 @@ class Saved:
     graph_missing: str
     form: str
     metrics: Mapping[str, float | None]
+    grids: Any = None
 
 
 def read(path: str | Path) -> Saved:
@@ -214,6 +224,7 @@ def read(path: str | Path) -> Saved:
             graph_missing=str(spec["graph_missing"]),
             form=str(spec["form"]),
             metrics=dict(spec["metrics"]),
+            grids=spec.get("quantization"),
         )
     except (KeyError, TypeError, ValueError, AttributeError, PlanError) as error:
         raise CheckpointError(
@@ -237,15 +248,23 @@ def _record(model: nn.Module, example: Example | None, plan: Plan | None) -> Rec
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What is written about a network: "graph" or "module", its graph or why none, its tensors."""
+    """What is written about a network.
+
+    Its form ("graph", "module" or "integers"), its graph or why there is none, its tensors, and the
+    grids of integers.
+    """
 
     form: str
     graph: dict[str, Any] | None
     missing: str
     tensors: Mapping[str, Tensor]
+    grids: Any = None
 
 
 def _content(model: nn.Module, record: Record | None, example: Example | None) -> _Content:
+    if isinstance(model, QuantizedModule):
+        graph, grids, tensors = to_storage(model.network)
+        return _Content("integers", graph, "", tensors, grids)
     missing = "it was saved without example inputs"
     if isinstance(model, fx.GraphModule):
         try:
@@ -393,6 +412,18 @@ def _read_weights(folder: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _as_integers(saved: Saved, model: object) -> QuantizedModule:
+    if model is not None:
+        raise CheckpointError(
+            f"{saved.path} holds a network in integers, which the network's own class cannot "
+            "express; load it without model="
+        )
+    if saved.record is None:
+        raise CheckpointError(f"{saved.path} is damaged: it does not say what the network takes")
+    example = saved.record.example_inputs()
+    return QuantizedModule(from_storage(saved.graph, saved.grids, saved.tensors, example))
 
 
 def _as_graph(saved: Saved) -> nn.Module:

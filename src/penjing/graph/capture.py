@@ -93,6 +93,13 @@ class Program:
         """Shape of a node's single tensor at the example's sizes."""
         return concrete_shape(node.meta["val"])
 
+    @property
+    def example_inputs(self) -> Example:
+        """The example as the network is called with it: a tuple, or a dict of keywords alone."""
+        args, kwargs = pytree.tree_unflatten(list(self.example), self.in_spec)
+        given: Example = args if args or not kwargs else kwargs
+        return given
+
     def flatten_inputs(self, batch: Example) -> list[Any]:
         """Inputs of one call as a flat list in the order of `inputs`.
 
