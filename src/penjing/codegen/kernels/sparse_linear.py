@@ -11,7 +11,6 @@ so it is the sparse convolution of one tap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
 
@@ -72,43 +71,42 @@ def windows(weight: np.ndarray, size: int, *, ordered: bool) -> Windows:
     order = np.argsort(-counts, kind="stable") if ordered else np.arange(outs)
     rows = np.full(ceil(outs / LANES) * LANES, outs, np.int64)
     rows[:outs] = order
-    values, index = [], []
-    starts: list[int] = []
-    ends: list[int] = []
-    for group in rows.reshape(-1, LANES):
-        columns = [np.nonzero(weight[r])[0] if r < outs else np.zeros(0, int) for r in group]
-        before = len(starts)
-        for at, lanes, taken in _steps(columns, size, ins):
-            value, place = np.zeros(LANES, np.float32), np.zeros(LANES, np.uint8)
-            value[lanes] = weight[group[lanes], taken]
-            place[lanes] = taken - at
-            values.append(value)
-            index.append(place)
-            starts.append(at)
-        ends.append(len(starts) - before)
+    far = ins + size + ALIGN
+    kept = np.zeros((len(rows), ins), bool)
+    kept[rows < outs] = weight[rows[rows < outs]] != 0
+    table = np.full((len(rows), int(kept.sum(1).max(initial=0)) + 1), far)
+    lane, column = np.nonzero(kept)
+    table[lane, np.arange(len(lane)) - np.searchsorted(lane, lane)] = column
+    starts, taken, ready = _steps(table, size, far)
+    active = ready.any(2)
+    wide = np.vstack([weight, np.zeros((1, ins), weight.dtype)])
+    columns = np.where(ready, taken, 0)
+    values = np.where(ready, wide[rows.reshape(-1, 1, LANES), columns], 0)
+    index = np.where(ready, taken - starts[:, :, None], 0)
     return Windows(
-        np.array(values, np.float32).reshape(-1, LANES),
-        np.array(index, np.uint8).reshape(-1, LANES),
-        np.array(starts, np.int64), np.array(ends, np.int64), rows,
+        values[active].astype(np.float32), index[active].astype(np.uint8), starts[active],
+        active.sum(1), rows,
     )  # fmt: skip
 
 
-def _steps(
-    columns: Sequence[np.ndarray], size: int, ins: int
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Start of the window, the lanes that take part, and the columns they take."""
-    far = ins + size
-    longest = max(len(c) for c in columns)
-    table = np.full((len(columns), longest + 1), far)
-    for lane, c in enumerate(columns):
-        table[lane, : len(c)] = c
-    at, lanes, found = np.zeros(len(columns), int), np.arange(len(columns)), []
-    while (ahead := table[lanes, at]).min() < far:
-        start = int(ahead.min()) // ALIGN * ALIGN
-        ready = ahead < min(start + size, far)
-        found.append((start, lanes[ready], ahead[ready]))
-        at[ready] += 1
-    return found
+def _steps(table: np.ndarray, size: int, far: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all groups at once: starts (groups, steps), the lanes' next columns, who takes part."""
+    at, every = np.zeros(len(table), np.int64), np.arange(len(table))
+    starts, columns, takers = [], [], []
+    while True:
+        ahead = table[every, at].reshape(-1, LANES)
+        start = ahead.min(1) // ALIGN * ALIGN
+        ready = (ahead < (start + size)[:, None]) & (ahead < far)
+        if not ready.any():
+            break
+        starts.append(start)
+        columns.append(ahead)
+        takers.append(ready)
+        at += ready.ravel()
+    if not starts:
+        empty = np.zeros((len(table) // LANES, 0, LANES), np.int64)
+        return empty[:, :, 0], empty, empty.astype(bool)
+    return np.stack(starts, 1), np.stack(columns, 1), np.stack(takers, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
