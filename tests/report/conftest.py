@@ -13,6 +13,7 @@ from penjing.figures import (
     LayerFigures,
     Proof,
     RepairFigures,
+    SparsityFigures,
 )
 from penjing.plan import Lock
 from penjing.report import CandidateFigures, ClassFigures, Histogram, ReportData
@@ -42,6 +43,10 @@ def resnet56():
         per_class=tuple(_class(name, dice) for name in CLASSES),
         candidates=tuple(_candidates(dice, sum(layer.macs for layer in after))),
         groups=groups,
+        sparsity=(
+            SparsityFigures("conv1", 432, 432, reason="it is the first layer"),
+            SparsityFigures("layer1.0.conv2", 2304, 230, "element", 0.013),
+        ),
         repair=tuple(_repair(g, dice) for g in groups),
         epochs=tuple(_epoch(i) for i in range(1, 9)),
         histograms=tuple(_histogram(g, dice) for g in groups[::3]),

@@ -47,6 +47,7 @@ def test_a_full_report_has_every_section(full):
         "candidates",
         "classes",
         "groups",
+        "sparsity",
         "layers",
         "repair",
         "weights",
@@ -68,6 +69,7 @@ def test_an_empty_report_has_no_section():
         ("candidates", "candidates"),
         ("per_class", "classes"),
         ("groups", "groups"),
+        ("sparsity", "sparsity"),
         ("repair", "repair"),
         ("histograms", "weights"),
         ("epochs", "training"),
@@ -185,6 +187,10 @@ def test_a_proof_is_worth_what_it_shows(full, proof, words):
 def test_the_chosen_candidate_is_marked_in_chart_and_table(full):
     text = page(full)
     assert ('class="mark chosen"' in text, '<tr class="marked">' in text) == (True, True)
+
+
+def test_zeros_are_counted_among_the_layers_that_became_sparse(full):
+    assert "90.0% of 2,304 weights are zero in 1 layer; 1 layer stayed dense." in page(full)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 400])
