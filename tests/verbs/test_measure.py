@@ -8,6 +8,7 @@ from torch import nn
 
 from penjing.errors import UnavailableError
 from penjing.verbs.measure import measure
+from penjing.verbs.quantize import quantize
 
 X = torch.randn(1, 3, 6, 6)
 
@@ -70,3 +71,13 @@ def test_the_network_keeps_its_mode(network):
 def test_a_device_is_not_in_this_version(network):
     with pytest.raises(UnavailableError, match="stm32"):
         measure(network, X, device="stm32h743")
+
+
+def test_a_quantized_network_is_measured_as_integers():
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    samples = [torch.randn(32, 16, generator=torch.Generator().manual_seed(0))]
+    quantized = quantize(net, torch.ones(1, 16), calibration=samples).model
+    figures = measure(quantized, torch.ones(1, 16), n=3, against=net)
+    assert figures.params == sum(p.numel() for p in net.parameters())
+    assert figures.macs == 16 * 32 + 32 * 4
+    assert figures.latency.ratio > 0

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from penjing.errors import ExportError, UnavailableError
-from penjing.exporters import onnx_feeds, write_program
+from penjing.exporters import Exported, onnx_feeds, write_integers, write_program
 from penjing.figures import Figures, LatencyFigures
 from penjing.graph.capture import Example, Program, capture
 from penjing.graph.form import identity
 from penjing.latency.onnxruntime import Timing, time_onnx, time_pair
+from penjing.quantization.module import QuantizedModule
+from penjing.quantization.network import QuantizedNetwork
 from penjing.verbs.preparation import program_figures
+from penjing.verbs.quantize import quantized_figures
 
 
 def measure(  # noqa: PLR0913 - a public verb, its options are keywords
@@ -32,7 +35,7 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
     """Measure size and cost of a network.
 
     Args:
-        model: Network to measure; only read.
+        model: Network to measure, in floats or quantized; only read.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords), on its device.
         device: Name of a device profile; not in this version.
         latency: Export to ONNX and time it; otherwise only what the graph tells is had, at once.
@@ -64,15 +67,15 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
             "is that of ONNX Runtime on this machine"
         )
     timing = Timing(threads=threads, batch=batch, n=n)
-    program = capture(model, example_inputs)
-    figures = program_figures(program)
+    mine = _Measured.of(model, example_inputs)
+    figures = mine.figures
     if not latency:
-        return _with_stored_size(figures, program, "the file itself was not written")
-    other = None if against is None else capture(against, example_inputs)
+        return mine.without_file("the file itself was not written")
+    other = None if against is None else _Measured.of(against, example_inputs)
     try:
-        size, timed = _timed(program, other, timing)
+        size, timed = _timed(mine, other, timing)
     except ExportError as error:
-        figures = _with_stored_size(figures, program, "the network has no ONNX file")
+        figures = mine.without_file("the network has no ONNX file")
         return replace(figures, how={**figures.how, "latency_ms": f"not measured: {error}"})
     return replace(
         figures,
@@ -87,24 +90,64 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
     )
 
 
-def _timed(program: Program, other: Program | None, timing: Timing) -> tuple[int, LatencyFigures]:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A network in floats, or in integers.
+
+    Args:
+        program: Its graph.
+        figures: What the graph tells.
+        network: The integer network; None in floats.
+    """
+
+    program: Program
+    figures: Figures
+    network: QuantizedNetwork | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, example_inputs: Example) -> _Measured:
+        """What the graph of a network tells."""
+        if isinstance(model, QuantizedModule):
+            program = model.network.program
+            figures = quantized_figures(model.network, program_figures(program))
+            return cls(program, figures, model.network)
+        program = capture(model, example_inputs)
+        return cls(program, program_figures(program))
+
+    def write(self, path: Path) -> Exported:
+        """The ONNX file."""
+        if self.network is not None:
+            return write_integers(self.network, path)
+        return write_program(self.program, path)
+
+    def without_file(self, why: str) -> Figures:
+        """Figures where no file was written."""
+        if self.network is not None:
+            return self.figures
+        program = self.program
+        kept = program.parameters | program.buffers
+        tensors: dict[Any, Tensor] = {
+            identity(t): t for k, t in program.tensors.items() if k in kept
+        }
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        how = f"bytes of all parameters and buffers, tied ones once; {why}"
+        figures = self.figures
+        return replace(figures, size_bytes=size, how={**figures.how, "size_bytes": how})
+
+
+def _timed(
+    network: _Measured, other: _Measured | None, timing: Timing
+) -> tuple[int, LatencyFigures]:
     """Bytes of the exported file and its latency."""
     with tempfile.TemporaryDirectory() as folder:
-        mine = write_program(program, Path(folder) / "network.onnx")
-        feeds = onnx_feeds(program, timing.batch)
+        mine = network.write(Path(folder) / "network.onnx")
+        feeds = onnx_feeds(network.program, timing.batch)
         if other is None:
             return mine.size_bytes, time_onnx(mine.path, timing, feeds)
-        theirs = write_program(other, Path(folder) / "original.onnx")
-        pair = time_pair(mine.path, theirs.path, timing, feeds, onnx_feeds(other, timing.batch))
+        theirs = other.write(Path(folder) / "original.onnx")
+        against = onnx_feeds(other.program, timing.batch)
+        pair = time_pair(mine.path, theirs.path, timing, feeds, against)
         return mine.size_bytes, pair[0]
-
-
-def _with_stored_size(figures: Figures, program: Program, why: str) -> Figures:
-    kept = program.parameters | program.buffers
-    tensors: dict[Any, Tensor] = {identity(t): t for k, t in program.tensors.items() if k in kept}
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
-    how = f"bytes of all parameters and buffers, tied ones once; {why}"
-    return replace(figures, size_bytes=size, how={**figures.how, "size_bytes": how})
 
 
 def _sentence(timed: LatencyFigures, warmup: int) -> str:
