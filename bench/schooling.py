@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 BATCH = 128
 DECAY = 0.05  # of weights, per unit of learning rate
+SMOOTHING = 0.1  # of the labels
 WARM = 0.1  # share of the steps in which the learning rate rises
 
 
@@ -69,7 +70,7 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
 
 
 def school(
-    name: str, model: nn.Module, data: Data, *, epochs: int, rate: float, smoothing: float = 0.1
+    name: str, model: nn.Module, data: Data, *, epochs: int, rate: float, last: int | None = None
 ) -> dict:
     """Train with AdamW and one cosine cycle; goes on after a kill with the next epoch.
 
@@ -77,9 +78,9 @@ def school(
         name: Of the files.
         model: Freshly initialised; trained in place.
         data: What it learns.
-        epochs: Passes over the training inputs.
+        epochs: Passes over the training inputs that the cycle is laid out for.
         rate: Highest learning rate.
-        smoothing: Of the labels.
+        last: Epoch that is the last one; `epochs` when None.
 
     Returns:
         Accuracies, and what it cost.
@@ -102,7 +103,7 @@ def school(
         optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
         epoch, spent = kept["epoch"], kept["seconds"]
-    for now in range(epoch, epochs):
+    for now in range(epoch, last or epochs):
         start = time.process_time()
         generator = torch.Generator().manual_seed(now)
         torch.manual_seed(now)
@@ -112,7 +113,7 @@ def school(
                 continue
             optimizer.zero_grad()
             outputs = model(data.augment(inputs[rows], generator))
-            F.cross_entropy(outputs, labels[rows], label_smoothing=smoothing).backward()
+            F.cross_entropy(outputs, labels[rows], label_smoothing=SMOOTHING).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -130,7 +131,7 @@ def school(
     save_file(model.eval().state_dict(), cache_folder() / f"{name}.safetensors")
     return {
         "network": name,
-        "epochs": epochs,
+        "epochs": last or epochs,
         "parameters": sum(p.numel() for p in model.parameters()),
         "train_samples": len(inputs),
         "val_samples": len(data.val[0]),

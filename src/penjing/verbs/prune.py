@@ -91,8 +91,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         calibration: Unlabelled batches (inputs alone, or with labels that are ignored).
         importance: "l1", "l2", "random", "taylor", "obs" or an object; None is "obs" with
             calibration, else "l2".
-        allocation: "uniform", "global", "dp" or an object; None is "dp" with calibration, else
-            "uniform".
+        allocation: "uniform", "global", "isomorphic", "dp" or an object; None is "dp" with
+            calibration, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`,
             "tune" (then gradient steps towards the original), a `Tune`, "recalibrate", None.
         round_to: Units that remain are rounded up to a multiple of this; by kind of units, as

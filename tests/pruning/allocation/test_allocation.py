@@ -243,3 +243,16 @@ def test_dp_solves_fifty_wide_groups_with_few_exact_costs():
     budget = 0.5 * macs({g.name: 256 for g in groups})
     dp(groups, {}, errors, {"macs": macs}, Demand(budgets={"macs": budget}))
     assert len(asked) < 1_000
+
+
+def test_units_compete_only_with_those_of_their_kind():
+    heads = [Group(n, units=4, slices=(), kind="heads") for n in ("a", "b")]
+    neurons = [Group("c", units=4, slices=(), kind="neurons")]
+    scores = {
+        "a": torch.arange(1.0, 5),
+        "b": torch.arange(11.0, 15),
+        "c": torch.arange(101.0, 105),
+    }
+    demand = Demand(pruning_ratio=0.25)
+    kept = allocation.isomorphic([*heads, *neurons], scores, {}, {}, demand)
+    assert kept == {"a": 2, "b": 4, "c": 3}
