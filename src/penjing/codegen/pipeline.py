@@ -21,6 +21,7 @@ from penjing.codegen.layout import lay_out
 from penjing.codegen.lower import lower
 from penjing.codegen.program import Program, Signature
 from penjing.codegen.reference import reference_kernels
+from penjing.codegen.streaming import stream
 from penjing.codegen.targets import HOST, Target
 from penjing.errors import InfeasibleError, InputError
 from penjing.graph.capture import Program as Captured
@@ -37,6 +38,7 @@ class Settings:
         name: Prefix of files and public names, a C identifier.
         kernels: To choose from, besides the plain ones; None for all that suit the target.
         notes: What the header says of inputs and outputs.
+        streaming: The example is one piece of a sequence; the program carries states.
         threads: Of OpenMP, when it runs on this machine.
     """
 
@@ -46,6 +48,7 @@ class Settings:
     name: str = "net"
     kernels: Sequence[Kernel] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    streaming: bool = False
     threads: int = 1
 
 
@@ -97,6 +100,8 @@ def compile_captured(captured: Captured, values: Sequence[Any], settings: Settin
         InputError: A type that is not compiled.
     """
     net = fuse(lower(captured, values))
+    if settings.streaming:
+        net = stream(net)
     with torch.no_grad():
         outputs = [v for v in captured.run(values) if isinstance(v, TorchTensor)]
     inputs = [v for v in values if isinstance(v, TorchTensor)]

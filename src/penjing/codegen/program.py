@@ -172,7 +172,10 @@ class Program:
 
         Raises:
             InputError: Another structure, shape or dtype than the network was compiled for.
+            StrategyError: It was compiled for streaming.
         """
+        if self.state_bytes:
+            raise StrategyError("this program carries a state; call what program.stream() gives")
         arrays = self._arrays(args, kwargs)
         given = pytree.tree_leaves((args, kwargs))
         tensors = any(isinstance(v, TorchTensor) for v in given)
@@ -188,7 +191,7 @@ class Program:
             StrategyError: The program was not compiled for streaming.
         """
         if not self.state_bytes:
-            raise StrategyError("this program has no state; compile with streaming=True")
+            raise StrategyError("this program has no state; compile with stream_dim=...")
         return Stream(self, self.loaded.new_state())
 
     def _arrays(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[np.ndarray]:

@@ -26,10 +26,15 @@ TOLERANCE = 1e-4
 1e-6 per layer, and functions such as exp by as much."""
 
 ROUNDS = 2  # fresh inputs that are compared
+PIECES = 4  # of a stream that is compared
 
 
 def compile_checked(
-    model: nn.Module, example_inputs: Example, settings: Settings, batch: int | None = None
+    model: nn.Module,
+    example_inputs: Example,
+    settings: Settings,
+    batch: int | None = None,
+    stream_dim: int | None = None,
 ) -> Program:
     """Compile a network, and compare it with the network where this machine can run it.
 
@@ -38,6 +43,7 @@ def compile_checked(
         example_inputs: A tensor, a tuple or a dict; its batch is the one that is compiled.
         settings: How.
         batch: Another batch to compile for.
+        stream_dim: Dimension of time in every input, to compile for streaming.
 
     Returns:
         The program and how far it differs.
@@ -53,11 +59,16 @@ def compile_checked(
     leaves = torch.utils._pytree.tree_leaves(call_args(example_inputs))
     given = next((len(v) for v in leaves if isinstance(v, Tensor) and v.dim()), None)
     values = example_of(captured, batch if batch is not None else given)
+    if stream_dim is not None:
+        settings = replace(settings, streaming=True)
     program = program_of(captured, values, settings)
     if settings.target.emulator:
         program.check()
         return program
     tensors = [v for v in values if isinstance(v, Tensor)]
+    if stream_dim is not None:
+        apart = _compared_stream(model, captured, program, (tensors, stream_dim))
+        return replace(program, difference=apart)
     samples = len(tensors[0]) if tensors and tensors[0].dim() else 1
     return replace(program, difference=_compared(model, captured, program, samples))
 
@@ -141,6 +152,42 @@ def _compared(model: nn.Module, captured: Captured, program: Program, batch: int
                     "forward depend on more than its inputs?"
                 )
             worst = max(worst, apart)
+    return worst
+
+
+def _compared_stream(
+    model: nn.Module, captured: Captured, program: Program, sequence: tuple[list[Tensor], int]
+) -> float:
+    """Largest relative difference of a stream of pieces from the network on the whole sequence.
+
+    Raises:
+        VerificationError: More than the tolerance: the network looks ahead, or at absolute times.
+    """
+    tensors, dim = sequence
+    generator = torch.Generator().manual_seed(0)
+    batch = len(tensors[0])
+    pieces = [fresh_inputs(captured, batch, generator) for _ in range(PIECES)]
+    whole = [torch.cat(parts, dim) for parts in zip(*pieces, strict=True)]
+    wanted = _eager(model, captured)(whole)
+    running = program.stream()
+    answers = []
+    for piece in pieces:
+        args, kwargs = torch.utils._pytree.tree_unflatten(piece, captured.in_spec)
+        leaves = torch.utils._pytree.tree_leaves(running(*args, **kwargs))
+        answers.append([v for v in leaves if isinstance(v, Tensor)])
+    worst = 0.0
+    for position, want in enumerate(wanted):
+        parts = [answer[position] for answer in answers]
+        axis = next((d for d, n in enumerate(parts[0].shape) if want.shape[d] == PIECES * n), None)
+        got = parts[-1] if axis is None else torch.cat(parts, axis)
+        apart = _difference(got, want.detach())
+        if not apart <= TOLERANCE:
+            raise VerificationError(
+                f"output {position} of a stream of {PIECES} pieces differs from the network on the "
+                f"whole sequence by {apart:.1e} of its largest value (allowed {TOLERANCE:.0e}). "
+                "Does it look ahead, or pool or normalise over time?"
+            )
+        worst = max(worst, apart)
     return worst
 
 

@@ -28,6 +28,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     name: str = "net",
     batch: int | None = None,
     threads: int = 1,
+    stream_dim: int | None = None,
 ) -> Program:
     """Compile a network, dense or sparse, to C; it is built, run and compared before it returns.
 
@@ -40,6 +41,9 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         out: Folder for the C file, header, build files, example, test vector and description.
         name: Prefix of files and of everything public in them.
         batch: Another batch than the example's to compile for.
+        stream_dim: Compile for streams: the dimension of time in every input. The example is one
+            piece; recurrent layers and convolutions that look back only go on where the piece
+            before has ended, in a state that the caller holds: `program.stream()`.
         threads: Of the program on this machine; the sources take any number, by OpenMP.
 
     Returns:
@@ -72,7 +76,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     settings = Settings(
         target=target_of(target), optimize=optimize, name=c_name(name), threads=threads
     )
-    program = compile_checked(model, example_inputs, settings, batch)
+    program = compile_checked(model, example_inputs, settings, batch, stream_dim)
     if out is not None:
         program.save(out)
     return program
