@@ -74,3 +74,14 @@ def test_nan_in_the_calibration_data_is_named() -> None:
 def test_an_unknown_name_lists_those_known(argument: dict[str, str], text: str) -> None:
     with pytest.raises(StrategyError, match=text):
         pj.quantize(make("plain"), example("plain"), calibration=[example("plain")], **argument)  # type: ignore[arg-type]
+
+
+def test_integers_are_measured_as_integers(quantized: pj.Quantized) -> None:
+    figures = pj.measure(quantized.model, example("plain"), against=make("plain"), n=5)
+    assert figures.latency is not None
+    assert figures.latency.ratio is not None
+
+
+def test_integers_are_not_pruned(quantized: pj.Quantized) -> None:
+    with pytest.raises(pj.PenjingError, match="not captured again"):
+        pj.find_groups(quantized.model, example("plain"))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from penjing.errors import InputError
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.simulation import Simulation, simulate
 from penjing.task.batches import describe
@@ -45,7 +46,15 @@ class QuantizedModule(nn.Module):
 
         Returns:
             Outputs in the original's structure.
+
+        Raises:
+            InputError: It was asked for by a capture.
         """
+        if torch.compiler.is_exporting():
+            raise InputError(
+                "a network in integers is not captured again: prune and train the one in floats, "
+                "then quantize; export, save and measure take integers as they are"
+            )
         program = self.network.program
         batch: Any = (
             kwargs if kwargs and not args else args if len(args) != 1 or kwargs else args[0]
