@@ -33,6 +33,7 @@ NAMES = {
     "kws": "MLPerf Tiny DS-CNN, keywords",
     "ad": "MLPerf Tiny autoencoder, machine sounds (AUC)",
 }
+TRANSFORMERS = {"vit": "vision transformer, CIFAR-10", "text": "text encoder, SST-2"}
 BARS = {"ic": 85.0, "vww": 80.0, "kws": 90.0, "ad": 85.0}
 
 
@@ -144,6 +145,34 @@ def criteria_table() -> str:
         if any(cell != "-" for cell in line[1:]):
             body.append(line)
     header = ("importance", "uniform", "uniform, repaired", "solver", "solver, repaired")
+    return table(header, body)
+
+
+def attention_table() -> str:
+    """Transformers right after a cut, and after distillation, beside random without repair."""
+    body = []
+    found = grouped(
+        rows("attention"), "network", "fewer_macs", "importance", "distilled_epochs", "dense"
+    )
+    for (name, factor, importance, epochs, dense), same in sorted(found.items(), key=str):
+        how = "random, no repair" if importance == "random" else "judged and repaired"
+        epoch = "epoch" if epochs == 1 else "epochs"
+        worst = min(same, key=lambda r: r["difference_points"]["mean"])["difference_points"]
+        body.append([
+            TRANSFORMERS[name],
+            f"{factor:g}x",
+            f"{how}, {epochs} {epoch} of distillation" if epochs else how,
+            str(len(same)),
+            f"{dense:.2f}",
+            spread([r["pruned"] for r in same]),
+            f"{worst['mean']:+.2f} [{worst['low']:+.2f}, {worst['high']:+.2f}]",
+            spread([r["retained"] for r in same]),
+            f"{statistics.fmean(r['cpu_seconds'] for r in same):.0f}",
+        ])  # fmt: skip
+    header = (
+        "network", "fewer MACs", "how", "seeds", "dense", "accuracy",
+        "difference, 95 % interval (worst seed)", "retained", "CPU-s",
+    )  # fmt: skip
     return table(header, body)
 
 
@@ -343,6 +372,7 @@ def _draw(lines: dict[str, list[tuple[float, float]]], dense: float) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "repair": repair_tables,
+    "attention": attention_table,
     "sparsity": sparsity_table,
     "criteria": criteria_table,
     "speed": speed_table,

@@ -47,7 +47,7 @@ Importance = Annotated[
     str | None, typer.Option("--importance", help="obs, taylor, l1, l2, random, module:thing.")
 ]
 Allocation = Annotated[
-    str | None, typer.Option("--allocation", help="dp, global, uniform, module:thing.")
+    str | None, typer.Option("--allocation", help="dp, global, isomorphic, uniform, module:thing.")
 ]
 RoundTo = Annotated[
     int | None, typer.Option("--round-to", min=1, help="Units that remain, a multiple of this.")
