@@ -275,3 +275,15 @@ def test_large_weights_lie_in_a_file_of_their_own(tmp_path):
     program = pj.compile(network, torch.randn(1, 1024), out=tmp_path)
     assert (tmp_path / "net_weights.bin").stat().st_size >= 1024 * 600 * 4
     assert len(program.source) < 100_000
+
+
+def test_measure_reports_the_memory_that_the_program_has():
+    network, x = tiny.make("plain"), tiny.example("plain")
+    program = pj.compile(network, x)
+    figures = pj.measure(network, x, runtime="c", n=1)
+    assert (figures.ram_bytes, figures.size_bytes) == (program.ram_bytes, program.flash_bytes)
+
+
+def test_the_plan_says_the_largest_sum_of_living_buffers_at_least():
+    _, _, files = compiled(*NETWORKS["residual"])
+    assert sum(files.arena.peak.values()) <= files.arena.size_bytes

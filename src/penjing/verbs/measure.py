@@ -5,15 +5,17 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from penjing.errors import ExportError, UnavailableError
-from penjing.exporters import Exported, onnx_feeds, write_integers, write_program
+from penjing.codegen.pipeline import Settings
+from penjing.errors import ExportError, StrategyError, UnavailableError
+from penjing.exporters import Exported, compile_checked, onnx_feeds, write_integers, write_program
 from penjing.figures import Figures, LatencyFigures
 from penjing.graph.capture import Example, Program, capture
 from penjing.graph.form import identity
+from penjing.latency.compiled import time_program
 from penjing.latency.onnxruntime import Timing, time_onnx, time_pair
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
@@ -31,6 +33,7 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
     batch: int = 1,
     n: int = 50,
     against: nn.Module | None = None,
+    runtime: Literal["onnxruntime", "c"] = "onnxruntime",
 ) -> Figures:
     """Measure size and cost of a network.
 
@@ -44,6 +47,8 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
         n: Timed calls, after five that are not.
         against: Network to compare with, timed call by call in turn; `latency.ratio` then says how
             many times faster `model` is.
+        runtime: "onnxruntime", or "c" for the program that `compile` makes: its flash as
+            `size_bytes`, its arena, inputs and outputs as `ram_bytes`, and its latency.
 
     Returns:
         Figures, with one sentence in `how` for each. A network that ONNX cannot express has no
@@ -51,6 +56,7 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
 
     Raises:
         UnavailableError: `device` was given.
+        StrategyError: An unknown runtime, or one that does not time against another network.
         InputError: The network does not run on `example_inputs`, or `batch` is not what it takes.
         CaptureError: The network does not export.
         VerificationError: The exported file computes something else.
@@ -67,6 +73,12 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
             "is that of ONNX Runtime on this machine"
         )
     timing = Timing(threads=threads, batch=batch, n=n)
+    if runtime != "onnxruntime":
+        if runtime != "c" or against is not None:
+            raise StrategyError(
+                f"runtime is {runtime!r}; known are 'onnxruntime' and, without `against`, 'c'"
+            )
+        return _compiled(model, example_inputs, timing, latency)
     mine = _Measured.of(model, example_inputs)
     figures = mine.figures
     if not latency:
@@ -157,3 +169,21 @@ def _sentence(timed: LatencyFigures, warmup: int) -> str:
         f"median of {timed.n} calls after {warmup} to warm up, {timed.runtime} on this machine, "
         f"{threads}, batch {timed.batch}{turns}"
     )
+
+
+def _compiled(model: nn.Module, example_inputs: Example, timing: Timing, latency: bool) -> Figures:
+    """Figures of the C program."""
+    settings = Settings(threads=timing.threads)
+    program = compile_checked(model, example_inputs, settings, timing.batch)
+    figures = program_figures(capture(model, example_inputs))
+    how = {
+        **figures.how,
+        "size_bytes": "flash of the C program: instructions and constants",
+        "ram_bytes": f"arena, inputs and outputs of the C program, batch {timing.batch}",
+    }
+    figures = replace(figures, size_bytes=program.flash_bytes, ram_bytes=program.ram_bytes)
+    if not latency:
+        return replace(figures, how=how)
+    timed = time_program(program, timing)
+    how["latency_ms"] = _sentence(timed, timing.warmup)
+    return replace(figures, latency_ms=timed.median_ms, latency=timed, how=how)
