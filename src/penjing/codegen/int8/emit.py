@@ -22,17 +22,17 @@ _PER_LINE = 24
 _Q31 = 31
 
 _ORDER = (
-    "scale", "words", "both", "halves", "columns", "conv_pairs", "conv_rows", "conv_sparse",
-    "grouped", "depthwise", "add", "conv_add", "mul", "pool", "mean", "lookup", "rescale", "runs",
-    "pad", "transpose", "softmax",
+    "scale", "words", "both", "halves", "layer", "columns", "finish", "four", "conv_pairs",
+    "conv_rows", "conv_sparse", "grouped", "depthwise", "add", "conv_add", "mul", "pool", "mean",
+    "lookup", "rescale", "runs", "pad", "transpose", "softmax",
 )  # fmt: skip
-_CONV = ("scale", "columns")
+_CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
-    "pairs": (*_CONV, "words", "both", "conv_pairs"),
-    "rows": (*_CONV, "conv_rows"),
-    "sparse": (*_CONV, "conv_sparse"),
+    "pairs": (*_CONV, "columns", "words", "both", "conv_pairs"),
+    "rows": (*_CONV, "columns", "four", "conv_rows"),
+    "sparse": (*_CONV, "columns", "conv_sparse"),
     "grouped": (*_CONV, "grouped"),
-    "depthwise": (*_CONV, "words", "halves", "depthwise"),
+    "depthwise": (*_CONV, "four", "words", "halves", "depthwise"),
     "add": ("scale", "add"),
     "mul": ("scale", "mul"),
     "average": ("scale", "pool"),

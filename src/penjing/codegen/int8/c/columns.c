@@ -1,17 +1,4 @@
 /* What one output pixel of a convolution reads, as one column of bytes. */
-typedef struct {
-    const int8_t *weight;
-    const int32_t *bias, *multiplier;
-    const int8_t *shift;
-    int32_t height, width, channels; /* of the input */
-    int32_t rows, columns, outputs;  /* of the output */
-    int16_t kernel_height, kernel_width, stride_height, stride_width;
-    int16_t dilation_height, dilation_width, top, left;
-    int32_t depth, pitch; /* bytes of a column: used, and apart */
-    int32_t which;        /* bits of an output's number that choose its multiplier: all or none */
-    int8_t input_zero, zero, low, high;
-} pj_conv_t;
-
 static inline void pj_copy(int8_t *to, const int8_t *from, int32_t n) {
     for (; n >= 4; n -= 4, to += 4, from += 4) {
         memcpy(to, from, 4);
@@ -56,10 +43,4 @@ static void pj_column(const pj_conv_t *k, const int8_t *x, int32_t row, int32_t 
             }
         }
     }
-}
-
-static inline int8_t pj_finish(const pj_conv_t *k, int32_t output, int32_t sum) {
-    const int32_t at = output & k->which;
-    sum = pj_scale(sum, k->multiplier[at], k->shift[at]);
-    return pj_clamp(sum + k->zero, k->low, k->high);
 }

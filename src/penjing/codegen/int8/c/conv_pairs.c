@@ -24,10 +24,14 @@ static void pj_pairs(const pj_conv_t *k, const int8_t *a, const int8_t *b, int8_
             s1 = pj_both(x1, u1, s1);
             t1 = pj_both(z1, u1, t1);
         } while (p != end);
-        y[o] = pj_finish(k, o, s0);
-        y[o + 1] = pj_finish(k, o + 1, s1);
-        next[o] = pj_finish(k, o, t0);
-        next[o + 1] = pj_finish(k, o + 1, t1);
+        s0 = pj_finish(k, o, s0);
+        t0 = pj_finish(k, o, t0);
+        s1 = pj_finish(k, o + 1, s1);
+        t1 = pj_finish(k, o + 1, t1);
+        y[o] = (int8_t)s0;
+        y[o + 1] = (int8_t)s1;
+        next[o] = (int8_t)t0;
+        next[o + 1] = (int8_t)t1;
     }
     if (o < k->outputs) {
         int32_t s = k->bias[o], t = s;

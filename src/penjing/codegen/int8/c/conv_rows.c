@@ -1,8 +1,9 @@
 /* Dense convolution, four outputs of one pixel at a time; weights lie output by output. */
 #if defined(__ARM_FEATURE_MVE) && !defined(PENJING_PLAIN)
-#include <arm_mve.h>
-static inline void pj_dot4(const int8_t *x, const int8_t *w, int32_t depth, int32_t *sums) {
-    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+static inline void pj_dot4(const pj_conv_t *k, int32_t o, const int8_t *x, const int8_t *w,
+                           int8_t *y) {
+    const int32_t depth = k->depth;
+    int32_t s0 = k->bias[o], s1 = k->bias[o + 1], s2 = k->bias[o + 2], s3 = k->bias[o + 3];
     const int8_t *const w1 = w + depth, *const w2 = w1 + depth, *const w3 = w2 + depth;
     int32_t i = 0;
     for (; i + 16 <= depth; i += 16) {
@@ -20,20 +21,22 @@ static inline void pj_dot4(const int8_t *x, const int8_t *w, int32_t depth, int3
         s2 = vmladavaq_s8(s2, v, vldrbq_z_s8(w2 + i, rest));
         s3 = vmladavaq_s8(s3, v, vldrbq_z_s8(w3 + i, rest));
     }
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
+    const int32_t sums[4] = {s0, s1, s2, s3};
+    pj_finish4(k, o, vld1q_s32(sums), y);
 }
 #else
-static inline void pj_dot4(const int8_t *x, const int8_t *w, int32_t depth, int32_t *sums) {
-    for (int32_t o = 0; o < 4; ++o) {
+static inline void pj_dot4(const pj_conv_t *k, int32_t o, const int8_t *x, const int8_t *w,
+                           int8_t *y) {
+    const int32_t depth = k->depth;
+    int32_t sums[4];
+    for (int32_t j = 0; j < 4; ++j, w += depth) {
         int32_t s = 0;
         for (int32_t i = 0; i < depth; ++i) {
-            s += x[i] * w[o * depth + i];
+            s += x[i] * w[i];
         }
-        sums[o] += s;
+        sums[j] = k->bias[o + j] + s;
     }
+    pj_finish4(k, o, sums, y);
 }
 #endif
 
@@ -42,12 +45,7 @@ static void pj_single(const pj_conv_t *k, const int8_t *a, int8_t *y) {
     const int8_t *w = k->weight;
     int32_t o = 0;
     for (; o + 4 <= k->outputs; o += 4, w += 4 * depth) {
-        int32_t sums[4];
-        memcpy(sums, k->bias + o, sizeof sums);
-        pj_dot4(a, w, depth, sums);
-        for (int32_t i = 0; i < 4; ++i) {
-            y[o + i] = pj_finish(k, o + i, sums[i]);
-        }
+        pj_dot4(k, o, a, w, y + o);
     }
     for (; o < k->outputs; ++o, w += depth) {
         int32_t s = k->bias[o];

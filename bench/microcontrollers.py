@@ -1,0 +1,155 @@
+"""What do networks cost on microcontrollers: flash, RAM, executed instructions?
+
+    python bench/microcontrollers.py --network ic --form tflite
+
+One invocation adds one row per core. `tflite` compiles MLPerf Tiny's own int8 network, the very
+integers of the .tflite file; `dense` and `sparse` are penjing's from the float network.
+Instructions are counted in an emulator and are no cycles. Every program is first checked bit for
+bit against the Python reference; accuracy is that of the same program on this machine.
+
+TFLite Micro's arena comes from its own interpreter: set PENJING_TFLM to a Python that has the
+package `tflite-micro` (an environment of its own; nothing else here needs it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penjing.codegen.int8 import IntegerProgram, compile_integers
+from penjing.graph.capture import capture
+from penjing.quantization.integers import IntegerNet
+from penjing.quantization.lowering import integers
+from penjing.quantization.ptq import quantize_program
+from penjing.quantization.tflite import read_tflite
+from penjing.task import Calibration
+from penjing.verbs.sparsify import sparsify
+from record import Record, data_folder
+from workloads import BATCH, Workload, auc, workload
+
+CORES = ("cortex-m4", "cortex-m7", "cortex-m55")
+FILES = {
+    "ic": "pretrainedResnet_quant.tflite",
+    "vww": "vww_96_int8.tflite",
+    "kws": "kws_ref_model.tflite",
+    "ad": "ad01_int8.tflite",
+}
+SAMPLES = 500
+TIMEOUT_S = 60
+ASK_TFLM = """
+import sys
+from tflite_micro import runtime
+net = runtime.Interpreter.from_file(sys.argv[1], arena_size=4_000_000)
+net.print_allocations()
+"""
+
+
+def tflm_arena(path: Path) -> int | None:
+    """Bytes of TFLite Micro's arena that do not persist; None when it is not there to be asked."""
+    python = os.environ.get("PENJING_TFLM")
+    if not python:
+        return None
+    command = [python, "-c", ASK_TFLM, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    found = re.search(r"Arena allocation head (\d+) bytes", done.stdout + done.stderr)
+    return int(found[1]) if found else None
+
+
+def network(form: str, job: Workload, sparsity: float) -> IntegerNet:
+    """The integers to be compiled."""
+    if form == "tflite":
+        return read_tflite(data_folder() / "mlperf_tiny" / FILES[job.name])
+    samples = job.calibration(0, SAMPLES)
+    model = job.model
+    if form == "sparse":
+        model = sparsify(model, samples[:2], sparsity=sparsity, calibration=samples, seed=0).model
+    return integers(quantize_program(capture(model, samples[:2]), Calibration.of(samples)))
+
+
+def quality(program: IntegerProgram, job: Workload) -> float:
+    """Top-1 share or AUC of the integer program on the test samples."""
+    net = program.net
+    source = net.tensors[net.inputs[0]]
+
+    def answers(x: np.ndarray) -> np.ndarray:
+        if not source.channels_first and x.ndim == 4:  # a file's network takes channels last
+            x = np.moveaxis(x, 1, -1)
+        return np.asarray(program(x)).reshape(len(x), -1)
+
+    if job.metric == "AUC":
+        scores = [((answers(w.numpy()) - w.numpy()) ** 2).mean() for w in job.test]
+        return auc(np.array(scores), job.labels)
+    hits = [answers(b.numpy()).argmax(1) for b in job.test.split(BATCH)]
+    return float((np.concatenate(hits) == job.labels).mean())
+
+
+def nonzero(net: IntegerNet) -> float:
+    """Share of weights that are not zero."""
+    weights = [la.weights["weight"] for la in net.layers if "weight" in la.weights]
+    return float(sum((w != 0).sum() for w in weights) / sum(w.size for w in weights))
+
+
+def row(net: IntegerNet, core: str, optimize: str) -> dict[str, Any]:
+    """Figures of one program on one core."""
+    program = compile_integers(net, core, optimize)
+    log, size = program.check(), program.flash()
+    if not log.equal:
+        raise SystemExit(f"the program for {core} differs from the reference: no figures")
+    kernels = [s.kernel for s in program.steps]
+    return {
+        "core": core,
+        "optimize": optimize,
+        "code_bytes": size.code_bytes,
+        "constant_bytes": size.constant_bytes,
+        "flash_bytes": size.flash_bytes,
+        "arena_bytes": program.arena_bytes,
+        "instructions": log.count,
+        "macs": net.macs(),
+        "instructions_per_mac": log.count / net.macs(),
+        "sparse_layers": kernels.count("sparse"),
+        "layers": dict(log.layers),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--network", choices=sorted(FILES), required=True)
+    parser.add_argument("--form", choices=["tflite", "dense", "sparse"], default="tflite")
+    parser.add_argument("--sparsity", type=float, default=0.7)
+    parser.add_argument("--optimize", choices=["latency", "flash"], default="latency")
+    options = parser.parse_args()
+    record = Record(
+        "microcontrollers",
+        "What do int8 networks cost on microcontrollers: flash, RAM, executed instructions?",
+        "python bench/microcontrollers.py --network ic|vww|kws|ad --form tflite|dense|sparse",
+    )
+    key = {"network": options.network, "form": options.form, "optimize": options.optimize}
+    key["sparsity"] = options.sparsity if options.form == "sparse" else 0.0
+    if all(record.has(**key, core=core) for core in CORES):
+        return
+    job = workload(options.network)
+    net = network(options.form, job, options.sparsity)
+    path = data_folder() / "mlperf_tiny" / FILES[options.network]
+    shared = {
+        **key,
+        "metric": job.metric,
+        "quality": quality(compile_integers(net, "host", options.optimize), job),
+        "samples": len(job.test),
+        "split": job.split,
+        "nonzero": nonzero(net),
+        "tflite_bytes": path.stat().st_size,
+        "tflm_arena_bytes": tflm_arena(path),
+    }
+    for core in CORES:
+        if not record.has(**key, core=core):
+            record.add({**shared, **row(net, core, options.optimize)})
+
+
+if __name__ == "__main__":
+    main()
