@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import penjing as pj
 from penjing.codegen.int8 import compile_integers
-from penjing.errors import ExportError
+from penjing.errors import ExportError, StrategyError
 from penjing.graph.capture import capture
 from penjing.quantization.lowering import integers
 from penjing.quantization.module import QuantizedModule
@@ -116,3 +117,18 @@ def test_an_op_without_an_integer_form_is_refused_with_its_line_and_the_reason()
     network = quantized(Odd(), torch.randn(4, 3, 6, 6))
     with pytest.raises(ExportError, match=r"cumsum.*test_integer_lowering.py.*no integer form"):
         integers(network)
+
+
+def test_compile_makes_integers_of_a_quantized_network(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(8, 9)
+    model = QuantizedModule(quantized(CASES["linear"][0](), x))
+    program = pj.compile(model, x, out=tmp_path)
+    np.testing.assert_array_equal(program(x).numpy(), run(program.net, x.numpy())[0])
+
+
+def test_an_integer_program_refuses_what_it_cannot_be():
+    x = torch.randn(8, 9)
+    model = QuantizedModule(quantized(CASES["linear"][0](), x))
+    with pytest.raises(StrategyError, match="one sample"):
+        pj.compile(model, x, batch=8)

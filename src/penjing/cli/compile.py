@@ -11,6 +11,7 @@ import typer
 from penjing.cli.answers import answering, show_json, show_text, working
 from penjing.cli.opening import open_source
 from penjing.cli.options import AsJson, Debug, Net, Threads, Trust
+from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.program import Program
 from penjing.verbs.compile import compile as compile_network
 
@@ -62,7 +63,7 @@ def compile(  # noqa: PLR0913 - one parameter per option
             show_text("\n".join(f"{key}: {value}" for key, value in figures.items()))
 
 
-def _figures(program: Program, out: Path) -> dict[str, object]:
+def _figures(program: Program | IntegerProgram, out: Path) -> dict[str, object]:
     return {
         "folder": str(out),
         "target": program.target.name,

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from penjing.cli.answers import answering, show_json, show_report, working
+from penjing.cli.answers import answering, show_json, show_report, show_text, working
 from penjing.cli.opening import open_source
-from penjing.cli.options import AsJson, Debug, Net, Threads, Trust
+from penjing.cli.options import AsJson, Debug, MaybeNet, Threads, Trust
+from penjing.codegen.log import Log, read_log
+from penjing.errors import InputError
 from penjing.report import Report, ReportData, environment
 from penjing.verbs.measure import measure as measure_network
 
 
-def measure(
-    net: Net,
+def measure(  # noqa: PLR0913 - one parameter per option
+    net: MaybeNet = None,
     against: Annotated[
         str | None,
         typer.Option("--against", help="Network to compare with, timed in turn with the first."),
     ] = None,
     threads: Threads = 1,
+    from_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-log", help="What main.c of a compiled network printed on a board, instead."
+        ),
+    ] = None,
+    clock_mhz: Annotated[
+        float | None, typer.Option("--clock-mhz", min=0.001, help="Of the board, for milliseconds.")
+    ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Measure parameters, MACs, file size, memory and latency."""
     with answering(as_json=as_json, debug=debug):
+        if from_log is not None:
+            _show_log(read_log(from_log.read_text()), clock_mhz, as_json=as_json)
+            return
+        if net is None:
+            raise InputError("give a network to measure, or --from-log with a board's log")
         source = open_source(net, trust=trust, want=("example_inputs",))
         example = source.need("example_inputs")
         other = None if against is None else open_source(against, trust=trust, want=()).model
@@ -39,3 +56,20 @@ def measure(
         title = source.name if against is None else f"{source.name} against {against}"
         data = ReportData("measure", title, before, figures, environment=environment())
         show_report(Report(data))
+
+
+def _show_log(log: Log, clock_mhz: float | None, *, as_json: bool) -> None:
+    figures = {k: v for k, v in asdict(log).items() if v not in ("", {})}
+    if clock_mhz is not None and log.unit != "cycles":
+        raise InputError(
+            f"the log counts {log.unit or 'nothing'}, and only cycles of a board make "
+            "milliseconds; leave --clock-mhz out"
+        )
+    if clock_mhz is not None:
+        figures["latency_ms"] = log.count / clock_mhz / 1000
+    if as_json:
+        show_json(figures)
+        return
+    layers = figures.pop("layers", {})
+    lines = [f"{key}: {value}" for key, value in figures.items()]
+    show_text("\n".join([*lines, *(f"  {name}: {count}" for name, count in layers.items())]))

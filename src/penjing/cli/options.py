@@ -17,6 +17,10 @@ Net = Annotated[
         show_default=False,
     ),
 ]
+MaybeNet = Annotated[
+    str | None,
+    typer.Argument(metavar="NET", help="As for the other commands.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on the output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Trust = Annotated[

@@ -8,6 +8,7 @@ from torch import nn
 
 from penjing.errors import ExportError, UnavailableError
 from penjing.exporters._c import c_name, compile_checked, write_c
+from penjing.exporters._integers import compile_quantized
 from penjing.exporters._onnx import onnx_feeds, write_integers, write_onnx, write_program
 from penjing.exporters.exported import Exported
 from penjing.graph.capture import Example
@@ -17,6 +18,7 @@ __all__ = [
     "Exported",
     "c_name",
     "compile_checked",
+    "compile_quantized",
     "onnx_feeds",
     "write",
     "write_c",
@@ -54,6 +56,11 @@ def write(model: nn.Module, example_inputs: Example, path: str | Path) -> Export
         return write_integers(model.network, path)
     if suffix == ".onnx":
         return write_onnx(model, example_inputs, path)
+    if suffix == ".c" and isinstance(model, QuantizedModule):
+        raise ExportError(
+            f"{Path(path).name!r}: a quantized network becomes several files; "
+            "`pj.compile(model, example_inputs, out=...)` writes them into a folder"
+        )
     if suffix == ".c":
         return write_c(model, example_inputs, path)
     if suffix in LATER:

@@ -7,12 +7,14 @@ from pathlib import Path
 from torch import nn
 
 from penjing.codegen.choice import Optimize
+from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.pipeline import Settings
 from penjing.codegen.program import Program
 from penjing.codegen.targets import Target, target_of
 from penjing.errors import StrategyError
-from penjing.exporters import c_name, compile_checked
+from penjing.exporters import c_name, compile_checked, compile_quantized
 from penjing.graph.capture import Example
+from penjing.quantization.module import QuantizedModule
 from penjing.verbs.preparation import check_finite
 
 OPTIMIZE = ("latency", "flash", "ram")
@@ -29,11 +31,13 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     batch: int | None = None,
     threads: int = 1,
     stream_dim: int | None = None,
-) -> Program:
+) -> Program | IntegerProgram:
     """Compile a network, dense or sparse, to C; it is built, run and compared before it returns.
 
     Args:
-        model: Network to compile; only read. Zeros in its weights are left out where that pays.
+        model: Network to compile; only read. Zeros in its weights are left out where that pays. A
+            quantized one becomes integers throughout, the same bits on every target; `name`,
+            `batch`, `threads` and `stream_dim` are then as they are by default.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords). Shapes are fixed by it,
             the batch too.
         target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or a `Target`.
@@ -72,6 +76,15 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         raise StrategyError(f"optimize is {optimize!r}; give one of {', '.join(OPTIMIZE)}")
     if threads < 1:
         raise StrategyError(f"threads is {threads}; it is a whole number from 1")
+    if isinstance(model, QuantizedModule):
+        if (name, batch or 1, threads, stream_dim) != ("net", 1, 1, None):
+            raise StrategyError(
+                "integer programs are called net, take one sample on one thread, and do not stream"
+            )
+        integer = compile_quantized(model.network, target_of(target), optimize)
+        if out is not None:
+            integer.save(out)
+        return integer
     check_finite(model)
     settings = Settings(
         target=target_of(target), optimize=optimize, name=c_name(name), threads=threads

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from penjing.codegen import emulator
+from penjing.codegen.build import Sizes, object_sizes
 from penjing.codegen.int8.arena import Arena, plan
 from penjing.codegen.int8.emit import header_text, program_text
 from penjing.codegen.int8.main import check_text, main_text
@@ -40,7 +42,7 @@ class IntegerProgram:
         steps: Kernels in order.
         arena: Memory plan.
         files: Text by file name: net.c, net.h, main.c, check.h, Makefile, net.json.
-        constant_bytes: Constants of every layer, by its name.
+        layer_bytes: Constants of every layer, by its name.
     """
 
     net: IntegerNet
@@ -48,7 +50,7 @@ class IntegerProgram:
     steps: tuple[Step, ...]
     arena: Arena
     files: Mapping[str, str]
-    constant_bytes: Mapping[str, int]
+    layer_bytes: Mapping[str, int]
 
     @property
     def source(self) -> str:
@@ -60,14 +62,42 @@ class IntegerProgram:
         """RAM of one call, inputs and outputs included."""
         return self.arena.size_bytes
 
+    @property
+    def ram_bytes(self) -> int:
+        """All the memory of one call: the arena."""
+        return self.arena_bytes
+
+    @property
+    def difference(self) -> float:
+        """From the reference: none, since it is compared bit for bit."""
+        return 0.0
+
     @cached_property
-    def flash_bytes(self) -> int:
-        """Code and constants of the network, as the target's compiler makes them.
+    def _sizes(self) -> Sizes | None:
+        return object_sizes(self.files, "net.c", self.target)
+
+    @property
+    def code_bytes(self) -> int:
+        """Instructions of the network, as the target's compiler makes them.
 
         Raises:
             MissingDependencyError: The compiler is absent.
         """
-        return self.flash().flash_bytes
+        return 0 if self._sizes is None else self._sizes.code_bytes
+
+    @property
+    def constant_bytes(self) -> int:
+        """Weights, biases, scales and tables, as the target's compiler lays them out.
+
+        Raises:
+            MissingDependencyError: The compiler is absent.
+        """
+        return 0 if self._sizes is None else self._sizes.constant_bytes
+
+    @property
+    def flash_bytes(self) -> int:
+        """Instructions and constants of the network, without the C library; see also `flash`."""
+        return self.code_bytes + self.constant_bytes
 
     def save(self, folder: str | Path) -> Path:
         """Write all files into a folder, which is made when missing."""
@@ -98,18 +128,27 @@ class IntegerProgram:
             return read_log(emulator.run(self.target, built))
 
     def __call__(self, *inputs: Any) -> Any:
-        """Run on this machine: floats in the network's own layout, one array or a tuple back.
+        """Run on this machine: floats in the network's own layout, one result or a tuple back.
+
+        Args:
+            inputs: Arrays or tensors with the batch in dimension 0.
+
+        Returns:
+            float32 tensors where tensors were given, else arrays.
 
         Raises:
             InputError: An input has another shape, or values that are not numbers.
         """
-        arrays = [self._checked(n, x) for n, x in enumerate(inputs)]
-        if len(arrays) != len(self.net.inputs):
-            raise InputError(f"{len(self.net.inputs)} inputs are wanted, {len(arrays)} were given")
-        results = self.run(*arrays)
+        if len(inputs) != len(self.net.inputs):
+            raise InputError(f"{len(self.net.inputs)} inputs are wanted, {len(inputs)} were given")
+        results = self.run(*(self._checked(n, x) for n, x in enumerate(inputs)))
         wanted = [self.net.tensors[name] for name in self.net.outputs]
-        found = tuple(t.dequantize(t.restore(r)) for t, r in zip(wanted, results, strict=True))
-        return found[0] if len(found) == 1 else found
+        found: list[Any] = [
+            t.dequantize(t.restore(r)) for t, r in zip(wanted, results, strict=True)
+        ]
+        if any(isinstance(x, torch.Tensor) for x in inputs):
+            found = [torch.from_numpy(f) for f in found]
+        return found[0] if len(found) == 1 else tuple(found)
 
     def run(self, *inputs: NDArray[np.int8]) -> tuple[NDArray[np.int8], ...]:
         """Run on this machine on integers, `(N, H, W, C)` in and out."""
@@ -133,6 +172,8 @@ class IntegerProgram:
 
     def _checked(self, number: int, values: Any) -> NDArray[np.int8]:
         tensor = self.net.tensors[self.net.inputs[number]]
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu().float().numpy()
         array = np.asarray(values, np.float32)
         if array.shape[1:] != tensor.given:
             raise InputError(

@@ -1,0 +1,50 @@
+"""Logs of boards and emulators, read back."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from penjing.cli.app import app
+from penjing.codegen.log import read_log
+from penjing.errors import InputError
+
+BOARD = """boot 1.2
+penjing: network int8 cortex-m4
+penjing: layer conv1 cycles 900
+penjing: layer fc cycles 100
+penjing: cycles 1000
+penjing: arena 4096
+penjing: equal yes, largest difference 0
+"""
+
+
+def run(tmp_path, text, *options):
+    (tmp_path / "board.log").write_text(text)
+    found = CliRunner().invoke(
+        app, ["measure", "--from-log", str(tmp_path / "board.log"), *options]
+    )
+    return found.exit_code, found.output
+
+
+def test_a_log_is_read_with_its_layers():
+    log = read_log(BOARD)
+    assert (log.unit, log.count, log.layers) == ("cycles", 1000, {"conv1": 900, "fc": 100})
+
+
+def test_a_log_that_breaks_off_is_refused():
+    with pytest.raises(InputError, match="arena"):
+        read_log(BOARD[:90])
+
+
+def test_cycles_and_a_clock_make_milliseconds(tmp_path):
+    assert "latency_ms: 0.01" in run(tmp_path, BOARD, "--clock-mhz", "100")[1]
+
+
+def test_instructions_make_no_milliseconds(tmp_path):
+    code, said = run(tmp_path, BOARD.replace("cycles", "instructions"), "--clock-mhz", "100")
+    assert (code, "only cycles" in " ".join(said.split())) == (2, True)
+
+
+def test_measuring_nothing_is_refused():
+    assert CliRunner().invoke(app, ["measure"]).exit_code == 2
