@@ -198,6 +198,34 @@ def sparsity_table() -> str:
     return dense + table(header, body)
 
 
+def quantization_table() -> str:
+    """Integers after training: accuracy, bytes and latency."""
+    keys = ("network", "fewer_macs", "observer", "rounding")
+    body = [
+        [
+            NAMES[same[0]["network"]].partition(",")[0],
+            "no" if same[0]["fewer_macs"] == 1 else f"{same[0]['fewer_macs']:g}x fewer MACs",
+            f"{same[0]['observer']}, {same[0]['rounding']}",
+            str(len(same)),
+            f"{statistics.fmean(r['floats'] for r in same):.2f}",
+            spread([r["integers"] for r in same]),
+            f"{statistics.fmean(r['points_lost'] for r in same):+.2f}",
+            f"{same[0]['reference_integers'] or '-'}",
+            f"{min(r['times_smaller'] for r in same):.2f}x",
+            f"{min(r['onnx_times_smaller'] for r in same):.2f}x",
+            f"{statistics.median(r['floats_ms'] for r in same):.3f} → "
+            f"{statistics.median(r['integers_ms'] for r in same):.3f}",
+            f"{statistics.median(r['times_faster'] for r in same):.2f}x",
+        ]
+        for same in grouped(rows("quantization"), *keys).values()
+    ]
+    header = (
+        *("network", "pruned", "choice", "seeds", "floats", "integers", "points lost"),
+        *("reference int8", "smaller", "ONNX smaller", "ms, median", "faster"),
+    )
+    return table(header, body)
+
+
 def speed_table() -> str:
     """Fewer MACs against fewer milliseconds."""
     body = [
@@ -375,6 +403,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "attention": attention_table,
     "sparsity": sparsity_table,
     "criteria": criteria_table,
+    "quantization": quantization_table,
     "speed": speed_table,
     "coverage": coverage_table,
     "growth": growth_table,
