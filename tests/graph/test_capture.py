@@ -147,3 +147,21 @@ def test_a_dataclass_that_torch_does_not_know_is_followed_and_given_back():
     given = program.unflatten_outputs(program.run([torch.zeros(2, 4)]))
     assert isinstance(given, Scores)
     torch.testing.assert_close(given.logits, torch.ones(2, 4))
+
+
+class Cache:
+    """What no pytree knows."""
+
+
+class Cached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(x), Cache()
+
+
+def test_a_cache_in_the_outputs_is_named_with_its_switch():
+    with pytest.raises(CaptureError, match=r"returns a Cache.* use_cache=False"):
+        capture(Cached(), torch.randn(2, 4))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from penjing.errors import CaptureError, InputError
 from penjing.graph.capture import capture
 from penjing.graph.form import graph_form
+from penjing.graph.network import Network
 
 Pair = namedtuple("Pair", "first second")
 
@@ -208,3 +209,19 @@ def test_a_name_that_a_graph_module_cannot_hold_is_refused() -> None:
     network.add_module("graph", nn.Linear(2, 2))
     with pytest.raises(CaptureError, match=r"'graph\.weight'.*rename it"):
         graph_form(capture(network, torch.ones(2, 2)))
+
+
+def test_the_form_of_a_cut_network_takes_sequences_of_another_length():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.inner = nn.Embedding(20, 8), nn.Linear(8, 6)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, ids):
+            x = self.inner(self.words(ids)).view(ids.shape[0], ids.shape[1], 6)
+            return self.head(x.flatten(0, 1)).view(*ids.shape, 3)
+
+    net = Network.of(Tokens().eval(), torch.randint(0, 20, (2, 5)))
+    cut = net.cut(net.plan({"words": range(4), "inner": range(3)}))
+    assert graph_form(cut.program)(torch.randint(0, 20, (3, 9))).shape == (3, 9, 3)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from penjing.errors import StrategyError
-from penjing.pruning.selection import ignored_groups, matches, ratios_by_group
+from penjing.errors import InputError, StrategyError
+from penjing.pruning.selection import ignored_groups, matches, ratios_by_group, several
 from penjing.testing import tiny
 from penjing.verbs.find_groups import find_groups
 
@@ -63,3 +63,8 @@ def test_an_embedding_makes_its_columns():
     model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 2))
     groups = find_groups(model, torch.zeros(2, 3, dtype=torch.long))
     assert ratios_by_group(model, groups, {nn.Embedding: 0.5}) == {"0": 0.5}
+
+
+def test_layers_of_a_wrong_type_are_refused():
+    with pytest.raises(InputError, match="ignored_layers is 5; give layers as modules"):
+        several(5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -27,6 +28,7 @@ from penjing.task.randomness import evaluating
 Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """A tensor, a tuple (positional) or a dict (keywords)."""
 
+SEQUENCE_RANK = 2  # tokens are (batch, position)
 MIN_BATCH = 2  # torch.export specialises sizes 0 and 1, so the batch is captured with two samples
 
 
@@ -291,14 +293,13 @@ def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedPr
         repeat = MIN_BATCH if batch == 1 else 1
         many_args, many_kwargs = pytree.tree_map(lambda v: _repeat(v, repeat), (args, kwargs))
         named = inspect.signature(model.forward).bind(*many_args, **many_kwargs).arguments
-        dims = pytree.tree_map(
-            lambda v: {0: torch.export.Dim.AUTO} if _has_batch(v) else None, dict(named)
-        )
-        program = _try_export(model, many_args, many_kwargs, dims)
-        if not isinstance(program, Exception):
-            dynamic = _has_dynamic_batch(program)
-            if dynamic or repeat == 1:
-                return program, dynamic
+        for free in (_free_dims, _free_batch):
+            dims = pytree.tree_map(free, dict(named))
+            program = _try_export(model, many_args, many_kwargs, dims)
+            if not isinstance(program, Exception):
+                dynamic = _has_dynamic_batch(program)
+                if dynamic or repeat == 1:
+                    return program, dynamic
     program = _try_export(model, args, kwargs, None)
     if isinstance(program, Exception):
         raise CaptureError(_explain(program)) from program
@@ -309,6 +310,17 @@ def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Size of dimension 0 when all tensor inputs that have one share it."""
     sizes = {v.shape[0] for v in pytree.tree_leaves((args, kwargs)) if _has_batch(v)}
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def _free_batch(value: Any) -> Any:
+    return {0: torch.export.Dim.AUTO} if _has_batch(value) else None
+
+
+def _free_dims(value: Any) -> Any:
+    """The batch, and the positions of a sequence of tokens, where the network allows it."""
+    if isinstance(value, Tensor) and value.dim() == SEQUENCE_RANK and not value.is_floating_point():
+        return dict.fromkeys(range(SEQUENCE_RANK), torch.export.Dim.AUTO)
+    return _free_batch(value)
 
 
 def _has_batch(value: Any) -> bool:
@@ -367,9 +379,19 @@ def is_free(size: int | torch.SymInt) -> bool:
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
+UNKNOWN_OUTPUT = re.compile(r"Found <class '([^']+)'> in output")
+
+
 def _explain(error: Exception) -> str:
     """Say where export failed and what to change."""
     text = str(error)
+    found = UNKNOWN_OUTPUT.search(text)
+    if found is not None:
+        return (
+            f"the network returns a {found[1].rpartition('.')[2]}, which torch.export does not "
+            "know. To mend it, return tensors, tuples, dicts or dataclasses; a cache is switched "
+            "off by use_cache=False in the call or in the network's config"
+        )
     line = next((row.strip() for row in text.splitlines() if row.strip().startswith("File ")), "")
     head = text.strip().splitlines()[0] if text.strip() else "no message"
     hints: tuple[tuple[Callable[[str], bool], str], ...] = (

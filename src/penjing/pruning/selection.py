@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from penjing.errors import StrategyError
+from penjing.errors import InputError, StrategyError
 from penjing.plan import Group
 
 Key = nn.Module | str | type
@@ -77,6 +77,22 @@ def matches(model: nn.Module, key: Key) -> set[str]:
             f"{shown!r} matches no layer of the network; layers are called {some}, ..."
         )
     return {n for n in [*names, *roots] for r in roots if n == r or n.startswith(f"{r}.")}
+
+
+def several(keys: Iterable[Key] | Key) -> tuple[Key, ...]:
+    """One key or several, as several.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if isinstance(keys, (str, type, nn.Module)):
+        return (keys,)
+    if not isinstance(keys, Iterable):
+        raise InputError(
+            f"ignored_layers is {keys!r}; give layers as modules, names, globs or types, "
+            "one or a list of them"
+        )
+    return tuple(keys)
 
 
 def is_kind(key: object) -> TypeGuard[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from penjing.counts.reach import with_reach
-from penjing.errors import BudgetError, PlanError, VerificationError
+from penjing.errors import BudgetError, InputError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
 from penjing.graph.attributes import differing, write
 from penjing.graph.capture import Example, capture, check_network
@@ -24,7 +24,7 @@ from penjing.pruning.budgets import absolute
 from penjing.pruning.depth import remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.result import Made, make, with_tensors
-from penjing.pruning.selection import Key
+from penjing.pruning.selection import Key, several
 from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
 from penjing.record import remember
@@ -132,6 +132,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     """
     started = time.perf_counter()
     check_network(model)
+    _check_kinds(pruning_ratio_dict, scope, transform_fn)
     goal = Goal(pruning_ratio, constraints, plan, iterative_steps)
     if goal.is_empty and not pruning_ratio_dict:
         raise BudgetError("give one of pruning_ratio, constraints and plan; got none")
@@ -141,7 +142,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         repair=repair,
         round_to=round_to,
         max_pruning_ratio=max_pruning_ratio,
-        ignored_layers=_several(ignored_layers),
+        ignored_layers=several(ignored_layers),
         pruning_ratio_dict=dict(pruning_ratio_dict or {}),
         scope=frozenset({scope} if isinstance(scope, str) else scope),
         seed=seed,
@@ -193,9 +194,24 @@ def _swapped(model: nn.Module, made: Made, home: torch.device, inplace: bool) ->
     return model
 
 
-def _several(keys: Iterable[Key] | Key) -> tuple[Key, ...]:
-    """One key or several, as several."""
-    return (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
+def _check_kinds(ratios: object, scope: object, transform_fn: object) -> None:
+    """Refuse arguments of a type that nothing could be made of.
+
+    Raises:
+        InputError: One is; it is named with what it should be.
+    """
+    if not isinstance(ratios, (Mapping, type(None))):
+        raise InputError(
+            f"pruning_ratio_dict is {ratios!r}; give a dict of layers (modules, names, globs or "
+            "types) and shares of units"
+        )
+    if not isinstance(scope, Iterable):
+        raise InputError(f"scope is {scope!r}; give a name or several, such as {{'inner'}}")
+    if transform_fn is not None and not callable(transform_fn):
+        raise InputError(
+            f"transform_fn is {transform_fn!r}; give a function that makes a batch from what "
+            "calibration yields"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from penjing.figures import RepairFigures, SparsityFigures
 from penjing.graph.capture import Example, Program, capture, check_network
 from penjing.pruning.budgets import absolute
 from penjing.pruning.patterns import Indivisible, Pattern
-from penjing.pruning.selection import Key, matches
+from penjing.pruning.selection import Key, matches, several
 from penjing.pruning.sparsity import Removal, Scored
 from penjing.pruning.sparsity import resolve as resolve_allocation
 from penjing.pruning.sparsity.protocol import SparsityAllocation
@@ -142,7 +142,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
     wanted = Wanted(
         pattern=Pattern.parse(pattern),
         keep_dense=tuple(keep_dense),
-        ignored_layers=_several(ignored_layers),
+        ignored_layers=several(ignored_layers),
         indivisible=indivisible,
     )
     goal = Goal(
@@ -165,11 +165,6 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
     earlier = record_of(model)
     attach(result, Record.of(example_inputs, earlier.plans if earlier else ()))
     return Sparsified(result, Report(replace(data, seconds=time.perf_counter() - started)))
-
-
-def _several(keys: Iterable[Key] | Key) -> tuple[Key, ...]:
-    """One key or several, as several."""
-    return (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
 
 
 def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.Module, Example]:
