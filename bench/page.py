@@ -317,6 +317,41 @@ def memory_table() -> str:
     )
 
 
+def microcontrollers_table() -> str:
+    """Flash, RAM and instructions of int8 networks on emulated cores."""
+    body = [
+        [
+            NAMES[r["network"]].removesuffix(" (AUC)"),
+            _form(r),
+            r["core"].removeprefix("cortex-").upper(),
+            f"{r['code_bytes']:,}",
+            f"{r['constant_bytes']:,}",
+            f"{r['flash_bytes']:,}",
+            f"{r['tflite_bytes']:,}",
+            f"{r['arena_bytes']:,}",
+            "-" if r["tflm_arena_bytes"] is None else f"{r['tflm_arena_bytes']:,}",
+            f"{r['instructions'] / 1e6:.2f}",
+            f"{r['instructions_per_mac']:.2f}",
+            f"{100 * r['quality']:.1f}",
+        ]
+        for r in sorted(
+            rows("microcontrollers"),
+            key=lambda r: (r["network"], -len(r["form"]), r["form"], len(r["core"]), r["core"]),
+        )
+    ]
+    header = (
+        "network", "form", "core", "code", "constants", "flash", ".tflite", "arena",
+        "TFLM's arena", "million instructions", "per MAC", "top-1 or AUC, %",
+    )  # fmt: skip
+    return "Sizes in bytes.\n\n" + table(header, body)
+
+
+def _form(row: Row) -> str:
+    if row["form"] == "sparse":
+        return f"sparse, {row['sparsity']:.0%} zeros"
+    return "file" if row["form"] == "tflite" else "dense"
+
+
 def picture() -> str:
     """Accuracy against MACs of ResNet-56: after repair, and by magnitude without."""
     found = rows("repair-resnet56")
@@ -408,6 +443,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "coverage": coverage_table,
     "growth": growth_table,
     "memory": memory_table,
+    "microcontrollers": microcontrollers_table,
 }
 
 
