@@ -105,3 +105,12 @@ def test_a_norm_in_front_becomes_a_depthwise_convolution(shape: tuple[int, ...])
     layered = norms_as_layers(fold_norms(capture(model, x)))
     assert _names(layered) == [f"conv{len(shape) - 1}d", "relu"]
     torch.testing.assert_close(layered.run([x])[0], model(x), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_a_view_of_what_was_made_contiguous_still_runs() -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(1, 2).contiguous().view(x.shape[0], 6)
+
+    x = torch.randn(4, 2, 3)
+    assert torch.equal(fold_norms(capture(Turned(), x)).run([x])[0], Turned()(x))

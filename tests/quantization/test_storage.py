@@ -56,3 +56,14 @@ def test_integers_do_not_load_into_a_class_of_floats(tmp_path: Path) -> None:
     folder = pj.save(_quantized("plain").model, tmp_path)
     with pytest.raises(CheckpointError, match="load it without model="):
         pj.load(folder, make("plain"))
+
+
+def test_attention_stays_in_floats_between_integer_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.randn(16, 5, 8)
+    done = pj.quantize(layer, x[:1], calibration=[x])
+    summary = done.model.network.summary()
+    assert summary["integer_layers"] == summary["layers"]
+    written = pj.export(done.model, x[:1], tmp_path / "net.onnx")
+    assert written.difference <= written.tolerance

@@ -65,6 +65,8 @@ def fold_norms(program: Program) -> Program:
         if node.op == "call_function" and _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
             folder.graph.erase_node(node)
+        elif node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default  # its input may not be contiguous now
     for node in list(folder.graph.nodes):
         if op_name(node) == "batch_norm":
             folder.fold(node)
