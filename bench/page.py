@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "assets" / "repair.svg"
 Row = dict[str, Any]
+ZEROS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LABEL_ROOM = 40  # pixels between two labels of one curve
 
 NAMES = {
@@ -433,7 +434,78 @@ def _draw(lines: dict[str, list[tuple[float, float]]], dense: float) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def zeros_table() -> str:
+    """Speed of compiled sparse networks against ONNX Runtime's dense code."""
+    body = [
+        [
+            str(network), str(batch), str(threads),
+            *(_zeros_cell([r for r in same if r["sparsity"] == s]) for s in ZEROS),
+        ]
+        for (network, batch, threads), same in grouped(
+            rows("zeros"), "network", "batch", "threads"
+        ).items()
+    ]  # fmt: skip
+    if not body:
+        return "No rows yet."
+    header = ["network", "batch", "threads", *(f"{100 * s:g} % zeros" for s in ZEROS)]
+    return table(header, body)
+
+
+def _zeros_cell(found: list[Row]) -> str:
+    return f"{found[-1]['times_faster']:.2f}" if found else ""
+
+
+def zeros_picture() -> str:
+    """Times faster against the share of zeros, batch 1, one thread; even is marked."""
+    lines = {
+        str(network): sorted((r["sparsity"], r["times_faster"]) for r in same)
+        for (network,), same in grouped(
+            [r for r in rows("zeros") if r["batch"] == r["threads"] == 1], "network"
+        ).items()
+    }
+    top = max(2.0, math.ceil(max(v for points in lines.values() for _, v in points)))
+
+    def x(value: float) -> float:
+        return 60 + 440 * value
+
+    def y(value: float) -> float:
+        return 350 - 300 * value / top
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 410" role="img" '
+        'font-family="system-ui, sans-serif" font-size="12">',
+        "<title>Times faster than ONNX Runtime's dense code against the share of zeros</title>",
+        '<rect width="720" height="410" rx="8" fill="#fbfaf7"/>',
+        f'<line x1="60" x2="500" y1="{y(1):.1f}" y2="{y(1):.1f}" stroke="#22301f" '
+        'stroke-dasharray="5 4"/>',
+        f'<text x="54" y="{y(1) + 4:.1f}" text-anchor="end" fill="#22301f">even</text>',
+    ]
+    for value in range(2, int(top) + 1):
+        parts.append(
+            f'<line x1="60" x2="500" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd9cf"/>'
+            f'<text x="54" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value}x</text>'
+        )
+    for value in (0, 25, 50, 75, 100):
+        parts.append(
+            f'<text x="{x(value / 100):.1f}" y="370" text-anchor="middle" fill="#555">'
+            f"{value} %</text>"
+        )
+    parts.append(
+        '<text x="280" y="394" text-anchor="middle" fill="#555">weights that are zero</text>'
+    )
+    for number, (name, points) in enumerate(lines.items()):
+        colour = f"hsl({number * 360 // len(lines)} 55% 38%)"
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            f'<circle cx="525" cy="{60 + 24 * number}" r="4" fill="{colour}"/>'
+            f'<text x="537" y="{64 + 24 * number}" fill="#22301f">{name}</text>'
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "zeros": zeros_table,
     "repair": repair_tables,
     "attention": attention_table,
     "sparsity": sparsity_table,
@@ -457,6 +529,8 @@ def main() -> None:
     write_text(PAGE, text)
     if rows("repair-resnet56"):
         write_text(PICTURE, picture())
+    if rows("zeros"):
+        write_text(PICTURE.with_name("zeros.svg"), zeros_picture())
 
 
 if __name__ == "__main__":
