@@ -287,3 +287,10 @@ def test_measure_reports_the_memory_that_the_program_has():
 def test_the_plan_says_the_largest_sum_of_living_buffers_at_least():
     _, _, files = compiled(*NETWORKS["residual"])
     assert sum(files.arena.peak.values()) <= files.arena.size_bytes
+
+
+def test_a_program_made_small_is_not_larger():
+    network, x = tiny.make("residual"), tiny.example("residual")
+    fast, flash, ram = (pj.compile(network, x, optimize=aim) for aim in ("latency", "flash", "ram"))
+    assert flash.flash_bytes <= fast.flash_bytes
+    assert ram.arena_bytes <= fast.arena_bytes

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor as TorchTensor
 
 from penjing.codegen.arena import plan
+from penjing.codegen.build import object_sizes
 from penjing.codegen.choice import Optimize, choose
 from penjing.codegen.emit import Files, write_files
 from penjing.codegen.fusion import fuse
@@ -122,15 +123,35 @@ def compile_net(
     Returns:
         The files, not yet on disk.
     """
-    target = settings.target
-    plain = reference_kernels()
-    fast = settings.kernels
+    target, fast = settings.target, settings.kernels
     if fast is None:
         fast = host_kernels() if target.board is None else ()
+    sets = [tuple(fast)] if settings.optimize == "latency" or not fast else [tuple(fast), ()]
+    written = [_written(net, kernels, vectors, settings) for kernels in sets]
+    if settings.optimize == "ram":
+        return min(written, key=lambda files: files.arena.size_bytes)
+    return min(written, key=lambda files: _flash(files, target)) if len(written) > 1 else written[0]
+
+
+def _written(
+    net: Net,
+    fast: Sequence[Kernel],
+    vectors: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    settings: Settings,
+) -> Files:
+    """The files with one set of kernels, the plain ones as the last resort."""
+    target, plain = settings.target, reference_kernels()
     kernels = choose(net, [*fast, *plain], target, settings.optimize, tune=settings.tune)
     copier = next(k for k in plain if k.kind == "copy")  # type: ignore[attr-defined] # one of ours
     laid = lay_out(net, kernels, copier, target)
     return write_files(plan(laid, target), target, settings.name, vectors, settings.notes)
+
+
+def _flash(files: Files, target: Target) -> int:
+    """Constants, and the code as the target's compiler makes it."""
+    sizes = object_sizes(files.content, f"{files.name}.c", target)
+    constants = sum(blob.values.nbytes for blob in files.text.blobs)
+    return constants + (0 if sizes is None else sizes.code_bytes)
 
 
 def program_of(captured: Captured, values: Sequence[Any], settings: Settings) -> Program:
