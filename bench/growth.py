@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.blocks import PooledClassifier, conv_bn_act
+from networks.hub import build
 from networks.residual import Basic, Bottleneck, resnet
 from peers.depgraph import build_seconds
 from penjing.graph.capture import Program, capture
@@ -64,14 +65,50 @@ def resnet50(_layers: int) -> nn.Module:
     return resnet(Bottleneck, (3, 4, 6, 3), 64)
 
 
-KINDS = {"plain": plain, "residual": residual, "resnet50": resnet50}
-SIZE = {"plain": 8, "residual": 8, "resnet50": 224}
+class Stack(nn.Module):
+    """Torch's own encoder layers, six linear layers each with those of the attention."""
+
+    def __init__(self, layers: int, width: int = WIDTH) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 2, 2)
+        self.body = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True, norm_first=True)
+            for _ in range(max(1, layers // 6))
+        )
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        for block in self.body:
+            x = block(x)
+        return self.head(x.mean(1))
 
 
-def make(kind: str, layers: int) -> tuple[nn.Module, Tensor]:
+def vit_b(_layers: int) -> nn.Module:
+    """ViT-B/16 of `transformers`."""
+    return build("ViTForImageClassification", "ViTConfig", num_labels=1000)
+
+
+def bert_base(_layers: int) -> nn.Module:
+    """BERT-base of `transformers`."""
+    return build("BertForSequenceClassification", "BertConfig")
+
+
+KINDS = {"plain": plain, "residual": residual, "attention": Stack}
+WHOLE = {"resnet50": (resnet50, 53), "vit_b": (vit_b, 74), "bert_base": (bert_base, 75)}
+"""Networks of one size, and how many weighted layers they have."""
+
+
+def make(kind: str, layers: int) -> tuple[nn.Module, Any]:
     """A network and its example."""
     torch.manual_seed(0)
-    return KINDS[kind](layers).eval(), torch.randn(1, 3, SIZE[kind], SIZE[kind])
+    if kind in KINDS:
+        return KINDS[kind](layers).eval(), torch.randn(1, 3, 8, 8)
+    model = WHOLE[kind][0](layers).eval()
+    if kind == "bert_base":
+        return model, {"input_ids": torch.randint(0, 1000, (1, 128))}
+    image = torch.randn(1, 3, 224, 224)
+    return model, {"pixel_values": image} if kind == "vit_b" else image
 
 
 def analysed(program: Program) -> tuple[float, Network]:
@@ -135,7 +172,7 @@ def slope(rows: list[dict[str, Any]], figure: str) -> float | None:
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Slopes by kind, over all sizes and over the larger ones."""
     said: dict[str, Any] = {}
-    for kind, figure in product(("plain", "residual"), FIGURES):
+    for kind, figure in product(KINDS, FIGURES):
         mine = [r for r in rows if r["kind"] == kind]
         large = [r for r in mine if r["layers"] >= 100]
         said[f"{kind} {figure}"] = {
@@ -158,7 +195,7 @@ def profile(kind: str, layers: int) -> None:
 def main() -> None:
     """Do the rows that are asked for and missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kind", choices=sorted(KINDS))
+    parser.add_argument("--kind", choices=sorted({*KINDS, *WHOLE}))
     parser.add_argument("--layers", type=int)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--summary", action="store_true")
@@ -170,10 +207,10 @@ def main() -> None:
         profile(given.kind or "residual", given.layers or 100)
         return
     results = Record("growth", __doc__.splitlines()[0], "python bench/growth.py --all")
-    todo = [*product(("plain", "residual"), LAYERS), ("resnet50", 53)]
+    layers = (given.layers,) if given.layers else LAYERS
+    todo = [*product(KINDS, layers), *((kind, size) for kind, (_, size) in WHOLE.items())]
     if given.kind:
-        layers = [given.layers] if given.layers else LAYERS
-        todo = [("resnet50", 53)] if given.kind == "resnet50" else [*product([given.kind], layers)]
+        todo = [(kind, size) for kind, size in todo if kind == given.kind]
     for kind, layers in [] if given.summary else todo:
         if not results.has(kind=kind, layers=layers):
             results.add(row(kind, layers))

@@ -71,6 +71,30 @@ def product(outer: Dim, inner: Dim) -> Dim:
     return np.concatenate([outer[rows], inner[columns]], axis=1)
 
 
+@dataclass(slots=True, eq=False)
+class _Block:
+    """A dimension whose atoms have only ever changed together, so that no array need be read.
+
+    Args:
+        labels: What `Atoms.new` returned.
+        first: Number of its first atom.
+        to: The dimension that it was unified with, position by position.
+        lock: Number of the reason it is locked for; 0 for free.
+        whole: False once any of its atoms changed alone; then only the arrays tell.
+    """
+
+    labels: Dim
+    first: int
+    to: _Block | None = None
+    lock: int = 0
+    whole: bool = True
+
+    @property
+    def atoms(self) -> slice:
+        """Its atoms."""
+        return slice(self.first, self.first + len(self.labels))
+
+
 class Atoms:
     """All atoms of one network: which are the same, refined, locked, and what they went through."""
 
@@ -82,6 +106,9 @@ class Atoms:
         self._parts: dict[int, Label] = {}
         self._reasons: list[Reason] = [Reason("free")]
         self._size = 0
+        self._blocks: list[_Block] = []
+        self._by_dim: dict[int, _Block] = {}  # a block holds its labels, so their id stays taken
+        self._starts: list[int] = []
 
     def __len__(self) -> int:
         return self._size
@@ -96,7 +123,12 @@ class Atoms:
             self._lock = np.concatenate([self._lock, np.zeros(extra, np.int64)])
             self._normalised = np.concatenate([self._normalised, np.zeros(extra, bool)])
             self._stream = np.concatenate([self._stream, np.zeros(extra, bool)])
-        return np.arange(first, self._size, dtype=np.int64)[:, None]
+        labels = np.arange(first, self._size, dtype=np.int64)[:, None]
+        block = _Block(labels, first)
+        self._blocks.append(block)
+        self._starts.append(first)
+        self._by_dim[id(labels)] = block
+        return labels
 
     # -------------------------------------------------------------- reading
 
@@ -104,6 +136,9 @@ class Atoms:
         """Labels in free atoms, refined ones replaced by their parts."""
         if dim.size == 0:
             return dim
+        block = self._block(dim)
+        if block is not None:
+            return block.labels
         roots = self._roots(dim)
         if self._parts and np.isin(roots, list(self._parts)).any():
             return pack([self._expand(row) for row in roots])
@@ -111,6 +146,9 @@ class Atoms:
 
     def live(self, dim: Dim) -> Dim:
         """Labels without locked atoms; a dimension with none left has zero factors."""
+        block = self._block(dim)
+        if block is not None:
+            return fixed(len(dim)) if block.lock else block.labels
         roots = self.resolve(dim)
         if roots.size == 0:
             return fixed(len(dim))
@@ -125,22 +163,31 @@ class Atoms:
         """Why `atom` is locked; "free" when it is not."""
         return self._reasons[int(self._lock[self._roots(np.array([atom]))[0]])]
 
-    def is_normalised(self, atom: int) -> bool:
-        """Whether statistics run over the atom's dimension somewhere."""
-        return bool(self._normalised[atom])
+    def is_normalised(self, atoms: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether statistics run over the atoms' dimension somewhere."""
+        return self._normalised[atoms]
 
-    def is_stream(self, atom: int) -> bool:
-        """Whether several branches add up in the atom's dimension."""
-        return bool(self._stream[atom])
+    def is_stream(self, atoms: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether several branches add up in the atoms' dimension."""
+        return self._stream[atoms]
 
     # -------------------------------------------------------------- writing
 
     def lock(self, dim: Dim, reason: Reason) -> None:
         """Never cut these positions."""
+        if dim.size == 0:
+            return
+        block = self._block(dim)
+        if block is not None:
+            if not block.lock:
+                block.lock = self._reason_number(reason)
+                self._lock[block.atoms] = block.lock
+            return
         atoms = self._atoms(dim)
         free = atoms[self._lock[atoms] == 0]
         if len(free):
             self._lock[free] = self._reason_number(reason)
+            self._break(free)
 
     def mark_normalised(self, dim: Dim) -> None:
         """May be cut, but not like zero-masking: statistics run over the kept units."""
@@ -154,10 +201,16 @@ class Atoms:
         """Position by position, make two dimensions of equal length go together."""
         if left is right or len(left) == 0:
             return
+        here, there = self._block(left), self._block(right)
+        if here is not None and there is not None and not (here.lock or there.lock):
+            self._join(here, there)
+            return
         a, b = self.live(left), self.live(right)
         if a.shape[1] == 0 or b.shape[1] == 0:
-            self.lock(a, self._other_reason(right, reason))
-            self.lock(b, self._other_reason(left, reason))
+            if a.shape[1]:
+                self.lock(a, self._other_reason(right, reason))
+            if b.shape[1]:
+                self.lock(b, self._other_reason(left, reason))
         elif a.shape[1] == b.shape[1] == 1:
             self._unify_columns(a[:, 0], b[:, 0], reason)
         else:
@@ -207,6 +260,32 @@ class Atoms:
 
     # -------------------------------------------------------------- inside
 
+    def _block(self, dim: Dim) -> _Block | None:
+        """The whole dimension that `dim` stands for; None where its atoms differ in state."""
+        block = self._by_dim.get(id(dim))
+        if block is None:
+            return None
+        while block.to is not None:
+            if block.to.to is not None:
+                block.to = block.to.to  # halves the path
+            block = block.to
+        return block if block.whole else None
+
+    def _join(self, here: _Block, there: _Block) -> None:
+        """Bind one whole free dimension to another."""
+        if here is there:
+            return
+        a, b = here.atoms, there.atoms
+        self._to[a] = there.labels[:, 0]
+        self._normalised[b] |= self._normalised[a]
+        self._stream[b] |= self._stream[a]
+        here.to = there
+
+    def _break(self, atoms: NDArray[np.int64]) -> None:
+        """From now on the dimensions of these atoms are read position by position."""
+        for number in np.unique(np.searchsorted(self._starts, atoms, "right")).tolist():
+            self._blocks[number - 1].whole = False
+
     def _roots(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Representative of each atom; -1 stays."""
         present = atoms >= 0
@@ -235,6 +314,9 @@ class Atoms:
         return tuple(out)
 
     def _atoms(self, dim: Dim) -> NDArray[np.int64]:
+        block = self._block(dim)
+        if block is not None:
+            return block.labels[:, 0]
         resolved = self.resolve(dim)
         return np.unique(resolved[resolved >= 0])
 
@@ -274,6 +356,7 @@ class Atoms:
 
     def _bind_free(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
         """Bind distinct free atoms `a` to distinct free atoms `b`."""
+        self._break(np.concatenate([a, b]))
         self._to[a] = b
         self._lock[b] = np.where(self._lock[b] == 0, self._lock[a], self._lock[b])
         self._normalised[b] |= self._normalised[a]
@@ -285,6 +368,7 @@ class Atoms:
             self._bind_free(np.array([atom]), np.array(label))
             return
         self._parts[atom] = label
+        self._break(np.array([atom]))
         parts = np.array(label)
         if self._normalised[atom]:
             self._normalised[parts] = True

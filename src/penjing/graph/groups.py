@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from penjing.graph.analysis import Analysis
-from penjing.graph.axes import Reason
+from penjing.graph.axes import Dim, Reason
 from penjing.graph.call import op_name
 from penjing.graph.kinds import Kinds
 from penjing.plan import Group, Groups, Lock, Slice, fingerprint
@@ -34,6 +34,10 @@ class Place(NamedTuple):
     tensor: str
     dim: int
     factor: int
+
+
+_Owned = tuple[Place, NDArray[np.int64], NDArray[np.int64]]
+"""A place, its positions with a free atom, and those atoms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +65,31 @@ def find_units(analysis: Analysis) -> list[Units]:
     Returns:
         One entry per group of at least two units that owns part of a parameter.
     """
-    owned = _owned_positions(analysis)
-    seen = _seen_positions(analysis)
-    alike: dict[tuple[tuple[Place, ...], tuple[tuple[int, int], ...]], list[int]] = defaultdict(
-        list
-    )
-    for atom, places in owned.items():
-        alike[tuple(places), tuple(seen[atom])].append(atom)
+    places = _places(analysis)
+    owned, number = _alike(analysis, places)
+    at: list[list[tuple[Place, NDArray[np.int64]]]] = [[] for _ in owned]
+    unit = np.empty(len(analysis.atoms), np.int64)
+    for atoms in owned:
+        unit[atoms] = np.arange(len(atoms))
+    for place, positions, column in places:
+        order = np.lexsort((positions, unit[column], number[column]))
+        groups, starts = np.unique(number[column[order]], return_index=True)
+        for group, part in zip(
+            groups.tolist(), np.split(positions[order], starts[1:]), strict=True
+        ):
+            at[group].append((place, part.reshape(len(owned[group]), -1)))
     outputs = _output_dims(analysis)
     found: list[Units] = []
     names: dict[str, int] = defaultdict(int)
     kinds = Kinds(analysis)
-    for (at, _), atoms in alike.items():
-        if len(atoms) < 2 or not any(p.tensor in analysis.program.parameters for p in at):
+    for atoms, owns in zip(owned, at, strict=True):
+        if len(atoms) < 2 or not any(p.tensor in analysis.program.parameters for p, _ in owns):
             continue
-        first = at[0]
-        atoms.sort(key=lambda a: owned[a][first][0])
-        maker = next((p for p in at if outputs.get(p.tensor) == p.dim), at[0])
+        maker = next((p for p, _ in owns if outputs.get(p.tensor) == p.dim), owns[0][0])
         name = maker.tensor.removesuffix(".weight")
         names[name] += 1
         label = name if names[name] == 1 else f"{name}#{names[name]}"
-        units = _units(analysis, label, at, atoms, owned)
+        units = _units(analysis, label, owns, atoms)
         kind = kinds.of(units.group, units.atoms)
         found.append(replace(units, group=replace(units.group, kind=kind)))
     return found
@@ -90,29 +98,30 @@ def find_units(analysis: Analysis) -> list[Units]:
 def _units(
     analysis: Analysis,
     name: str,
-    places: Sequence[Place],
-    atoms: list[int],
-    owned: dict[int, dict[Place, list[int]]],
+    owns: Sequence[tuple[Place, NDArray[np.int64]]],
+    atoms: NDArray[np.int64],
 ) -> Units:
-    slices = []
-    for place in places:
-        index = tuple(tuple(owned[a][place]) for a in atoms)
-        slices.append(Slice.of(place.tensor, place.dim, index))
-    ids = np.array(atoms, np.int64)
     algebra = analysis.atoms
     group = Group(
         name=name,
         units=len(atoms),
-        slices=tuple(slices),
-        scope="residual" if any(algebra.is_stream(a) for a in atoms) else "inner",
-        exact=not any(algebra.is_normalised(a) for a in atoms),
+        slices=tuple(_slice(place, positions) for place, positions in owns),
+        scope="residual" if algebra.is_stream(atoms).any() else "inner",
+        exact=not algebra.is_normalised(atoms).any(),
     )
-    return Units(group, ids)
+    return Units(group, atoms)
 
 
-def _owned_positions(analysis: Analysis) -> dict[int, dict[Place, list[int]]]:
-    """Free atom -> its places in stored tensors, each with the positions it removes."""
-    owned: dict[int, dict[Place, list[int]]] = {}
+def _slice(place: Place, positions: NDArray[np.int64]) -> Slice:
+    """What units remove in one place, from their positions (units, positions each)."""
+    if positions.shape[1] == 1 and np.array_equal(positions[:, 0], np.arange(len(positions))):
+        return Slice(place.tensor, place.dim)
+    return Slice(place.tensor, place.dim, tuple(tuple(row) for row in positions.tolist()))
+
+
+def _places(analysis: Analysis) -> list[_Owned]:
+    """Every factor of every dimension of every stored tensor, with the free atoms in it."""
+    found: list[_Owned] = []
     for node in analysis.program.graph.nodes:
         fqn = analysis.program.stored.get(node.name)
         if node.op != "placeholder" or fqn is None:
@@ -120,32 +129,60 @@ def _owned_positions(analysis: Analysis) -> dict[int, dict[Place, list[int]]]:
         for axis, dim in enumerate(analysis.labels(node)):
             live = analysis.atoms.live(dim)
             for factor in range(live.shape[1]):
-                place = Place(fqn, axis, factor)
                 column = live[:, factor]
                 positions = np.flatnonzero(column >= 0)
-                for atom, position in zip(
-                    column[positions].tolist(), positions.tolist(), strict=True
-                ):
-                    owned.setdefault(atom, {}).setdefault(place, []).append(position)
-    return owned
+                if len(positions):
+                    found.append((Place(fqn, axis, factor), positions, column[positions]))
+    return found
 
 
-def _seen_positions(analysis: Analysis) -> dict[int, list[tuple[int, int]]]:
-    """Free atom -> every dimension of every tensor that it lies in, and at how many positions."""
-    seen: dict[int, list[tuple[int, int]]] = defaultdict(list)
+def _alike(
+    analysis: Analysis, places: Sequence[_Owned]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Atoms that lie in the same places and dimensions, equally often.
+
+    Where an atom lies is told by a sum of random 64-bit numbers, one for each place and one for
+    each dimension and count.
+
+    Returns:
+        Atoms of each set in the order of their first positions, sets in the order of their first
+        places; and for every atom the number of its set.
+    """
+    generator = np.random.default_rng(0)
+    mark = np.zeros(len(analysis.atoms), np.uint64)
+    first = np.full(len(analysis.atoms), np.iinfo(np.int64).max)
+    for place, (_, positions, column) in reversed(list(enumerate(places))):
+        mark[column] += generator.integers(
+            2**64, dtype=np.uint64
+        )  # once, however often it lies there
+        first[column[::-1]] = (place << 40) + positions[::-1]
+    owned = np.flatnonzero(first < np.iinfo(np.int64).max)
+    for dim in _distinct_dims(analysis):
+        live = analysis.atoms.live(dim)
+        atoms, counts = np.unique(live[live >= 0], return_counts=True)
+        numbers = generator.integers(2**64, size=int(counts.max(initial=0)) + 1, dtype=np.uint64)
+        mark[atoms] += numbers[counts]
+    order = owned[np.argsort(first[owned])]
+    _, start, inverse = np.unique(mark[order], return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(start))
+    number = np.full(len(analysis.atoms), -1)
+    number[order] = rank[inverse]
+    by_set = order[np.argsort(number[order], kind="stable")]
+    ends = np.cumsum(np.bincount(number[order], minlength=len(start)))[:-1]
+    return (np.split(by_set, ends) if len(by_set) else []), number
+
+
+def _distinct_dims(analysis: Analysis) -> list[Dim]:
+    """Every dimension of every tensor, once."""
     dims = {
         id(dim): dim
         for node in analysis.program.graph.nodes
         if node.op != "output"
         for labels in analysis.all_labels(node)
         for dim in labels
+        if dim.size
     }
-    for number, dim in enumerate(dims.values()):
-        live = analysis.atoms.live(dim)
-        atoms, counts = np.unique(live[live >= 0], return_counts=True)
-        for atom, count in zip(atoms.tolist(), counts.tolist(), strict=True):
-            seen[atom].append((number, count))
-    return seen
+    return list(dims.values())
 
 
 def _output_dims(analysis: Analysis) -> dict[str, int]:
@@ -175,7 +212,7 @@ def describe(analysis: Analysis, units: list[Units]) -> Groups:
         for name in program.parameters
         if name in program.tensors
     }
-    reached = _reached(analysis, {int(a) for u in units for a in u.atoms})
+    reached = _reached(analysis, [u.atoms for u in units])
     distinct = {program.tensors[n].data_ptr(): n for n in sizes if sizes[n]}
     total = sum(sizes[n] for n in distinct.values())
     return Groups(
@@ -189,10 +226,11 @@ def describe(analysis: Analysis, units: list[Units]) -> Groups:
     )
 
 
-def _reached(analysis: Analysis, atoms: set[int]) -> dict[str, int]:
+def _reached(analysis: Analysis, atoms: Sequence[NDArray[np.int64]]) -> dict[str, int]:
     """Parameter -> elements that at least one group cuts."""
     cuttable = np.zeros(len(analysis.atoms) + 1, bool)  # the last for "no atom", number -1
-    cuttable[list(atoms)] = True
+    for units in atoms:
+        cuttable[units] = True
     reached = {}
     for node in analysis.program.graph.nodes:
         fqn = analysis.program.stored.get(node.name, "")
@@ -223,11 +261,10 @@ def _locks(analysis: Analysis) -> list[Lock]:
         axis = outputs[fqn]
         resolved = analysis.atoms.resolve(dims[axis])
         live = analysis.atoms.live(dims[axis])
-        for position in range(len(resolved)):
-            if live.shape[1] == 0 or (live[position] < 0).all():
-                atoms = [int(a) for a in resolved[position] if a >= 0] if resolved.shape[1] else []
-                if atoms:
-                    counts[fqn, axis, analysis.atoms.reason(atoms[-1])] += 1
+        for position in np.flatnonzero((live < 0).all(axis=1)) if resolved.size else ():
+            atoms = [int(a) for a in resolved[position] if a >= 0]
+            if atoms:
+                counts[fqn, axis, analysis.atoms.reason(atoms[-1])] += 1
     return [
         Lock(fqn, axis, n, reason.why, reason.where) for (fqn, axis, reason), n in counts.items()
     ]
