@@ -41,17 +41,12 @@ def weights(site: Site, *names: str) -> tuple[tuple[Blob, ...], list[str]]:
     return tuple(blobs), said
 
 
-def emit(site: Site) -> Code:
-    """The C of a convolution."""
-    layer, x, y = site.layer, site.inputs[0], site.outputs[0]
-    weight, attributes = layer.weights["weight"], layer.attributes
+def _first_tap(site: Site, rows: list[str], taps: list[str]) -> list[str]:
+    """Terms of the position that the first output of a run reads through one tap."""
+    x, weight, attributes = site.inputs[0], site.layer.weights["weight"], site.layer.attributes
     rank, channels = weight.ndim - 2, weight.shape[1]
-    outer, wide = y.shape[2:-1], y.shape[-1]
-    chunk = min(wide, CHUNK)
-    taps = index_names(weight.shape[2:], "k")
-    rows = index_names(outer, "p")
     per_group = weight.shape[0] // attributes["groups"]
-    start = [
+    found = [
         f"n * {x.strides[0]}",
         f"(o / {per_group} * {channels} + c) * {x.strides[1]}",
     ]
@@ -61,7 +56,20 @@ def emit(site: Site) -> Code:
         terms = [f"{line} * {step}"] if line != "0" else []
         terms += [f"{taps[d]} * {dilation}"] if taps[d] != "0" else []
         terms += [f"{-attributes['padding'][d][0]}"]
-        start.append(f"({' + '.join(terms)}) * {x.strides[2 + d]}")
+        found.append(f"({' + '.join(terms)}) * {x.strides[2 + d]}")
+    return found
+
+
+def emit(site: Site) -> Code:
+    """The C of a convolution."""
+    layer, x, y = site.layer, site.inputs[0], site.outputs[0]
+    weight, attributes = layer.weights["weight"], layer.attributes
+    channels = weight.shape[1]
+    outer, wide = y.shape[2:-1], y.shape[-1]
+    chunk = min(wide, CHUNK)
+    taps = index_names(weight.shape[2:], "k")
+    rows = index_names(outer, "p")
+    start = _first_tap(site, rows, taps)
     step = attributes["stride"][-1] * x.strides[-1]
     flat = f"o * {weight[0].size} + c * {weight[0, 0].size}"
     tap = at(_packed(weight.shape[2:]), taps)
