@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from penjing.codegen.pipeline import Settings
-from penjing.errors import ExportError, StrategyError, UnavailableError
+from penjing.errors import ExportError, InputError, StrategyError, UnavailableError
 from penjing.exporters import Exported, compile_checked, onnx_feeds, write_integers, write_program
 from penjing.figures import Figures, LatencyFigures
 from penjing.graph.capture import Example, Program, capture
@@ -71,6 +71,11 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
         raise UnavailableError(
             f"device={device!r}: device profiles are not in this version; without it the latency "
             "is that of ONNX Runtime on this machine"
+        )
+    if not isinstance(model, nn.Module) and hasattr(model, "arena_bytes"):
+        raise InputError(
+            "this is a compiled program, which has .arena_bytes and .flash_bytes; to time it give "
+            'the network that it was made from, with runtime="c"'
         )
     timing = Timing(threads=threads, batch=batch, n=n)
     if runtime != "onnxruntime":

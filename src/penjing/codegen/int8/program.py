@@ -32,7 +32,7 @@ from penjing.quantization.reference import execute
 _SEED = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class IntegerProgram:
     """An int8 network as C.
 
@@ -51,6 +51,13 @@ class IntegerProgram:
     arena: Arena
     files: Mapping[str, str]
     layer_bytes: Mapping[str, int]
+
+    def __repr__(self) -> str:
+        constants = sum(self.layer_bytes.values())
+        return (
+            f"IntegerProgram({len(self.steps)} layers for {self.target.name}, arena "
+            f"{self.arena_bytes:,} bytes, constants {constants:,} bytes)"
+        )
 
     @property
     def source(self) -> str:
