@@ -72,7 +72,7 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
             f"device={device!r}: device profiles are not in this version; without it the latency "
             "is that of ONNX Runtime on this machine"
         )
-    if not isinstance(model, nn.Module) and hasattr(model, "arena_bytes"):
+    if hasattr(model, "arena_bytes"):
         raise InputError(
             "this is a compiled program, which has .arena_bytes and .flash_bytes; to time it give "
             'the network that it was made from, with runtime="c"'
