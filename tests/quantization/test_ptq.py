@@ -76,15 +76,14 @@ def test_weights_lie_on_their_grids() -> None:
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaround"])
-@pytest.mark.parametrize("bits", [8, 4])
-def test_zeros_stay_zeros(rounding: str, bits: int) -> None:
+def test_zeros_stay_zeros(rounding: str) -> None:
     model, x = make("plain"), example("plain", batch=16)
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:
                 p[torch.rand(p.shape, generator=torch.Generator().manual_seed(0)) < 0.6] = 0
     folded = fold_norms(capture(model, x[:1]))
-    network = _quantized(model, x, rounding=rounding, scheme=Scheme(weight_bits=bits))
+    network = _quantized(model, x, rounding=rounding, scheme=Scheme(weight_bits=4))
     for fqn in network.weights:
         zero = folded.tensors[fqn] == 0
         assert not network.integers(fqn)[zero].any()

@@ -20,7 +20,7 @@ def _quantized(name: str, scheme: str = "int8") -> pj.Quantized:
 
 @pytest.mark.parametrize(
     ("name", "scheme"),
-    [("residual_a", "int8"), ("concat", "int8"), ("plain", "int4"), ("plain", "binary")],
+    [("residual_a", "int8"), ("plain", "int4"), ("plain", "binary")],
 )
 def test_a_saved_network_of_integers_comes_back_exactly(
     name: str, scheme: str, tmp_path: Path
