@@ -104,6 +104,7 @@ class Atoms:
         self._normalised = np.empty(0, bool)
         self._stream = np.empty(0, bool)
         self._parts: dict[int, Label] = {}
+        self._refined = np.empty(0, bool)
         self._reasons: list[Reason] = [Reason("free")]
         self._size = 0
         self._blocks: list[_Block] = []
@@ -121,6 +122,7 @@ class Atoms:
             extra = grown - len(self._to)
             self._to = np.concatenate([self._to, np.arange(len(self._to), grown)])
             self._lock = np.concatenate([self._lock, np.zeros(extra, np.int64)])
+            self._refined = np.concatenate([self._refined, np.zeros(extra, bool)])
             self._normalised = np.concatenate([self._normalised, np.zeros(extra, bool)])
             self._stream = np.concatenate([self._stream, np.zeros(extra, bool)])
         labels = np.arange(first, self._size, dtype=np.int64)[:, None]
@@ -140,7 +142,7 @@ class Atoms:
         if block is not None:
             return block.labels
         roots = self._roots(dim)
-        if self._parts and np.isin(roots, list(self._parts)).any():
+        if self._parts and self._refined[roots[roots >= 0]].any():
             return pack([self._expand(row) for row in roots])
         return roots
 
@@ -321,9 +323,18 @@ class Atoms:
         return np.unique(resolved[resolved >= 0])
 
     def _live_label(self, label: Label) -> Label:
-        if not label:
-            return ()
-        return tuple(int(a) for a in self.live(np.array([label], np.int64))[0] if a >= 0)
+        roots: Label = tuple(self._root(int(atom)) for atom in label if atom >= 0)
+        if any(root in self._parts for root in roots):
+            roots = self._expand(roots)
+        return tuple(root for root in roots if not self._lock[root])
+
+    def _root(self, atom: int) -> int:
+        """Representative of one atom."""
+        root = atom
+        while (above := int(self._to[root])) != root:
+            root = above
+        self._to[atom] = root
+        return root
 
     def _reason_number(self, reason: Reason) -> int:
         if self._reasons[-1] != reason:
@@ -368,6 +379,7 @@ class Atoms:
             self._bind_free(np.array([atom]), np.array(label))
             return
         self._parts[atom] = label
+        self._refined[atom] = True
         self._break(np.array([atom]))
         parts = np.array(label)
         if self._normalised[atom]:
