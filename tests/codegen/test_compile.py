@@ -294,3 +294,8 @@ def test_a_program_made_small_is_not_larger():
     fast, flash, ram = (pj.compile(network, x, optimize=aim) for aim in ("latency", "flash", "ram"))
     assert flash.flash_bytes <= fast.flash_bytes
     assert ram.arena_bytes <= fast.arena_bytes
+
+
+def test_tuning_is_refused_for_another_processor():
+    with pytest.raises(StrategyError, match="on this machine"):
+        pj.compile(nn.Linear(4, 2), torch.ones(1, 4), target="cortex-m4", tune=True)

@@ -38,6 +38,9 @@ def compile(  # noqa: PLR0913 - one parameter per option
         int | None, typer.Option("--batch", min=1, help="Samples per call; the example's.")
     ] = None,
     threads: Threads = 1,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Time the kernels of each layer on this machine.")
+    ] = False,
     trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -55,6 +58,7 @@ def compile(  # noqa: PLR0913 - one parameter per option
                 name=name,
                 batch=batch,
                 threads=threads,
+                tune=tune,
             )
         figures = _figures(program, out)
         if as_json:

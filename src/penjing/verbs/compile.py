@@ -31,13 +31,14 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     batch: int | None = None,
     threads: int = 1,
     stream_dim: int | None = None,
+    tune: bool = False,
 ) -> Program | IntegerProgram:
     """Compile a network, dense or sparse, to C; it is built, run and compared before it returns.
 
     Args:
         model: Network to compile; only read. Zeros in its weights are left out where that pays. A
             quantized one becomes integers throughout, the same bits on every target; `name`,
-            `batch`, `threads` and `stream_dim` are then as they are by default.
+            `batch`, `threads`, `stream_dim` and `tune` are then as they are by default.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords). Shapes are fixed by it,
             the batch too.
         target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or a `Target`.
@@ -49,6 +50,8 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
             piece; recurrent layers and convolutions that look back only go on where the piece
             before has ended, in a state that the caller holds: `program.stream()`.
         threads: Of the program on this machine; the sources take any number, by OpenMP.
+        tune: Build and time the promising kernels of each layer on this machine and take the
+            fastest; kept on disk. Without it a cost model chooses.
 
     Returns:
         A program that is called like the network, on arrays or tensors, with `.source`,
@@ -77,17 +80,27 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     if threads < 1:
         raise StrategyError(f"threads is {threads}; it is a whole number from 1")
     if isinstance(model, QuantizedModule):
-        if (name, batch or 1, threads, stream_dim) != ("net", 1, 1, None):
+        if (name, batch or 1, threads, stream_dim, tune) != ("net", 1, 1, None, False):
             raise StrategyError(
-                "integer programs are called net, take one sample on one thread, and do not stream"
+                "integer programs are called net, take one sample on one thread, do not stream and "
+                "are not tuned"
             )
         integer = compile_quantized(model.network, target_of(target), optimize)
         if out is not None:
             integer.save(out)
         return integer
+    if tune and target_of(target) is not target_of("host"):
+        raise StrategyError(
+            f"tune times kernels on this machine, and the target is {target_of(target).name!r}; "
+            "leave it out, or compile for 'host'"
+        )
     check_finite(model)
     settings = Settings(
-        target=target_of(target), optimize=optimize, name=c_name(name), threads=threads
+        target=target_of(target),
+        optimize=optimize,
+        name=c_name(name),
+        threads=threads,
+        tune=tune,
     )
     program = compile_checked(model, example_inputs, settings, batch, stream_dim)
     if out is not None:
