@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -175,7 +176,15 @@ def row(name: str, peer: dict[str, Any] | None = None) -> dict[str, Any]:
     theirs = peer or isolated(peer_row, name, PEER_LIMIT)
     theirs = with_verdict(theirs, ours.get("exact", False), ours.get("equal", DOUBLE))
     family = NETWORKS[name].family
-    return {"network": name, "family": family, "penjing": ours, "torch_pruning": theirs}
+    whole = {"network": name, "family": family, "penjing": ours, "torch_pruning": theirs}
+    return {k: _finite(v) if isinstance(v, dict) else v for k, v in whole.items()}
+
+
+def _finite(half: dict[str, Any]) -> dict[str, Any]:
+    """A difference between outputs of other shapes is infinite, which JSON does not have."""
+    return {
+        k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in half.items()
+    }
 
 
 def rows(names: list[str], jobs: int, peers: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -242,8 +251,10 @@ def main() -> None:
         todo = [n for n in todo if _wanted(known.get(n), given)]
     peers = {n: known[n]["torch_pruning"] for n in todo if given.again and n in known}
     for done in rows(todo, given.jobs, peers):
-        old[:] = [r for r in old if r["network"] != done["network"]]
+        results.content["rows"] = [r for r in old if r["network"] != done["network"]]
+        write_json(results.path, results.content)
         results.add(done)
+        old = results.content["rows"]
     old.sort(key=lambda r: list(NETWORKS).index(r["network"]))
     if todo:
         write_json(results.path, results.content)
