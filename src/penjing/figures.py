@@ -150,6 +150,23 @@ class RepairFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class SensitivityFigures:
+    """What the outputs of a network lose through one layer in integers.
+
+    Args:
+        layer: Qualified name of the layer, or of the node where it is no module.
+        alone: Relative squared error of the outputs when this layer alone is in integers.
+        without: The same when all of the network is, except this layer.
+        kept: What it was kept in, to lose less; empty when it was quantized as the rest.
+    """
+
+    layer: str
+    alone: float
+    without: float
+    kept: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EpochFigures:
     """One epoch of training.
 

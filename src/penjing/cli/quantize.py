@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +20,7 @@ from penjing.cli.answers import (
     working,
 )
 from penjing.cli.opening import data_of, open_source
-from penjing.cli.options import AsJson, Debug, Ignore, Net, Out, Seed, Trust
+from penjing.cli.options import AsJson, Debug, Ignore, MaxDrop, Net, Out, Seed, Trust
 from penjing.report import Report
 from penjing.verbs.export import export
 from penjing.verbs.quantize import quantize as quantize_network
@@ -56,6 +57,7 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
         Rounding, typer.Option("--rounding", help="How weights are rounded.")
     ] = Rounding.NEAREST,
     ignore: Ignore = None,
+    max_drop: MaxDrop = None,
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -65,7 +67,7 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     with answering(as_json=as_json, debug=debug):
         source = open_source(net, trust=trust)
         example = source.need("example_inputs")
-        with working("quantizing"):
+        with working("quantizing") if max_drop is None else nullcontext():
             done = quantize_network(
                 source.model,
                 example,
@@ -74,6 +76,8 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
                 observer=observer.value,
                 rounding=rounding.value,
                 ignored_layers=tuple(ignore or ()),
+                max_drop=max_drop,
+                task=source.task,
                 seed=seed,
             )
             out.mkdir(parents=True, exist_ok=True)

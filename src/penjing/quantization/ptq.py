@@ -82,9 +82,7 @@ def quantize_program(
         StrategyError: Nothing in the network can run in integers.
     """
     settings = settings or Settings()
-    folded = norms_as_layers(fold_norms(program))
-    if settings.equalization:
-        folded = equalize(folded)
+    folded = prepared(program, settings)
     placement = place(folded, settings.keep_float)
     if not placement.groups:
         raise StrategyError(
@@ -93,6 +91,20 @@ def quantize_program(
         )
     ranges = activation_ranges(folded, placement, calibration, settings)
     return assemble(folded, placement, ranges, calibration, settings)
+
+
+def prepared(program: Program, settings: Settings) -> Program:
+    """The network in floats whose weights are then put on grids.
+
+    Args:
+        program: A captured network in eval mode.
+        settings: Say whether ranges are made alike.
+
+    Returns:
+        Norms folded or made layers; node names stay.
+    """
+    folded = norms_as_layers(fold_norms(program))
+    return equalize(folded) if settings.equalization else folded
 
 
 def activation_ranges(

@@ -78,6 +78,7 @@ def sections(data: ReportData) -> list[Section]:
         (data.sparsity, _sparsity),
         (_layers_known(data), _layers),
         (data.repair, _repair),
+        (data.sensitivity, _sensitivity),
         (data.histograms, _weights),
         (data.epochs, _training),
         (data.coupling is not None and data.coupling.layers, _coupled),
@@ -251,6 +252,18 @@ def _layers_known(data: ReportData) -> bool:
 
 def _layers(data: ReportData) -> Section:
     return Section(id="layers", title="Layer by layer", tables=(tables.layers(data),))
+
+
+def _sensitivity(data: ReportData) -> Section:
+    kept = sum(bool(s.kept) for s in data.sensitivity)
+    lead = "Measured on samples that ranges and roundings have not seen. "
+    lead += f"{_many(kept, 'layer')} kept higher." if kept else "No layer had to be kept higher."
+    return Section(
+        id="sensitivity",
+        title="What integers cost, layer by layer",
+        lead=(lead,),
+        tables=(tables.sensitivity(data),),
+    )
 
 
 def _repair(data: ReportData) -> Section:

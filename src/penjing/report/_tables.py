@@ -338,6 +338,27 @@ def repair(data: ReportData) -> Table:
     return _table("Relative squared output error of every layer", columns, lines)
 
 
+def sensitivity(data: ReportData) -> Table:
+    """What the outputs lose through each layer in integers, and what was kept higher."""
+    columns = (
+        Column("layer", code=True),
+        Column("error, it alone in integers", numeric=True),
+        Column("error, all others in integers", numeric=True),
+        Column("kept in"),
+    )
+    lines = [
+        [
+            Cell(s.layer),
+            _number(s.alone, wording.digits(s.alone)),
+            _number(s.without, wording.digits(s.without)),
+            Cell(s.kept),
+        ]
+        for s in data.sensitivity
+    ]
+    marked = (i for i, s in enumerate(data.sensitivity) if s.kept)
+    return _table("Relative squared error of the outputs, layer by layer", columns, lines, marked)
+
+
 def _left(before: float | None, after: float | None) -> Cell:
     if before is None or after is None or not before or not math.isfinite(after / before):
         return Cell()

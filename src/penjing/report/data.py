@@ -19,6 +19,7 @@ from penjing.figures import (
     GroupFigures,
     Proof,
     RepairFigures,
+    SensitivityFigures,
     SparsityFigures,
 )
 from penjing.plan import Group, Groups, Lock, Reach
@@ -232,6 +233,7 @@ class ReportData:
         groups: Every prunable group in the order of the network.
         sparsity: Every layer that could be sparse, in the order of the network.
         repair: Every layer that repair looked at.
+        sensitivity: What the outputs lose through each layer in integers.
         epochs: Every epoch of training.
         histograms: Weights before and after.
         locked: What was left alone, and why.
@@ -264,6 +266,7 @@ class ReportData:
     groups: tuple[GroupFigures, ...] = ()
     sparsity: tuple[SparsityFigures, ...] = ()
     repair: tuple[RepairFigures, ...] = ()
+    sensitivity: tuple[SensitivityFigures, ...] = ()
     epochs: tuple[EpochFigures, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     locked: tuple[Lock, ...] = ()

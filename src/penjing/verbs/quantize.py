@@ -16,19 +16,19 @@ from penjing.figures import Figures
 from penjing.graph.capture import Example, Program, capture, check_network
 from penjing.graph.folding import layer_nodes, stored_names
 from penjing.pruning.selection import Key, matches
+from penjing.quantization.control import control
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.observers import Observer
 from penjing.quantization.ptq import Settings, quantize_program
-from penjing.quantization.ranges import BATCH
 from penjing.quantization.rounding import Rounding
 from penjing.quantization.scheme import Scheme
 from penjing.quantization.scheme import resolve as resolve_scheme
 from penjing.record import Record, attach, record_of
 from penjing.report import Report, ReportData, environment
-from penjing.task import Calibration
-from penjing.task import agreement as share_alike
+from penjing.task import Calibration, Task
 from penjing.task.randomness import random_kept
+from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.preparation import check_finite, check_fits, program_figures
 
 
@@ -57,6 +57,8 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     equalization: bool = False,
     bias_correction: bool = True,
     ignored_layers: Iterable[Key] | Key = (),
+    max_drop: float | str | None = None,
+    task: Task | None = None,
     transform_fn: Callable[[Any], Any] | None = None,
     seed: int = 0,
 ) -> Quantized:
@@ -79,6 +81,11 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         equalization: Make the ranges of neighbouring layers alike first.
         bias_correction: Let biases make up for the mean error of each channel.
         ignored_layers: Modules, names, globs or types that stay in floats.
+        max_drop: How much may be lost, as a share (0.01 or "1%"). Layers are kept higher, those
+            first through which the outputs lose most, until that holds: weights below 7 bits get 8,
+            then layers stay in floats. Judged on data that ranges and roundings have not seen.
+        task: With `max_drop`: its validation data and first metric judge. Without these, or without
+            a task, one minus the agreement with the original on each fourth calibration sample.
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random.
 
@@ -91,6 +98,8 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         CaptureError: The network does not export.
         StrategyError: An unknown scheme, observer or rounding, layers that match nothing, or a
             network without anything that has an integer form.
+        BudgetError: `max_drop` is no share.
+        InfeasibleError: Even a single layer in integers loses more than `max_drop`.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -106,6 +115,7 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             "the network is quantized already; quantize the one in floats that it was made from"
         )
     check_finite(model)
+    limit = None if max_drop is None else bound(max_drop)
     samples = Calibration.of(calibration, transform_fn, seed=seed)
     settings = Settings(
         scheme=resolve_scheme(scheme),
@@ -121,11 +131,50 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         program = capture(worker, example)
         check_fits(samples, program)
         settings = replace(settings, keep_float=_ignored(worker, program, ignored_layers))
-        network = quantize_program(program, samples, settings)
-        result = QuantizedModule(network)
-        data = _report(worker, program, result, samples, settings)
+        if limit is None:
+            result = QuantizedModule(quantize_program(program, samples, settings))
+            share = likeness(result, worker, program, samples)
+            data = replace(_report(worker, program, result, samples, settings), agreement=share)
+        else:
+            result, data = _controlled(worker, program, samples, settings, limit, task)
     _remember(result, model, example_inputs)
     return Quantized(result, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def _controlled(
+    model: nn.Module,
+    program: Program,
+    samples: Calibration,
+    settings: Settings,
+    limit: float,
+    task: Task | None,
+) -> tuple[QuantizedModule, ReportData]:
+    """The network that loses at most `limit`, and the report with the sensitivity of its layers."""
+    used, held = apart(samples)
+    referee = Referee(model, program, held, task)
+    with watched() as say:
+        found = control(
+            program, used, settings, max_drop=limit, judge=referee, samples=held, say=say
+        )
+        result = QuantizedModule(found.network)
+        lost = referee(found.network)
+    data = _report(model, program, result, used, settings)
+    kept = sum(bool(row.kept) for row in found.table)
+    words = (
+        f"{referee.words(lost)}, at most {limit:g} was allowed; with all layers in integers it "
+        f"was {found.first:.4g}. {kept} of {len(found.table)} layers are kept higher; networks "
+        f"tried: {found.tried}"
+    )
+    return result, replace(
+        data,
+        agreement=likeness(result, model, program, held, task),
+        metrics_before=referee.before,
+        metrics_after=referee.after,
+        higher_is_better={} if task is None else task.directions,
+        constraints={"max_drop": f"{limit:g}"},
+        sensitivity=found.table,
+        notes=(words, *data.notes),
+    )
 
 
 def _on_cpu(model: nn.Module, example: Example) -> tuple[nn.Module, Example]:
@@ -181,7 +230,6 @@ def _report(
         title=type(model).__name__,
         before=before,
         after=quantized_figures(network, before),
-        agreement=_agreement(result, model, program, samples),
         choices={
             "scheme": network.scheme,
             "observer": str(settings.observer),
@@ -224,20 +272,6 @@ def quantized_figures(network: QuantizedNetwork, before: Figures) -> Figures:
             "size_bytes": "packed integer weights, int32 biases, scales, and what stays in floats",
         },
     )
-
-
-def _agreement(
-    result: nn.Module, model: nn.Module, program: Program, samples: Calibration
-) -> float | None:
-    tensors = [v for v in program.example if isinstance(v, Tensor) and v.dim()]
-    size = BATCH if program.dynamic_batch else len(tensors[0])
-    batches = [b for b in samples.batches(size) if program.dynamic_batch or _first(b) == size]
-    return share_alike(result, model, batches) if batches else None
-
-
-def _first(batch: Any) -> int:
-    leaves = torch.utils._pytree.tree_leaves(batch)
-    return next((len(v) for v in leaves if isinstance(v, Tensor) and v.dim()), 0)
 
 
 def _notes(network: QuantizedNetwork) -> tuple[str, ...]:
