@@ -1,6 +1,7 @@
 """Take a trained network, some data and a budget; give back the network that fits, proved."""
 
 from penjing.checkpoint import load, save
+from penjing.codegen.preprocessing import Normalize
 from penjing.compression import Compressed, compress
 from penjing.errors import PenjingError
 from penjing.figures import Figures
@@ -29,6 +30,7 @@ __all__ = [
     "Figures",
     "Group",
     "Groups",
+    "Normalize",
     "PenjingError",
     "Plan",
     "Pruned",

@@ -12,7 +12,9 @@ from penjing.cli.answers import answering, show_json, show_text, working
 from penjing.cli.opening import open_source
 from penjing.cli.options import AsJson, Debug, Net, Threads, Trust
 from penjing.codegen.int8 import IntegerProgram
+from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.program import Program
+from penjing.errors import InputError
 from penjing.verbs.compile import compile as compile_network
 
 
@@ -22,6 +24,13 @@ class Aim(StrEnum):
     LATENCY = "latency"
     FLASH = "flash"
     RAM = "ram"
+
+
+class ImageLayout(StrEnum):
+    """How the bytes of an image lie."""
+
+    NHWC = "NHWC"
+    NCHW = "NCHW"
 
 
 def compile(  # noqa: PLR0913 - one parameter per option
@@ -41,12 +50,24 @@ def compile(  # noqa: PLR0913 - one parameter per option
     tune: Annotated[
         bool, typer.Option("--tune", help="Time the kernels of each layer on this machine.")
     ] = False,
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="Take image bytes; means per channel, as 0.485,0.456,0.406."),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option("--std", help="With --mean: deviations per channel.")
+    ] = None,
+    scale: Annotated[float, typer.Option("--scale", help="With --mean: of a byte.")] = 1 / 255,
+    layout: Annotated[
+        ImageLayout, typer.Option("--layout", help="With --mean: how the image's bytes lie.")
+    ] = ImageLayout.NHWC,
     trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Compile a network to C; it is built, run and compared before it is put in place."""
     with answering(as_json=as_json, debug=debug):
+        preprocessing = _preprocessing(mean, std, scale, layout)
         source = open_source(net, trust=trust, want=("example_inputs",))
         with working("compiling"):
             program = compile_network(
@@ -59,12 +80,34 @@ def compile(  # noqa: PLR0913 - one parameter per option
                 batch=batch,
                 threads=threads,
                 tune=tune,
+                preprocessing=preprocessing,
             )
         figures = _figures(program, out)
         if as_json:
             show_json(figures)
         else:
             show_text("\n".join(f"{key}: {value}" for key, value in figures.items()))
+
+
+def _preprocessing(
+    mean: str | None, std: str | None, scale: float, layout: ImageLayout
+) -> Normalize | None:
+    """The normalisation that the options say."""
+    if mean is None and std is None:
+        if scale != 1 / 255 or layout != ImageLayout.NHWC:
+            raise InputError("--scale and --layout are of images: give --mean and --std as well")
+        return None
+    if mean is None or std is None:
+        raise InputError("--mean and --std go together: give both")
+    means, stds = (_numbers(text) for text in (mean, std))
+    return Normalize(mean=means, std=stds, scale=scale, layout=layout.value)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{text!r} is no list of numbers such as 0.5,0.5,0.5") from error
 
 
 def _figures(program: Program | IntegerProgram, out: Path) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from penjing.codegen.kernel import Kernel
 from penjing.codegen.kernels import host_kernels
 from penjing.codegen.layout import lay_out
 from penjing.codegen.lower import lower
+from penjing.codegen.preprocessing import Normalize, position_of, with_image
 from penjing.codegen.program import Program, Signature
 from penjing.codegen.reference import reference_kernels
 from penjing.codegen.streaming import stream
@@ -41,6 +42,7 @@ class Settings:
         notes: What the header says of inputs and outputs.
         streaming: The example is one piece of a sequence; the program carries states.
         threads: Of OpenMP, when it runs on this machine.
+        preprocessing: The program takes bytes of an image and normalises them itself.
     """
 
     target: Target = HOST
@@ -51,6 +53,7 @@ class Settings:
     notes: Mapping[str, Any] = field(default_factory=dict)
     streaming: bool = False
     threads: int = 1
+    preprocessing: Normalize | None = None
 
 
 def example_of(captured: Captured, batch: int | None) -> list[Any]:
@@ -99,15 +102,36 @@ def compile_captured(captured: Captured, values: Sequence[Any], settings: Settin
     Raises:
         ExportError: An op cannot be compiled.
         InputError: A type that is not compiled.
+        StrategyError: Preprocessing, and no input that can be an image.
     """
-    net = fuse(lower(captured, values))
+    net = lower(captured, values)
+    inputs = [v for v in values if isinstance(v, TorchTensor)]
+    if settings.preprocessing is not None:
+        net = with_image(net, settings.preprocessing)
+        values, inputs, settings = _with_bytes(values, inputs, settings, settings.preprocessing)
+    net = fuse(net)
     if settings.streaming:
         net = stream(net)
     with torch.no_grad():
         outputs = [v for v in captured.run(values) if isinstance(v, TorchTensor)]
-    inputs = [v for v in values if isinstance(v, TorchTensor)]
     vectors = ([_plain(v) for v in inputs], [_plain(v) for v in outputs])
     return compile_net(net, vectors, settings)
+
+
+def _with_bytes(
+    values: Sequence[Any], inputs: Sequence[TorchTensor], settings: Settings, image: Normalize
+) -> tuple[list[Any], list[TorchTensor], Settings]:
+    """The values of the nearest image; the inputs with that image; and what is said of it."""
+    position = position_of(inputs, image)
+    given = list(inputs)
+    given[position] = image.image_of(inputs[position])
+    seen = [image(given[position]) if v is inputs[position] else v for v in values]
+    notes = {
+        **settings.notes,
+        "inputs": {**settings.notes.get("inputs", {}), position: image.note},
+        "preprocessing": {position: asdict(image)},
+    }
+    return seen, given, replace(settings, notes=notes)
 
 
 def compile_net(
@@ -175,7 +199,13 @@ def program_of(captured: Captured, values: Sequence[Any], settings: Settings) ->
         flat = captured.run(values)
     kinds = tuple(v.dtype if isinstance(v, TorchTensor) else v for v in flat)
     signature = Signature(captured.in_spec, captured.out_spec, kinds, captured.dynamic_batch)
-    program = Program(files, settings.target, signature, settings.threads)
+    program = Program(
+        files,
+        settings.target,
+        signature,
+        settings.threads,
+        preprocessing=settings.preprocessing,
+    )
     _check_fits(program)
     return program
 

@@ -18,6 +18,7 @@ from penjing.codegen import emulator
 from penjing.codegen.build import object_sizes, write_folder
 from penjing.codegen.emit import Files
 from penjing.codegen.ir import Tensor
+from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.runtime import KINDS, Loaded
 from penjing.codegen.targets import Target
 from penjing.errors import InputError, StrategyError
@@ -54,6 +55,7 @@ class Program:
         threads: Of OpenMP, on this machine.
         difference: Largest difference from the network when it was compared, relative to the
             largest value; None before.
+        preprocessing: What the program does with the bytes of an image, if it takes one.
     """
 
     files: Files
@@ -61,6 +63,7 @@ class Program:
     signature: Signature
     threads: int = 1
     difference: float | None = field(default=None)
+    preprocessing: Normalize | None = None
 
     @property
     def source(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from penjing import files
 from penjing.codegen.pipeline import Settings, example_of, program_of
+from penjing.codegen.preprocessing import position_of
 from penjing.codegen.program import Program
 from penjing.errors import InputError, VerificationError
 from penjing.exporters._fresh import fresh_inputs
@@ -52,6 +53,7 @@ def compile_checked(
         InputError: The network does not run on `example_inputs`.
         CaptureError: The network does not export.
         ExportError: An op cannot be compiled.
+        StrategyError: Preprocessing, and no input that can be an image.
         VerificationError: The program computes something else.
         MissingDependencyError: No compiler for the target.
     """
@@ -132,13 +134,19 @@ def _compared(model: nn.Module, captured: Captured, program: Program, batch: int
         VerificationError: More than the tolerance.
     """
     generator = torch.Generator().manual_seed(0)
-    run = _eager(model, captured)
+    run, image = _eager(model, captured), program.preprocessing
     worst = 0.0
     for _ in range(ROUNDS):
         inputs = fresh_inputs(captured, batch, generator)
+        given = list(inputs)
+        if image is not None:
+            at = position_of(inputs, image)
+            shape = image.shape_of(inputs[at].shape)
+            given[at] = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+            inputs[at] = image(given[at])
         with torch.no_grad():
             wanted = run(inputs)
-        flat = iter(inputs)
+        flat = iter(given)
         leaves = [next(flat) if isinstance(v, Tensor) else v for v in captured.example]
         args, kwargs = torch.utils._pytree.tree_unflatten(leaves, captured.in_spec)
         answer = program(*args, **kwargs)

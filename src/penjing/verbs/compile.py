@@ -9,6 +9,7 @@ from torch import nn
 from penjing.codegen.choice import Optimize
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.pipeline import Settings
+from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.program import Program
 from penjing.codegen.targets import Target, target_of
 from penjing.errors import StrategyError
@@ -32,6 +33,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     threads: int = 1,
     stream_dim: int | None = None,
     tune: bool = False,
+    preprocessing: Normalize | None = None,
 ) -> Program | IntegerProgram:
     """Compile a network, dense or sparse, to C; it is built, run and compared before it returns.
 
@@ -52,6 +54,8 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         threads: Of the program on this machine; the sources take any number, by OpenMP.
         tune: Build and time the promising kernels of each layer on this machine and take the
             fastest; kept on disk. Without it a cost model chooses.
+        preprocessing: The program then takes the bytes of an image and normalises them itself; the
+            example stays what the network takes.
 
     Returns:
         A program that is called like the network, on arrays or tensors, with `.source`,
@@ -65,7 +69,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         VerificationError: The program computes something else; nothing was written.
         InfeasibleError: It does not fit the memory of the target; the message names the layers.
         MissingDependencyError: No compiler (or no emulator) for the target.
-        StrategyError: An unknown target or aim.
+        StrategyError: An unknown target or aim, or preprocessing that does not fit the inputs.
         OSError: The folder cannot be written.
 
     Example:
@@ -79,12 +83,16 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         raise StrategyError(f"optimize is {optimize!r}; give one of {', '.join(OPTIMIZE)}")
     if threads < 1:
         raise StrategyError(f"threads is {threads}; it is a whole number from 1")
+    if preprocessing is not None and stream_dim is not None:
+        raise StrategyError("streams take no images: leave preprocessing or stream_dim out")
     if isinstance(model, QuantizedModule):
         if (name, batch or 1, threads, stream_dim, tune) != ("net", 1, 1, None, False):
             raise StrategyError(
                 "integer programs are called net, take one sample on one thread, do not stream and "
                 "are not tuned"
             )
+        if preprocessing is not None:
+            raise StrategyError("integer programs take integers: leave preprocessing out")
         integer = compile_quantized(model.network, target_of(target), optimize)
         if out is not None:
             integer.save(out)
@@ -101,6 +109,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         name=c_name(name),
         threads=threads,
         tune=tune,
+        preprocessing=preprocessing,
     )
     program = compile_checked(model, example_inputs, settings, batch, stream_dim)
     if out is not None:

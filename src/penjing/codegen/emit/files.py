@@ -98,6 +98,7 @@ def describe(
                 "dtype": C_TYPES[net.tensors[n].dtype],
                 "layout": "row-major",
                 "note": notes.get(key, {}).get(i, ""),
+                **_preprocessing(key, i, notes),
             }
             for i, n in enumerate(names)
         ]
@@ -125,6 +126,11 @@ def describe(
             for s in text.steps
         ],
     }
+
+
+def _preprocessing(side: str, position: int, notes: Mapping[str, Any]) -> dict[str, Any]:
+    found = notes.get("preprocessing", {}) if side == "inputs" else {}
+    return {"preprocessing": found[position]} if position in found else {}
 
 
 def _literals(array: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -298,6 +299,10 @@ def parameters(arena: Arena) -> list[tuple[str, str]]:
     return [*found, ("void *arena", "arena")]
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 96, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _header(arena: Arena, target: Target, name: str, notes: Mapping[str, Any]) -> str:
     net, big = arena.laid.net, name.upper()
     rows = [f"/* {name}: written by penjing for {target.name}.", " *"]
@@ -306,9 +311,8 @@ def _header(arena: Arena, target: Target, name: str, notes: Mapping[str, Any]) -
             found = net.tensors[tensor]
             note = notes.get(f"{side}s", {}).get(i, "")
             note = f"; {note}" if note else ""
-            rows.append(
-                f" * {side}{i}: {C_TYPES[found.dtype]}, {_shape(found.shape)}, row-major{note}"
-            )
+            text = f"{side}{i}: {C_TYPES[found.dtype]}, {_shape(found.shape)}, row-major{note}"
+            rows += [f" * {line}" for line in _wrapped(text)]
     rows += [
         " *",
         f" * The arena is {arena.size_bytes} bytes of the caller's, aligned to {target.align}, and",
@@ -334,7 +338,9 @@ def _header(arena: Arena, target: Target, name: str, notes: Mapping[str, Any]) -
     if net.states:
         rows += [
             f"#define {big}_STATE_BYTES {state_offsets(arena)[-1]}",
-            "/* Puts the state, aligned to 16, at the start of a stream. */",
+            "/* The state of a stream, aligned to 16, is the caller's as well: this puts it at the",
+            " * start, and every call of the program moves it on by one piece. One state per",
+            " * stream; streams may go on at the same time, each with an arena of its own. */",
             f"void {name}_reset(void *state);",
             "",
         ]

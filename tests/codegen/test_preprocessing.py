@@ -1,0 +1,179 @@
+"""Programs that take the bytes of an image and normalise them themselves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import penjing as pj
+from penjing.cli.app import app
+from penjing.errors import InputError, StrategyError
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+
+COLOURS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class Seer(nn.Module):
+    """A padded convolution on an image, and a number beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.fc = nn.Linear(5, 2)
+
+    def forward(self, image, by):
+        return self.fc(self.conv(image).relu().mean((2, 3))) * by
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("program")
+
+
+@pytest.fixture(scope="module")
+def seer():
+    torch.manual_seed(0)
+    return Seer().eval()
+
+
+@pytest.fixture(scope="module")
+def program(seer, folder):
+    example = (torch.randn(2, 3, 9, 7), torch.randn(2, 1))
+    return pj.compile(seer, example, out=folder, preprocessing=pj.Normalize(**COLOURS))
+
+
+def bytes_of(shape):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+def test_bytes_give_what_the_network_makes_of_the_normalised_image(seer, program):
+    image, by = bytes_of((2, 9, 7, 3)), torch.tensor([[1.0], [-2.0]])
+    mean, std = (torch.tensor(COLOURS[key]) for key in ("mean", "std"))
+    seen = ((image / 255 - mean) / std).permute(0, 3, 1, 2)
+    wanted = seer(seen, by).detach()
+    torch.testing.assert_close(program(image, by), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_planes_are_taken_as_well(seer):
+    scaled = pj.Normalize(mean=(100.0, 110.0, 120.0), std=(50.0, 60.0, 70.0), scale=1.0)
+    planes = pj.Normalize(mean=scaled.mean, std=scaled.std, scale=1.0, layout="NCHW")
+    program = pj.compile(seer, (torch.randn(1, 3, 9, 7), torch.ones(1, 1)), preprocessing=planes)
+    image = bytes_of((1, 3, 9, 7))
+    wanted = seer(scaled(image.permute(0, 2, 3, 1)), torch.ones(1, 1)).detach()
+    torch.testing.assert_close(program(image, torch.ones(1, 1)), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_normalisation_writes_the_border_that_the_first_layer_wants(program):
+    kinds = [step.layer.kind for step in program.files.text.steps]
+    assert kinds[:2] == ["map", "conv"]
+
+
+def test_the_header_says_what_the_program_does_with_the_bytes(program):
+    said = " ".join(program.header.replace("\n *", " ").split())
+    assert (
+        "input0: uint8_t, 2 x 9 x 7 x 3, row-major; image, NHWC; the program computes (byte * "
+        "0.00392156863 - mean) / std with mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225"
+    ) in said
+
+
+def test_the_description_has_the_numbers(program, folder):
+    del program
+    described = json.loads((folder / "net.json").read_text())["inputs"][0]["preprocessing"]
+    assert described == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+                         "scale": 1 / 255, "layout": "NHWC"}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+def test_cmake_builds_the_folder_and_its_test_finds_the_vector_of_bytes_equal(
+    program, folder, tmp_path
+):
+    del program
+    build = str(tmp_path / "build")
+    optimise = ("-DCMAKE_C_FLAGS=-O1", "-DCMAKE_BUILD_TYPE=None")
+    for command in (
+        ["cmake", "-S", str(folder), "-B", build, *optimise],
+        ["cmake", "--build", build],
+        ["ctest", "--test-dir", build, "--verbose"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "penjing: equal yes" in done.stdout
+
+
+def test_floats_are_refused_where_bytes_are_taken(program):
+    with pytest.raises(InputError, match="float32; the program takes uint8"):
+        program(torch.ones(2, 9, 7, 3), torch.ones(2, 1))
+
+
+def test_a_network_without_such_an_image_is_refused(seer):
+    grey = pj.Normalize(mean=(0.5,), std=(0.5,))
+    with pytest.raises(StrategyError, match=r"one input \(N, 1, H, W\).*0 inputs"):
+        pj.compile(seer, (torch.ones(1, 3, 9, 7), torch.ones(1, 1)), preprocessing=grey)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"mean": (0.5, 0.5), "std": (1.0,)}, "mean has 2 values and std 1"),
+        ({"mean": (0.5,), "std": (0.0,)}, "positive"),
+        ({"mean": (float("nan"),), "std": (1.0,)}, "not finite"),
+        ({"mean": (0.5,), "std": (1.0,), "layout": "CHW"}, "NHWC, NCHW"),
+    ],
+    ids=["lengths", "zero", "nan", "layout"],
+)
+def test_numbers_that_make_no_normalisation_are_refused(numbers, said):
+    with pytest.raises(StrategyError, match=said):
+        pj.Normalize(**numbers)
+
+
+def test_the_image_of_a_normalised_image_is_itself():
+    image, colours = bytes_of((2, 4, 5, 3)), pj.Normalize(**COLOURS)
+    assert torch.equal(colours.image_of(colours(image)), image)
+
+
+def test_streams_of_images_are_refused():
+    with pytest.raises(StrategyError, match="streams"):
+        pj.compile(
+            nn.Conv2d(1, 1, 1),
+            torch.ones(1, 1, 4, 4),
+            stream_dim=2,
+            preprocessing=pj.Normalize(mean=(0.5,), std=(0.5,)),
+        )
+
+
+NET = """
+import torch
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Flatten())
+example_inputs = torch.ones(1, 3, 4, 4)
+"""
+
+
+def command(tmp_path, *options):
+    (tmp_path / "net.py").write_text(NET)
+    given = ["compile", str(tmp_path / "net.py"), "--out", str(tmp_path / "out"), *options]
+    return CliRunner().invoke(app, given)
+
+
+def test_the_command_takes_mean_std_and_layout(tmp_path):
+    done = command(tmp_path, "--mean", "0.5,0.4,0.3", "--std", "1,1,1", "--layout", "NCHW")
+    assert done.exit_code == 0, done.output
+    assert "uint8_t, 1 x 3 x 4 x 4" in (tmp_path / "out" / "net.h").read_text()
+
+
+def test_a_mean_without_a_std_is_refused(tmp_path):
+    assert "--mean and --std go together" in command(tmp_path, "--mean", "0.5,0.4,0.3").output
