@@ -35,6 +35,7 @@ from penjing.graph.network import Network
 from penjing.plan import Plan
 from penjing.pruning.depth import remove_blocks
 from penjing.pruning.packing import Packed, described, from_description, pack, unpack
+from penjing.pruning.pretrained import describe_config
 from penjing.pruning.result import shrink_whole
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.storage import from_storage, to_storage
@@ -463,7 +464,9 @@ def _apply(model: nn.Module, plan: Plan, saved: Saved) -> None:
             depth = Depth.of(model, example, Choices(), None)
             remove_blocks(model, remove(depth, None, plan).made.model)
         else:
-            shrink_whole(model, Network.of(model, example).cut(plan))
+            cut = Network.of(model, example).cut(plan)
+            shrink_whole(model, cut)
+            describe_config(model, model, cut)
     except (PlanError, InputError) as error:
         raise CheckpointError(f"the plan in {saved.path} does not fit model=: {error}") from error
 

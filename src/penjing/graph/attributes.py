@@ -422,7 +422,7 @@ def write(model: nn.Module, values: Mapping[Place, int]) -> None:
     for place, value in values.items():
         own = vars(model.get_submodule(place.module))
         first, *rest = place.path
-        own[str(first)] = _replaced(own[str(first)], rest, value)
+        own[str(first)] = replaced(own[str(first)], rest, value)
 
 
 def differing(model: nn.Module, other: nn.Module) -> dict[Place, int]:
@@ -464,17 +464,15 @@ def read(model: nn.Module, place: Place) -> int:
     return value
 
 
-def _replaced(held: Any, path: Sequence[str | int], value: int) -> Any:
-    """`held` with one integer inside it replaced; every container on the way is a new one."""
+def replaced(held: Any, path: Sequence[str | int], value: float) -> Any:
+    """`held` with one number inside it replaced; every container on the way is a new one."""
     if not path:
         return value
     first, *rest = path
     if isinstance(held, (list, tuple)):
-        return type(held)(
-            _replaced(v, rest, value) if i == first else v for i, v in enumerate(held)
-        )
+        return type(held)(replaced(v, rest, value) if i == first else v for i, v in enumerate(held))
     if isinstance(held, dict):
-        return {k: _replaced(v, rest, value) if k == first else v for k, v in held.items()}
+        return {k: replaced(v, rest, value) if k == first else v for k, v in held.items()}
     made = copy.copy(held)
-    vars(made)[str(first)] = _replaced(vars(held)[str(first)], rest, value)
+    vars(made)[str(first)] = replaced(vars(held)[str(first)], rest, value)
     return made

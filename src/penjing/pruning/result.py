@@ -103,9 +103,9 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
 def _refused(model: nn.Module, made: nn.Module, cut: Cut, seed: int) -> str:
     """Why the cut module is not what the cut graph is; else empty."""
     try:
-        return _compare_forms(made, cut, seed) or _trains_no_more(model, made, cut)
+        return compare_forms(made, cut, seed) or _trains_no_more(model, made, cut)
     except FAILURES as error:
-        return _told(error)
+        return told(error)
 
 
 def _with_attributes(model: nn.Module, made: nn.Module, cut: Cut, seed: int) -> str:
@@ -116,7 +116,7 @@ def _with_attributes(model: nn.Module, made: nn.Module, cut: Cut, seed: int) -> 
         found = readings(model, example)
         write(made, new_values(found.calls, program, cut.program))
     except FAILURES as error:
-        return _told(error)
+        return told(error)
     reason = _refused(model, made, cut, seed)
     for _ in range(MAX_COMPARED if found.compared else 0):  # one may stand behind another
         sizes = compared_values(made, example, found.compared) if reason else {}
@@ -166,7 +166,8 @@ def _really_differs(module: nn.Module, program: Program) -> bool:
     return wide_difference(module, program, inputs, wide) > TOLERANCE
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """An error in one line."""
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 
@@ -186,11 +187,11 @@ def _trains_no_more(model: nn.Module, made: nn.Module, cut: Cut) -> str:
             for trial in (model, made):
                 copy.deepcopy(trial).train()(*args, **kwargs)
         except FAILURES as error:
-            return "" if trial is model else f"in training mode, {_told(error)}"
+            return "" if trial is model else f"in training mode, {told(error)}"
     return ""
 
 
-def _compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
+def compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
     """Why the module, on random weights in float64, differs from the cut graph; else empty."""
     generator = torch.Generator().manual_seed(seed)
     program = cut.program

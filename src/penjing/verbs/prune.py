@@ -23,6 +23,7 @@ from penjing.pruning.allocation.protocol import Allocation, Demand
 from penjing.pruning.budgets import absolute
 from penjing.pruning.depth import remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
+from penjing.pruning.pretrained import carry_config, describe_config
 from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.selection import Key, several
 from penjing.pruning.surgery import shrink, write_tensors
@@ -158,6 +159,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             result = _swapped(model, shallow.made, home, inplace)
         else:
             work = _prune_in_steps(worker, example, samples, choices, goal)
+            work = replace(work, notes=(*work.notes, *_told_of(worker, work)))
             carried, data = work.plan, work.report_data(worker, samples)
             result = _placed(model, work, home, inplace)
     remember(result, model, example_inputs, carried)
@@ -479,6 +481,11 @@ def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogr
     return tuple(out)
 
 
+def _told_of(original: nn.Module, work: Work) -> tuple[str, ...]:
+    """What the reader must know about the form of the result."""
+    return describe_config(original, work.model, work.cut, work.preparation.choices.seed)
+
+
 def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.Module, Example]:
     """The network and its example on the CPU, where all analysis is done."""
     if home.type == "cpu":
@@ -500,4 +507,5 @@ def _placed(model: nn.Module, work: Work, home: torch.device, inplace: bool) -> 
     shrink(model, work.cut)
     write(model, differing(model, work.model))
     write_tensors(model, work.tensors)
+    carry_config(model, work.model)
     return model
