@@ -13,6 +13,9 @@ from typer.testing import CliRunner
 
 import penjing as pj
 from penjing.cli.app import app
+from penjing.codegen import emulator
+from penjing.codegen.build import warnings_of
+from penjing.codegen.targets import CORTEX_M4
 from penjing.errors import InputError, StrategyError
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -154,6 +157,54 @@ def test_streams_of_images_are_refused():
             stream_dim=2,
             preprocessing=pj.Normalize(mean=(0.5,), std=(0.5,)),
         )
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3)
+    batch = pj.Normalize(**COLOURS)(bytes_of((16, 9, 11, 3)))
+    return pj.quantize(nn.Sequential(*layers).eval(), batch[:1], calibration=[batch]).model
+
+
+@pytest.fixture(scope="module")
+def integers(quantized):
+    return pj.compile(quantized, torch.ones(1, 3, 9, 11), preprocessing=pj.Normalize(**COLOURS))
+
+
+def test_an_integer_program_makes_of_bytes_the_bits_it_makes_of_floats(quantized, integers):
+    image = bytes_of((2, 9, 11, 3))
+    wanted = pj.compile(quantized, torch.ones(1, 3, 9, 11))(pj.Normalize(**COLOURS)(image))
+    assert torch.equal(integers(image), wanted)
+
+
+def test_the_bytes_of_an_integer_program_need_no_memory_of_their_own(quantized, integers):
+    plain = pj.compile(quantized, torch.ones(1, 3, 9, 11))
+    assert integers.arena_bytes == plain.arena_bytes
+
+
+def test_no_compiler_warns_of_an_integer_program_with_an_image(integers):
+    assert warnings_of(integers.files, "net.c", "cc") == ""
+
+
+def test_a_board_makes_of_bytes_the_bits_of_the_reference(quantized):
+    if emulator.missing(CORTEX_M4):
+        pytest.skip(emulator.missing(CORTEX_M4))
+    colours = pj.Normalize(**COLOURS)
+    program = pj.compile(quantized, torch.ones(1, 3, 9, 11), target="cortex-m4",
+                         preprocessing=colours)  # fmt: skip
+    assert program.check().equal
+
+
+def test_floats_are_refused_where_integer_programs_take_bytes(integers):
+    with pytest.raises(InputError, match="uint8"):
+        integers(torch.ones(1, 9, 11, 3))
+
+
+def test_planes_are_refused_for_integer_programs(quantized):
+    planes = pj.Normalize(**COLOURS, layout="NCHW")
+    with pytest.raises(StrategyError, match="layout='NHWC'"):
+        pj.compile(quantized, torch.ones(1, 3, 9, 11), preprocessing=planes)
 
 
 NET = """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from penjing.codegen.int8 import IntegerProgram, compile_integers
+from penjing.codegen.int8 import IntegerProgram, compile_integers, with_bytes
 from penjing.codegen.int8.steps import Optimize
+from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.targets import Target
 from penjing.errors import VerificationError
 from penjing.quantization.lowering import integers
@@ -17,7 +18,10 @@ ROUNDS = 3
 
 
 def compile_quantized(
-    network: QuantizedNetwork, target: Target, optimize: Optimize
+    network: QuantizedNetwork,
+    target: Target,
+    optimize: Optimize,
+    preprocessing: Normalize | None = None,
 ) -> IntegerProgram:
     """Compile a quantized network to integers in C and compare it with the reference.
 
@@ -25,16 +29,20 @@ def compile_quantized(
         network: All of it must run in integers.
         target: A program for another processor is run on its test vector in the emulator.
         optimize: What the choice of kernels is for.
+        preprocessing: Of an image whose bytes the program takes.
 
     Returns:
         The program; its bits are those of the reference.
 
     Raises:
         ExportError: A node has no integer form.
+        StrategyError: Preprocessing does not fit the inputs.
         VerificationError: The program computes something else.
         MissingDependencyError: Compiler or emulator are absent.
     """
     net = integers(network)
+    if preprocessing is not None:
+        net = with_bytes(net, preprocessing)
     program = compile_integers(net, target, optimize)
     if target.emulator:
         equal = program.check().equal

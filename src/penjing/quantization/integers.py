@@ -13,6 +13,7 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     mean        over height and width; result
     max         kernel, stride, padding
     lookup      table (256,) int8, by q + 128
+    image       table (C, 256) int8, by the byte that the bits of the input are
     rescale     result; to another grid
     concat      along the channels; parts: one (multiplier, shift) each, None where grids agree
     softmax     over the channels; multiplier, shift, least (smallest difference that counts)

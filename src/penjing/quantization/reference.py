@@ -162,6 +162,12 @@ def _lookup(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     return _weights(layer, "table")[read[0][0].long() - LOW].view(-1, *out.shape)
 
 
+def _image(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    bytes_NHWC = read[0][0].view(torch.uint8).long()
+    table = _weights(layer, "table")
+    return table[torch.arange(len(table)), bytes_NHWC].view(-1, *out.shape)
+
+
 def _rescale(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     return _result(_scaled(_centred(*read[0]), layer.attributes["result"]), layer, out)
 
@@ -273,6 +279,7 @@ _KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
     "mean": _mean,
     "max": _max,
     "lookup": _lookup,
+    "image": _image,
     "rescale": _rescale,
     "concat": _concat,
     "softmax": _softmax,

@@ -91,9 +91,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
                 "integer programs are called net, take one sample on one thread, do not stream and "
                 "are not tuned"
             )
-        if preprocessing is not None:
-            raise StrategyError("integer programs take integers: leave preprocessing out")
-        integer = compile_quantized(model.network, target_of(target), optimize)
+        integer = compile_quantized(model.network, target_of(target), optimize, preprocessing)
         if out is not None:
             integer.save(out)
         return integer

@@ -18,7 +18,7 @@ from penjing.quantization.integers import IntegerNet
 
 ALIGN = 8
 _ORDERS = 60  # of placing, of which the best is kept
-_SAME_PLACE = frozenset({"add", "mul", "lookup", "rescale", "softmax", "mean"})
+_SAME_PLACE = frozenset({"add", "mul", "lookup", "rescale", "softmax", "mean", "image"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.codegen.int8.arena import ALIGN, Arena
+from penjing.codegen.int8.image import images
 from penjing.codegen.int8.steps import TILES, Step
 from penjing.codegen.int8.weights import as_list, as_pairs, as_rows
 from penjing.errors import ExportError
@@ -24,7 +26,7 @@ _Q31 = 31
 _ORDER = (
     "scale", "words", "both", "halves", "layer", "columns", "finish", "four", "conv_pairs",
     "conv_rows", "conv_sparse", "grouped", "depthwise", "add", "conv_add", "mul", "pool", "mean",
-    "lookup", "rescale", "runs", "pad", "transpose", "softmax",
+    "lookup", "rescale", "runs", "pad", "transpose", "softmax", "image",
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -39,6 +41,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "max": ("scale", "pool"),
     "mean": ("scale", "mean"),
     "lookup": ("lookup",),
+    "image": ("image",),
     "rescale": ("scale", "rescale"),
     "concat": ("scale", "rescale", "runs"),
     "softmax": ("scale", "softmax"),
@@ -122,21 +125,29 @@ def header_text(net: IntegerNet, arena: Arena) -> str:
         f"#define NET_ARENA_BYTES {arena.size_bytes}",
         f"#define NET_ARENA_ALIGN {ALIGN}",
     ]
+    pictures = images(net)
     for role, names in (("INPUT", net.inputs), ("OUTPUT", net.outputs)):
         for n, name in enumerate(names):
-            tensor = net.tensors[name]
-            key = f"NET_{role}_{n}"
+            tensor, picture = net.tensors[name], pictures.get(name)
+            key, kind = f"NET_{role}_{n}", "int8_t" if picture is None else "uint8_t"
+            lines += [] if picture is None else _image_note(picture)
             lines += [
-                f"\n#define {key}(arena) ((int8_t *)(arena) + {arena.offsets[name]})",
+                f"\n#define {key}(arena) (({kind} *)(arena) + {arena.offsets[name]})",
                 f"#define {key}_BYTES {tensor.size_bytes}",
                 f"#define {key}_HEIGHT {tensor.shape[0]}",
                 f"#define {key}_WIDTH {tensor.shape[1]}",
                 f"#define {key}_CHANNELS {tensor.shape[2]}",
-                f"#define {key}_SCALE {np.float32(tensor.scale):.9g}f",
-                f"#define {key}_ZERO_POINT ({tensor.zero_point})",
             ]
+            if picture is None:
+                lines.append(f"#define {key}_SCALE {np.float32(tensor.scale):.9g}f")
+                lines.append(f"#define {key}_ZERO_POINT ({tensor.zero_point})")
     lines.append("\nvoid net_run(void *arena);\n\n#endif\n")
     return "\n".join(lines)
+
+
+def _image_note(layer: IntegerLayer) -> list[str]:
+    said = textwrap.wrap(f"The next input is no such number: {layer.attributes['note']}.", 96)
+    return ["", *(f"{'/*' if i == 0 else ' *'} {line}" for i, line in enumerate(said)), " */"]
 
 
 def _functions(steps: Sequence[Step]) -> list[str]:
@@ -340,6 +351,13 @@ def _lookup(text: Text, layer: IntegerLayer) -> str:
     return f"pj_lookup({table}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, {n});"
 
 
+def _image(text: Text, layer: IntegerLayer) -> str:
+    height, width, channels = text.net.tensors[layer.output].shape
+    table = text.array(layer, "table", layer.weights["table"])
+    pair = f"{text.at(layer.inputs[0])}, {text.at(layer.output)}"
+    return f"pj_image({table}, {pair}, {height * width}, {channels});"
+
+
 def _rescale(text: Text, layer: IntegerLayer) -> str:
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
     scale = _scale_array(text, layer, "scale", layer.attributes["result"])
@@ -406,6 +424,7 @@ _CALLS = {
     "max": _pool,
     "mean": _mean,
     "lookup": _lookup,
+    "image": _image,
     "rescale": _rescale,
     "concat": _concat,
     "softmax": _softmax,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from penjing.codegen.int8.steps import Step
@@ -101,13 +101,14 @@ def main_text(net: IntegerNet, steps: Sequence[Step], target: str) -> str:
     return text
 
 
-def check_text(inputs: Sequence[NDArray[np.int8]], outputs: Sequence[NDArray[np.int8]]) -> str:
-    """The text of `check.h`, the check vector."""
+def check_text(inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> str:
+    """The text of `check.h`, the check vector; int8, images uint8."""
     parts = ["#include <stdint.h>\n"]
     for role, arrays in (("input", inputs), ("output", outputs)):
         for n, array in enumerate(arrays):
             flat = array.reshape(-1).tolist()
             rows = [flat[i : i + _PER_LINE] for i in range(0, len(flat), _PER_LINE)]
             body = ",\n".join("    " + ",".join(map(str, row)) for row in rows)
-            parts.append(f"static const int8_t check_{role}_{n}[{len(flat)}] = {{\n{body}\n}};\n")
+            name = f"check_{role}_{n}[{len(flat)}]"
+            parts.append(f"static const {array.dtype.name}_t {name} = {{\n{body}\n}};\n")
     return "\n".join(parts)

@@ -20,13 +20,14 @@ from penjing.codegen import emulator
 from penjing.codegen.build import Sizes, object_sizes
 from penjing.codegen.int8.arena import Arena, plan
 from penjing.codegen.int8.emit import header_text, program_text
+from penjing.codegen.int8.image import images
 from penjing.codegen.int8.main import check_text, main_text
 from penjing.codegen.int8.steps import Optimize, Step, schedule
 from penjing.codegen.log import Log, read_log
 from penjing.codegen.targets import HOST, Target, target_of
 from penjing.errors import ExportError, InputError
 from penjing.files import write_text
-from penjing.quantization.integers import IntegerNet
+from penjing.quantization.integers import IntegerLayer, IntegerNet
 from penjing.quantization.reference import execute
 
 _SEED = 0
@@ -138,7 +139,7 @@ class IntegerProgram:
         """Run on this machine: floats in the network's own layout, one result or a tuple back.
 
         Args:
-            inputs: Arrays or tensors with the batch in dimension 0.
+            inputs: Arrays or tensors with the batch in dimension 0; images as uint8.
 
         Returns:
             float32 tensors where tensors were given, else arrays.
@@ -180,13 +181,18 @@ class IntegerProgram:
     def _checked(self, number: int, values: Any) -> NDArray[np.int8]:
         tensor = self.net.tensors[self.net.inputs[number]]
         if isinstance(values, torch.Tensor):
-            values = values.detach().cpu().float().numpy()
-        array = np.asarray(values, np.float32)
+            values = values.detach().cpu().numpy()
+        picture = tensor.name in images(self.net)
+        if picture and np.asarray(values).dtype != np.uint8:
+            raise InputError(f"input {number} is {np.asarray(values).dtype}; the image is of uint8")
+        array = np.asarray(values, np.uint8 if picture else np.float32)
         if array.shape[1:] != tensor.given:
             raise InputError(
                 f"input {number} has the shape {array.shape}; it is (batch, "
                 f"{', '.join(map(str, tensor.given))})"
             )
+        if picture:
+            return tensor.arrange(array).view(np.int8)
         if not np.isfinite(array).all():
             raise InputError(f"input {number} has values that are not finite numbers")
         return tensor.arrange(tensor.quantize(array))
@@ -249,12 +255,16 @@ def _largest(net: IntegerNet) -> list[str]:
     return [f"{t.name} ({t.size_bytes} bytes)" for t in tensors]
 
 
-def _check_vector(net: IntegerNet) -> tuple[list[NDArray[np.int8]], list[NDArray[np.int8]]]:
-    generator = np.random.default_rng(_SEED)
+def _check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[np.int8]]]:
+    generator, pictures = np.random.default_rng(_SEED), images(net)
     shapes = [net.tensors[name].shape for name in net.inputs]
     inputs = [generator.integers(-128, 128, (1, *s)).astype(np.int8) for s in shapes]
     values = execute(net, *inputs)
-    return inputs, [values[name] for name in net.outputs]
+    written = [
+        x.view(np.uint8) if name in pictures else x
+        for name, x in zip(net.inputs, inputs, strict=True)
+    ]
+    return written, [values[name] for name in net.outputs]
 
 
 def _makefile(target: Target) -> str:
@@ -266,6 +276,12 @@ def _makefile(target: Target) -> str:
     )
 
 
+def _picture(layer: IntegerLayer, described: Mapping[str, Any]) -> dict[str, Any]:
+    """An image in the description: its bytes have no grid."""
+    kept = {key: described[key] for key in ("offset", "shape")}
+    return {**kept, "dtype": "uint8_t", "preprocessing": layer.attributes["preprocessing"]}
+
+
 def _description(
     net: IntegerNet, steps: tuple[Step, ...], arena: Arena, sizes: Mapping[str, int], target: Target
 ) -> dict[str, Any]:
@@ -274,11 +290,14 @@ def _description(
         where = arena.offsets[name]
         return {"offset": where, "shape": t.shape, "scale": t.scale, "zero_point": t.zero_point}
 
+    pictures = images(net)
     return {
         "schema": 1,
         "target": target.name,
         "arena_bytes": arena.size_bytes,
-        "inputs": [grid(name) for name in net.inputs],
+        "inputs": [
+            _picture(pictures[n], grid(n)) if n in pictures else grid(n) for n in net.inputs
+        ],
         "outputs": [grid(name) for name in net.outputs],
         "steps": [
             {
