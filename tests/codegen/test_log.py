@@ -46,5 +46,25 @@ def test_instructions_make_no_milliseconds(tmp_path):
     assert (code, "only cycles" in " ".join(said.split())) == (2, True)
 
 
+TICKS = """penjing: ticks 5000
+penjing: ticks_per_second 1000000
+penjing: arena 64
+penjing: equal yes, largest difference 0
+"""
+
+
+def test_ticks_of_a_timer_are_not_taken_for_cycles():
+    assert (read_log(TICKS).unit, read_log(TICKS).count) == ("ticks", 5000)
+
+
+def test_ticks_make_milliseconds_by_the_timer_that_the_log_names(tmp_path):
+    assert "latency_ms: 5.0" in run(tmp_path, TICKS)[1]
+
+
+def test_a_clock_of_the_core_says_nothing_of_ticks(tmp_path):
+    code, said = run(tmp_path, TICKS, "--clock-mhz", "100")
+    assert (code, "only cycles" in " ".join(said.split())) == (2, True)
+
+
 def test_measuring_nothing_is_refused():
     assert CliRunner().invoke(app, ["measure"]).exit_code == 2

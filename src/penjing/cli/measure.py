@@ -59,14 +59,16 @@ def measure(  # noqa: PLR0913 - one parameter per option
 
 
 def _show_log(log: Log, clock_mhz: float | None, *, as_json: bool) -> None:
-    figures = {k: v for k, v in asdict(log).items() if v not in ("", {})}
+    figures = {k: v for k, v in asdict(log).items() if v not in ("", {}, None)}
     if clock_mhz is not None and log.unit != "cycles":
         raise InputError(
             f"the log counts {log.unit or 'nothing'}, and only cycles of a board make "
-            "milliseconds; leave --clock-mhz out"
+            "milliseconds by a clock; leave --clock-mhz out"
         )
     if clock_mhz is not None:
         figures["latency_ms"] = log.count / clock_mhz / 1000
+    elif log.unit == "ticks" and log.ticks_per_second:
+        figures["latency_ms"] = 1000 * log.count / log.ticks_per_second
     if as_json:
         show_json(figures)
         return

@@ -6,7 +6,9 @@
     penjing: arena 34567
     penjing: equal yes, largest difference 0
 
-Boards print `cycles` of the core's own counter, emulators `instructions`. Other lines are skipped.
+Boards print `cycles` of the core's own counter, emulators `instructions`. Where a program can read
+a timer only, it prints `ticks` of that, which are no cycles, and `ticks_per_second`. Other lines
+are skipped.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ class Log:
     """One run of a program.
 
     Args:
-        unit: "instructions" or "cycles"; empty when the program could not count.
+        unit: "instructions", "cycles" or "ticks" of a timer; empty when it could not count.
         count: Of one call.
         layers: The same per layer, by name; empty when it was built without.
         arena_bytes: RAM of one call.
         equal: Whether the outputs were those that were expected.
         largest_difference: Between output and expectation.
         network: How the program calls itself.
+        ticks_per_second: Of the timer; None where no ticks are counted.
     """
 
     unit: str
@@ -39,10 +42,12 @@ class Log:
     equal: bool
     largest_difference: float
     network: str
+    ticks_per_second: int | None = None
 
 
-_COUNT = re.compile(r"penjing: (instructions|cycles) (\d+)")
+_COUNT = re.compile(r"penjing: (instructions|cycles|ticks) (\d+)")
 _LAYER = re.compile(r"penjing: layer (\S+) (?:instructions|cycles) (\d+)")
+_RATE = re.compile(r"penjing: ticks_per_second (\d+)")
 _ARENA = re.compile(r"penjing: arena (\d+)")
 _EQUAL = re.compile(r"penjing: equal (yes|no), largest difference (\S+)")
 _NETWORK = re.compile(r"penjing: network (.+)")
@@ -72,7 +77,7 @@ def read_log(text: str) -> Log:
             "the log has no line 'penjing: arena ...' or 'penjing: equal ...'; it must hold all "
             "that main.c of a compiled network prints"
         )
-    count, network = _COUNT.search(text), _NETWORK.search(text)
+    count, network, rate = (p.search(text) for p in (_COUNT, _NETWORK, _RATE))
     return Log(
         unit=count[1] if count else "",
         count=int(count[2]) if count else 0,
@@ -81,4 +86,5 @@ def read_log(text: str) -> Log:
         equal=equal[1] == "yes",
         largest_difference=float(equal[2]),
         network=network[1].strip() if network else "",
+        ticks_per_second=int(rate[1]) if rate else None,
     )

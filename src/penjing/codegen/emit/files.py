@@ -198,6 +198,9 @@ def _main(arena: Arena, name: str) -> str:
     rows += [
         f"  const int equal = worst <= {TOLERANCE} * (largest > 0.0 ? largest : 1.0);",
         '  printf("penjing: " COUNTS " %llu\\n", (unsigned long long)(after - before));',
+        "#if defined(TICKS_PER_SECOND)",
+        '  printf("penjing: ticks_per_second %llu\\n", (unsigned long long)TICKS_PER_SECOND);',
+        "#endif",
         f'  printf("penjing: arena %d\\n", {big}_ARENA_BYTES);',
         '  printf("penjing: equal %s, largest difference %.3g\\n", equal ? "yes" : "no", worst);',
         "  return equal ? 0 : 1;",
@@ -235,8 +238,14 @@ static uint64_t counter(void) {
   __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
   return ((uint64_t)high << 32) | low;
 }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) /* the generic timer, which is slower than the core */
 #define COUNTS "ticks"
+#define TICKS_PER_SECOND timer_frequency()
+static uint64_t timer_frequency(void) {
+  uint64_t frequency;
+  __asm__ volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
+  return frequency;
+}
 static void start_counter(void) {}
 static uint64_t counter(void) {
   uint64_t ticks;
@@ -246,6 +255,7 @@ static uint64_t counter(void) {
 #else
 #include <time.h>
 #define COUNTS "ticks"
+#define TICKS_PER_SECOND CLOCKS_PER_SEC
 static void start_counter(void) {}
 static uint64_t counter(void) { return (uint64_t)clock(); }
 #endif
