@@ -276,8 +276,8 @@ class QdqModule(nn.Module):
         return self._constant(fqn, grid, lambda: self.network.integers(fqn))
 
     def _bias(self, fqn: str) -> Tensor:
-        grid, value = self.network.biases[fqn], self.network.program.tensors[fqn]
-        return self._constant(fqn, grid, lambda: grid.quantize(value.detach().double()))
+        grid = self.network.biases[fqn]
+        return self._constant(fqn, grid, lambda: self.network.bias_integers(fqn))
 
     def _constant(self, fqn: str, grid: Grid, make: Callable[[], Tensor]) -> Tensor:
         """A dequantized constant with its scale or scales."""

@@ -29,6 +29,9 @@ MAX_BITS = 32
 _Q31 = 31
 _LARGEST_SHIFT = 30
 _BYTE = 8
+_LARGEST_BIAS = 2.0**29  # steps; leaves room for sums, for correcting it, and for rounding
+_LARGEST_SUM = 2.0**30
+_SMALLEST_STEP = 2.0**-100  # far above the smallest normal float32, far below any real step
 _BELOW_HALF = 0.5 - 2.0**-25
 """The float32 below 0.5: added before truncation, it rounds 0.5 up and its own neighbour down."""
 
@@ -362,6 +365,45 @@ def bias_grid(source: Grid, weight: Grid) -> Grid:
     axis = None if weight.axis is None else 0
     scale = (source.scale * weight.scale).float().double()
     return Grid(scale=scale, low=INT32_MIN, high=INT32_MAX, bits=MAX_BITS, axis=axis)
+
+
+def fitting(source: Grid, weight: Grid, values: Tensor, bias: Tensor | None) -> Grid:
+    """The grid of a weight, made coarser per channel where sums or bias would leave 32 bits.
+
+    A bias of many steps stands beside weights that hardly matter: in a channel that is nearly dead,
+    the step `s_input * s_weight` is so small that the bias overflows. Rounding such weights to a
+    coarser grid costs less than cutting the bias off.
+
+    Args:
+        source: Of what the layer reads.
+        weight: As the weight alone would have it.
+        values: The weight.
+        bias: Of the layer, per channel; in that channel order.
+
+    Returns:
+        `weight` itself where everything fits; else scales by which a bias takes at most 2^29 steps,
+        the largest possible sum of products of 8 bits 2^30, and a step is a normal float32.
+
+    Example:
+        >>> x, w = Grid.affine(-1, 1), Grid.symmetric(torch.tensor([1e-9]), axis=0)
+        >>> fitted = fitting(x, w, torch.tensor([[1e-9]]), torch.tensor([1.0]))
+        >>> int(bias_grid(x, fitted).quantize(torch.tensor([1.0]).double())) <= 2**29
+        True
+    """
+    step = source.scale * weight.scale
+    factor = (_SMALLEST_STEP / step).clamp_min(1.0)
+    if bias is not None:
+        largest = bias.detach().double().abs()
+        if weight.axis is None or len(largest) != step.numel():
+            largest = largest.max()
+        factor = torch.maximum(factor, largest / step / _LARGEST_BIAS)
+    if source.bits <= _BYTE:
+        q = weight.quantize(values.detach().double()).long().abs()
+        sums = q.movedim(weight.axis, 0).flatten(1).sum(1) if weight.axis is not None else q.sum()
+        factor = torch.maximum(factor, sums * (source.high - source.low) / _LARGEST_SUM)
+    if bool((factor <= 1).all()):
+        return weight
+    return replace(weight, scale=_scale(weight.scale * factor))
 
 
 def packed(q: Tensor, bits: int) -> Tensor:

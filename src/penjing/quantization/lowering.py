@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from penjing.errors import ExportError
 from penjing.graph.call import Call, op_name, size_value, where
 from penjing.graph.folding import is_layer, stored_names
-from penjing.quantization.formats import Grid, round_away
+from penjing.quantization.formats import Grid
 from penjing.quantization.integers import (
     HIGH,
     LOW,
@@ -38,7 +38,6 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
 _BYTE = 8
-_LARGEST_BIAS = 2.0**29  # leaves room for sums beside it, and for rounding them
 _MOVES = frozenset({
     "view", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "t",
     "unflatten", "movedim", "contiguous", "slice",
@@ -207,13 +206,9 @@ class _Lowering:
         grid = self._grid(node)
         scales = self.network.weights[names["weight"]].scale.reshape(-1).numpy()
         channels = shape[2]
-        bias = np.zeros(channels)
+        whole = np.zeros(channels, np.int32)
         if "bias" in names:
-            bias = self.network.program.tensors[names["bias"]].detach().double().numpy()
-        axis = 0 if "groups" in attributes else 2
-        weight, scales = _coarser(weight, scales, bias / self.tensors[source].scale, axis)
-        steps = torch.from_numpy(bias / (self.tensors[source].scale * scales).astype(np.float32))
-        whole = round_away(steps).numpy().astype(np.int32)
+            whole = self.network.bias_integers(names["bias"]).numpy()
         given = self._given(node)
         made = self._make(node, given, channels_first and len(given) > 1, grid, shape)
         found = layer_scales(self.tensors[source].scale, scales, float(grid.scale), channels)
@@ -529,29 +524,6 @@ class _Lowering:
         line = where(node)
         at = f" ({line})" if line else ""
         return ExportError(f"{op_name(node)} {node.name!r}{at} cannot run in integers: {why}")
-
-
-def _coarser(
-    weight: NDArray[Any], scales: NDArray[np.float64], bias: NDArray[np.float64], axis: int
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Weights of a coarser scale where the bias would need too many bits on that of the weights.
-
-    Args:
-        weight: Integers, output channels in dimension `axis`.
-        scales: Of the weight, one or one per channel.
-        bias: Per channel, divided by the scale of the layer's input.
-        axis: Of the channels.
-
-    Returns:
-        Weights and scales, one per channel; unchanged where the bias fits. Only a channel whose
-        weights hardly matter beside its bias is changed.
-    """
-    scales = np.broadcast_to(scales, bias.shape)
-    factor = np.maximum(np.abs(bias) / scales / _LARGEST_BIAS, 1.0)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    coarse = round_away(torch.from_numpy(weight / factor.reshape(shape))).numpy()
-    return coarse.astype(np.int8), (scales * factor).astype(np.float32).astype(np.float64)
 
 
 def _bounds(clamp: fx.Node) -> tuple[float | None, float | None]:

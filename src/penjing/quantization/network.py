@@ -20,10 +20,11 @@ from functools import cached_property
 
 from torch import Tensor, fx
 
+from penjing.errors import InputError
 from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.graph.folding import is_layer, layer_nodes, stored_names
-from penjing.quantization.formats import Grid, bias_grid, packed_bytes
+from penjing.quantization.formats import INT32_MAX, Grid, bias_grid, packed_bytes
 
 CLAMPS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"})
 """Activations that are a clamp, and so cost nothing behind an accumulator."""
@@ -41,6 +42,7 @@ class QuantizedNetwork:
         weights: Grid of every weight that is held in integers, by qualified name.
         fallbacks: Why a node is computed in floats, by name.
         scheme: Name of the scheme, such as "int8".
+        notes: What is to be said about how it was made, one sentence each; not stored.
     """
 
     program: Program
@@ -48,6 +50,7 @@ class QuantizedNetwork:
     weights: Mapping[str, Grid]
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     scheme: str = "int8"
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def fused(self) -> Mapping[str, str]:
@@ -90,6 +93,28 @@ class QuantizedNetwork:
             if self.integer(node) and source is not None and "bias" in names:
                 found[names["bias"]] = bias_grid(source, self.weights[names["weight"]])
         return found
+
+    def bias_integers(self, fqn: str) -> Tensor:
+        """A bias as int32 on its grid.
+
+        Args:
+            fqn: Qualified name, one of `biases`.
+
+        Returns:
+            int32, a number per channel.
+
+        Raises:
+            InputError: It does not fit; `quantize` makes grids on which it does.
+        """
+        grid, bias = self.biases[fqn], self.program.tensors[fqn].detach().double()
+        steps = (bias / grid.scale).abs()
+        if bool((steps > INT32_MAX).any()):
+            raise InputError(
+                f"bias {fqn!r} is {float(bias[int(steps.argmax())]):.4g} in channel "
+                f"{int(steps.argmax())}, {float(steps.max()):.3g} steps of its grid, more than 32 "
+                "bits hold; quantize the network in floats again"
+            )
+        return grid.quantize(bias)
 
     def size_bytes(self) -> int:
         """Bytes of all stored tensors and scales: packed weights, int32 biases, the rest in floats.

@@ -15,12 +15,14 @@ from penjing.graph.folding import (
     channel_dim,
     fold_norms,
     is_layer,
+    layer_nodes,
     like,
     norms_as_layers,
+    stored_names,
 )
 from penjing.quantization.compensation import compensate
 from penjing.quantization.equalization import equalize
-from penjing.quantization.formats import Grid
+from penjing.quantization.formats import Grid, fitting, stored_bits
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.observers import Observer
 from penjing.quantization.observers import resolve as resolve_observer
@@ -29,6 +31,9 @@ from penjing.quantization.ranges import observe
 from penjing.quantization.rounding import ROUNDINGS, Rounding, weight_grid
 from penjing.quantization.scheme import Scheme
 from penjing.task import Calibration
+
+_BYTE = 8
+_TINY_RANGE = 255 * 2.0**-126  # a step of the smallest normal float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,16 +141,22 @@ def assemble(
     """
     scheme = settings.scheme
     activations = _activation_grids(placement, ranges, scheme)
-    weights = {
+    wanted = {
         fqn: _weight_grid(folded, fqn, folded.nodes[node], settings)
         for fqn, node in placement.weights.items()
     }
+    weights = _fitted(folded, placement, activations, wanted, settings)
     network = QuantizedNetwork(
         program=_on_grids(folded, weights),
         activations=activations,
         weights=weights,
         fallbacks=placement.fallbacks,
         scheme=str(scheme),
+        notes=(
+            *_odd_ranges(ranges),
+            *_coarser(wanted, weights),
+            *_padded(folded, weights),
+        ),
     )
     if settings.rounding == "nearest" and not settings.bias_correction:
         return network
@@ -181,6 +192,64 @@ def _weight_grid(folded: Program, fqn: str, node: fx.Node, settings: Settings) -
         bits = max(bits, 8)
     grid = weight_grid(folded.tensors[fqn], bits, axis)
     return grid.power_of_two() if settings.scheme.power_of_two else grid
+
+
+def _fitted(
+    folded: Program,
+    placement: Placement,
+    activations: Mapping[str, Grid],
+    wanted: Mapping[str, Grid],
+    settings: Settings,
+) -> dict[str, Grid]:
+    """Grids of weights on which the sums and biases of every layer that reads them fit 32 bits."""
+    fitted = dict(wanted)
+    for node in layer_nodes(folded):
+        names = stored_names(folded, node)
+        fqn, source = names.get("weight", ""), activations.get(Call(node).arg("input").name)
+        if fqn not in fitted or source is None or node.name in placement.fallbacks:
+            continue
+        bias = folded.tensors[names["bias"]] if "bias" in names else None
+        grid = fitting(source, fitted[fqn], folded.tensors[fqn], bias)
+        changed = grid is not fitted[fqn] and settings.scheme.power_of_two
+        fitted[fqn] = grid.power_of_two() if changed else grid
+    return fitted
+
+
+def _odd_ranges(ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Values that calibration shows nothing of, or too little for a float32 step."""
+    notes = []
+    for name, (low, high) in ranges.items():
+        if low == high:
+            notes.append(
+                f"{name} is always {low:g} on the calibration data, and its grid holds nothing "
+                "beyond; does the data show what the network will see?"
+            )
+        elif max(high, 0.0) - min(low, 0.0) < _TINY_RANGE:
+            notes.append(
+                f"{name} lies within [{low:.3g}, {high:.3g}] on the calibration data, less than a "
+                "step of float32 can divide: it becomes zero"
+            )
+    return notes
+
+
+def _coarser(wanted: Mapping[str, Grid], fitted: Mapping[str, Grid]) -> list[str]:
+    """Weights whose grid is coarser than their values ask for."""
+    return [
+        f"{int((grid.scale > wanted[fqn].scale).sum())} of {grid.scale.numel()} scales of {fqn} "
+        "are coarser than its weights ask for, so that bias and sums fit 32 bits"
+        for fqn, grid in fitted.items()
+        if not grid.same(wanted[fqn])
+    ]
+
+
+def _padded(folded: Program, weights: Mapping[str, Grid]) -> list[str]:
+    """Weights of less than a byte that do not fill their last one."""
+    counts = {fqn: (folded.tensors[fqn].numel(), grid.bits) for fqn, grid in weights.items()}
+    return [
+        f"{fqn} has {count} weights of {stored_bits(bits)} bits; its last byte is padded"
+        for fqn, (count, bits) in counts.items()
+        if count * stored_bits(bits) % _BYTE
+    ]
 
 
 def _on_grids(folded: Program, weights: Mapping[str, Grid]) -> Program:

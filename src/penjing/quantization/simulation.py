@@ -77,8 +77,8 @@ def simulate(network: QuantizedNetwork) -> Simulation:
     """
     tensors = dict(network.program.tensors)
     for fqn, grid in network.biases.items():
-        bias = tensors[fqn].detach()
-        tensors[fqn] = grid.dequantize(grid.quantize(bias.double()), torch.float64).to(bias.dtype)
+        whole = grid.dequantize(network.bias_integers(fqn), torch.float64)
+        tensors[fqn] = whole.to(tensors[fqn].dtype)
     program = with_grids(network.program, network.activations)
     grids = tuple(network.activations.get(name) for name in network.program.inputs)
     return Simulation(replace(program, tensors=tensors), grids)

@@ -281,5 +281,6 @@ def _notes(network: QuantizedNetwork) -> tuple[str, ...]:
         f"{s['integer_layers']} of {s['layers']} layers and {s['integer']} ops in all run in "
         f"integers, {s['fallback']} in floats"
     ]
+    notes += network.notes
     notes += [f"{node} runs in floats: {reason}" for node, reason in network.fallbacks.items()]
     return tuple(notes)
