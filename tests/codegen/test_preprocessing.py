@@ -101,21 +101,34 @@ def test_the_description_has_the_numbers(program, folder):
                          "scale": 1 / 255, "layout": "NHWC"}  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+def said_by_ctest(folder, build) -> str:
+    """What ctest says of a program's folder."""
+    optimise = ("-DCMAKE_C_FLAGS=-O1", "-DCMAKE_BUILD_TYPE=None")
+    for command in (
+        ["cmake", "-S", str(folder), "-B", str(build), *optimise],
+        ["cmake", "--build", str(build)],
+        ["ctest", "--test-dir", str(build), "--verbose"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
+
+
+@needs_cmake
 def test_cmake_builds_the_folder_and_its_test_finds_the_vector_of_bytes_equal(
     program, folder, tmp_path
 ):
     del program
-    build = str(tmp_path / "build")
-    optimise = ("-DCMAKE_C_FLAGS=-O1", "-DCMAKE_BUILD_TYPE=None")
-    for command in (
-        ["cmake", "-S", str(folder), "-B", build, *optimise],
-        ["cmake", "--build", build],
-        ["ctest", "--test-dir", build, "--verbose"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert "penjing: equal yes" in done.stdout
+    assert "penjing: equal yes" in said_by_ctest(folder, tmp_path)
+
+
+@needs_cmake
+def test_cmake_builds_an_integer_program_and_its_test_finds_the_bits_equal(integers, tmp_path):
+    integers.save(tmp_path / "source")
+    assert "penjing: equal yes" in said_by_ctest(tmp_path / "source", tmp_path / "build")
 
 
 def test_floats_are_refused_where_bytes_are_taken(program):

@@ -42,7 +42,7 @@ class IntegerProgram:
         target: What it is compiled for.
         steps: Kernels in order.
         arena: Memory plan.
-        files: Text by file name: net.c, net.h, main.c, check.h, Makefile, net.json.
+        files: Text by file name: net.c, net.h, main.c, check.h, Makefile, CMakeLists.txt, net.json.
         layer_bytes: Constants of every layer, by its name.
     """
 
@@ -245,6 +245,7 @@ def compile_integers(
         "main.c": main_text(net, steps, found.name),
         "check.h": check_text(*_check_vector(net)),
         "Makefile": _makefile(found),
+        "CMakeLists.txt": _cmake(found),
         "net.json": json.dumps(_description(net, steps, arena, text.bytes, found), indent=1) + "\n",
     }
     return IntegerProgram(net, found, steps, arena, files, text.bytes)
@@ -272,8 +273,25 @@ def _makefile(target: Target) -> str:
     return (
         f"CC = {target.compilers[0]}\nCFLAGS = {flags}\n\n"
         "main: main.o net.o\n\nnet.o: net.c net.h\n\nmain.o: main.c net.h check.h\n\n"
-        "clean:\n\trm -f main main.o net.o\n"
+        "check: main\n\t./main\n\n"
+        "clean:\n\trm -f main main.o net.o\n\n.PHONY: check clean\n"
     )
+
+
+def _cmake(target: Target) -> str:
+    rows = (
+        "cmake_minimum_required(VERSION 3.13)",
+        "project(net C)",
+        "set(CMAKE_C_STANDARD 99)",
+        "add_library(net STATIC net.c)",
+        "target_include_directories(net PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})",
+        f"target_compile_options(net PUBLIC {' '.join(target.flags)})",
+        "add_executable(net_example main.c)",
+        "target_link_libraries(net_example PRIVATE net)",
+        "enable_testing()",
+        "add_test(NAME net_example COMMAND net_example)",
+    )
+    return "\n".join(rows) + "\n"
 
 
 def _picture(layer: IntegerLayer, described: Mapping[str, Any]) -> dict[str, Any]:
