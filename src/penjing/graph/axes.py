@@ -64,6 +64,16 @@ def join(parts: Sequence[Dim]) -> Dim:
     return np.concatenate(padded) if padded else fixed(0)
 
 
+def _tidy(dim: Dim) -> Dim:
+    """Labels without repeats, their atoms first, no wider than needed."""
+    dim = dim.copy()
+    for column in range(1, dim.shape[1]):
+        dim[(dim[:, :column] == dim[:, column : column + 1]).any(axis=1), column] = NOTHING
+    order = np.argsort(dim < 0, axis=1, kind="stable")
+    width = int((dim >= 0).sum(axis=1).max(initial=0))
+    return np.take_along_axis(dim, order, axis=1)[:, :width]
+
+
 def product(outer: Dim, inner: Dim) -> Dim:
     """Labels of the merged dimension `outer x inner`: each position carries both labels."""
     rows = np.repeat(np.arange(len(outer)), len(inner))
@@ -105,6 +115,8 @@ class Atoms:
         self._stream = np.empty(0, bool)
         self._parts: dict[int, Label] = {}
         self._refined = np.empty(0, bool)
+        self._row = np.empty(0, np.int64)  # of a refined atom in the table of parts
+        self._table = np.empty((0, 2), np.int64)
         self._reasons: list[Reason] = [Reason("free")]
         self._size = 0
         self._blocks: list[_Block] = []
@@ -123,6 +135,7 @@ class Atoms:
             self._to = np.concatenate([self._to, np.arange(len(self._to), grown)])
             self._lock = np.concatenate([self._lock, np.zeros(extra, np.int64)])
             self._refined = np.concatenate([self._refined, np.zeros(extra, bool)])
+            self._row = np.concatenate([self._row, np.zeros(extra, np.int64)])
             self._normalised = np.concatenate([self._normalised, np.zeros(extra, bool)])
             self._stream = np.concatenate([self._stream, np.zeros(extra, bool)])
         labels = np.arange(first, self._size, dtype=np.int64)[:, None]
@@ -142,9 +155,11 @@ class Atoms:
         if block is not None:
             return block.labels
         roots = self._roots(dim)
-        if self._parts and self._refined[roots[roots >= 0]].any():
-            return pack([self._expand(row) for row in roots])
-        return roots
+        if not (self._parts and self._refined[roots[roots >= 0]].any()):
+            return roots
+        while self._refined[roots[roots >= 0]].any():
+            roots = self._roots(self._unfolded(roots))
+        return _tidy(roots)
 
     def live(self, dim: Dim) -> Dim:
         """Labels without locked atoms; a dimension with none left has zero factors."""
@@ -164,6 +179,14 @@ class Atoms:
     def reason(self, atom: int) -> Reason:
         """Why `atom` is locked; "free" when it is not."""
         return self._reasons[int(self._lock[self._roots(np.array([atom]))[0]])]
+
+    def reasons(self, atoms: NDArray[np.int64]) -> list[tuple[Reason, int]]:
+        """Reasons for which atoms are locked and for how many, in order of appearance."""
+        numbers = self._lock[self._roots(atoms)]
+        found, first, counts = np.unique(numbers, return_index=True, return_counts=True)
+        return [
+            (self._reasons[int(found[i])], int(counts[i])) for i in np.argsort(first, kind="stable")
+        ]
 
     def is_normalised(self, atoms: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether statistics run over the atoms' dimension somewhere."""
@@ -215,6 +238,10 @@ class Atoms:
                 self.lock(b, self._other_reason(left, reason))
         elif a.shape[1] == b.shape[1] == 1:
             self._unify_columns(a[:, 0], b[:, 0], reason)
+        elif self._stands_for(a, b):
+            self._refine(a[:, 0], b)
+        elif self._stands_for(b, a):
+            self._refine(b[:, 0], a)
         else:
             for row_a, row_b in zip(a, b, strict=True):
                 self._unify_labels(tuple(row_a), tuple(row_b), reason)
@@ -252,13 +279,35 @@ class Atoms:
         dims = fixed_dims(sizes)
         if not big or dim.shape[1] == 0:
             return dims
-        labels = np.empty(len(dim), object)
-        labels[:] = [tuple(int(a) for a in row if a >= 0) for row in dim]
-        for axis, part in zip(
-            big, self.factor(labels.reshape([sizes[i] for i in big]), reason), strict=True
-        ):
+        core = np.arange(1, len(dim) + 1).reshape([sizes[i] for i in big])
+        for axis, part in zip(big, self.factor_at(dim, core, reason), strict=True):
             dims[axis] = part
         return dims
+
+    def factor_at(self, dim: Dim, core: NDArray[np.int64], reason: Reason) -> list[Dim]:
+        """Labels of the positions that `core` names, over several axes -> one dimension per axis.
+
+        Args:
+            dim: A dimension.
+            core: Positions from 1, over k axes; 0 for none.
+            reason: Given to atoms that cannot be split over the axes.
+
+        Returns:
+            k dimensions, one per axis.
+        """
+        live = self.live(dim)
+        live = live[:, (live >= 0).any(axis=0)]
+        if core.ndim > 1 and (core > 0).all() and (live[core - 1] >= 0).all():
+            dims = fixed_dims(core.shape)
+            for column in range(live.shape[1]):
+                for axis, part in self._factor_atoms(live[core - 1, column], reason):
+                    dims[axis] = np.concatenate([dims[axis], part], axis=1)
+            return dims
+        labels = np.empty(core.shape, object)
+        rows = [tuple(int(a) for a in row if a >= 0) for row in dim]
+        for place in np.ndindex(core.shape):
+            labels[place] = rows[core[place] - 1] if core[place] > 0 else ()
+        return self.factor(labels, reason)
 
     # -------------------------------------------------------------- inside
 
@@ -300,6 +349,47 @@ class Atoms:
             roots = above
         self._to[atoms[present]] = roots[present]
         return np.where(present, roots, NOTHING)
+
+    def _stands_for(self, single: Dim, several: Dim) -> bool:
+        """Whether single free atoms, all different, meet labels of several others each."""
+        return (
+            single.shape[1] == 1
+            and bool((single >= 0).all() and (several >= 0).all())
+            and len(np.unique(single)) == len(single)
+            and not np.isin(several, single).any()
+        )
+
+    def _unfolded(self, roots: Dim) -> Dim:
+        """Labels with every refined atom replaced by its parts, once; -1 where there is none."""
+        columns: list[Dim] = []
+        for column in roots.T:
+            refined = (column >= 0) & self._refined[np.maximum(column, 0)]
+            if not refined.any():
+                columns.append(column[:, None])
+                continue
+            wide = np.full((len(column), self._table.shape[1]), NOTHING, np.int64)
+            wide[:, 0] = column
+            wide[refined] = self._table[self._row[column[refined]]]
+            columns.append(wide)
+        return np.concatenate(columns, axis=1)
+
+    def _refine(self, atoms: NDArray[np.int64], parts: Dim) -> None:
+        """Let each atom stand for its row of parts; what it went through is inherited."""
+        missing = parts.shape[1] - self._table.shape[1]
+        if missing > 0:
+            self._table = np.pad(self._table, ((0, 0), (0, missing)), constant_values=NOTHING)
+        count, needed = len(self._parts), len(self._parts) + len(atoms)
+        if needed > len(self._table):
+            extra = max(needed, 2 * len(self._table), 256) - len(self._table)
+            self._table = np.pad(self._table, ((0, extra), (0, 0)), constant_values=NOTHING)
+        self._table[count:needed] = NOTHING
+        self._table[count:needed, : parts.shape[1]] = parts
+        self._row[atoms] = np.arange(count, needed)
+        self._parts.update(zip(atoms.tolist(), map(tuple, parts.tolist()), strict=True))
+        self._refined[atoms] = True
+        self._break(atoms)
+        for mark in (self._normalised, self._stream):
+            mark[parts[mark[atoms]]] = True
 
     def _expand(self, row: Iterable[int]) -> Label:
         """Free atoms of one label, without repeats, in order."""
@@ -378,14 +468,7 @@ class Atoms:
         if len(label) == 1:
             self._bind_free(np.array([atom]), np.array(label))
             return
-        self._parts[atom] = label
-        self._refined[atom] = True
-        self._break(np.array([atom]))
-        parts = np.array(label)
-        if self._normalised[atom]:
-            self._normalised[parts] = True
-        if self._stream[atom]:
-            self._stream[parts] = True
+        self._refine(np.array([atom]), np.array([label]))
 
     def _unify_labels(self, left: Label, right: Label, reason: Reason) -> None:
         """Make two labels go together, refining the shorter one."""
@@ -421,6 +504,11 @@ class Atoms:
         if len(axes) == 1:
             return [(axes[0], core[:, None])]
         parts = [self.new(atoms.shape[axis]) for axis in axes]
+        flat = core.ravel()
+        free = (self._to[flat] == flat) & ~self._refined[flat] & (self._lock[flat] == 0)
+        if free.all() and len(np.unique(flat)) == len(flat):
+            self._refine(flat, reduce(product, parts))
+            return list(zip(axes, parts, strict=True))
         for place in np.ndindex(core.shape):
             label = reduce(
                 lambda x, y: x + y, (tuple(p[i]) for p, i in zip(parts, place, strict=True))

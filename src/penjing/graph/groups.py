@@ -261,10 +261,12 @@ def _locks(analysis: Analysis) -> list[Lock]:
         axis = outputs[fqn]
         resolved = analysis.atoms.resolve(dims[axis])
         live = analysis.atoms.live(dims[axis])
-        for position in np.flatnonzero((live < 0).all(axis=1)) if resolved.size else ():
-            atoms = [int(a) for a in resolved[position] if a >= 0]
-            if atoms:
-                counts[fqn, axis, analysis.atoms.reason(atoms[-1])] += 1
+        if resolved.size:
+            held = (live < 0).all(axis=1) & (resolved >= 0).any(axis=1)
+            rows = resolved[held]
+            last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] >= 0, axis=1)
+            for reason, count in analysis.atoms.reasons(rows[np.arange(len(rows)), last]):
+                counts[fqn, axis, reason] += count
     return [
         Lock(fqn, axis, n, reason.why, reason.where) for (fqn, axis, reason), n in counts.items()
     ]

@@ -109,24 +109,26 @@ class Move:
             inside = (index >= starts[number]) & (index < starts[number + 1])
             if not inside.any():
                 continue
-            places = np.unravel_index(
-                np.where(inside, index - starts[number], 0), self.shape(source) or (1,)
-            )
-            here = self._from_source(source, places, inside)
+            whole = bool(inside.all())
+            here = self._from_source(source, index - starts[number], None if whole else inside)
             for axis, dim in enumerate(here):
                 rest = tuple(a for a in range(index.ndim) if a != axis)
-                candidates[axis].append(_with_gaps(dim, inside.any(axis=rest)))
+                gapless = dim if whole else _with_gaps(dim, inside.any(axis=rest))
+                candidates[axis].append(gapless)
         return [self._merge(dims, size) for dims, size in zip(candidates, index.shape, strict=True)]
 
     def _from_source(
-        self, source: fx.Node, places: Sequence[NDArray[np.int64]], inside: NDArray[np.bool_]
+        self, source: fx.Node, offset: NDArray[np.int64], inside: NDArray[np.bool_] | None
     ) -> list[Dim]:
-        """Labels that one source gives to each output axis."""
-        out = [fixed(size) for size in inside.shape]
-        for dim, place in zip(self.labels(source), places, strict=bool(self.shape(source))):
+        """Labels that one source gives to each output axis, from linear positions in it."""
+        out = [fixed(size) for size in offset.shape]
+        stride = int(np.prod(self.shape(source)))
+        for dim, size in zip(self.labels(source), self.shape(source), strict=True):
+            stride //= size
             if len(dim) == 1 or not self.atoms.is_live(dim):
                 continue
-            axes, core = _varying(np.where(inside, place + 1, 0))
+            place = offset // stride % size + 1
+            axes, core = _varying(place if inside is None else np.where(inside, place, 0))
             if not axes:
                 if core.flat[0] > 0:
                     picked = int(core.flat[0]) - 1
@@ -158,7 +160,7 @@ class Move:
             order = np.argsort(first)
             small = small.take(first[order], axis)
             classes.append(np.argsort(order)[inverse.reshape(-1)])
-        parts = self.atoms.factor(_labels_at(dim, small), self.reason)
+        parts = self.atoms.factor_at(dim, small, self.reason)
         return [part[inverse] for part, inverse in zip(parts, classes, strict=True)]
 
     def _merge(self, dims: list[Dim | None], size: int) -> Dim:
@@ -179,6 +181,7 @@ class Move:
         return pack([labels[0] if labels else () for labels in rows])
 
 
+_FAR = np.iinfo(np.int64).max
 GAP = -2  # a position of an output that a source does not reach
 
 
@@ -192,23 +195,14 @@ def _with_gaps(dim: Dim, reached: NDArray[np.bool_]) -> Dim:
 
 def _varying(place: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
     """Axes along which a source coordinate (1-based, 0 for none) varies, and it over those axes."""
+    there = place if place.min(initial=1) > 0 else np.where(place == 0, _FAR, place)
     axes = []
     for axis in range(place.ndim):
         high = place.max(axis=axis)
-        low = np.where(place == 0, np.iinfo(np.int64).max, place).min(axis=axis)
-        if ((high > low) & (high > 0)).any():
+        if ((high > there.min(axis=axis)) & (high > 0)).any():
             axes.append(axis)
     rest = tuple(a for a in range(place.ndim) if a not in axes)
     return axes, np.asarray(place.max(axis=rest)) if rest else place
-
-
-def _labels_at(dim: Dim, core: NDArray[np.int64]) -> NDArray[np.object_]:
-    """The label that each place of `core` points to."""
-    labels = np.empty(core.shape, object)
-    rows = [tuple(int(a) for a in row if a >= 0) for row in dim]
-    for place in np.ndindex(core.shape):
-        labels[place] = rows[core[place] - 1] if core[place] > 0 else ()
-    return labels
 
 
 def _tensors(result: Any) -> list[Tensor]:
