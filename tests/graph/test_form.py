@@ -225,3 +225,17 @@ def test_the_form_of_a_cut_network_takes_sequences_of_another_length():
     net = Network.of(Tokens().eval(), torch.randint(0, 20, (2, 5)))
     cut = net.cut(net.plan({"words": range(4), "inner": range(3)}))
     assert graph_form(cut.program)(torch.randint(0, 20, (3, 9))).shape == (3, 9, 3)
+
+
+def test_an_image_of_another_size_is_refused_by_name(form: fx.GraphModule, image: Tensor) -> None:
+    with pytest.raises(InputError, match="was captured with"):
+        form(torch.cat([image, image], dim=-1))
+
+
+def test_the_representation_is_short(form: fx.GraphModule) -> None:
+    assert len(repr(form)) < 300
+
+
+def test_a_deep_copy_remembers_the_original(form: fx.GraphModule) -> None:
+    form.meta["original"] = "Net"
+    assert repr(copy.deepcopy(form)).startswith("GraphForm(of Net, inputs ")

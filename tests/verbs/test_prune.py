@@ -642,3 +642,48 @@ def test_a_plan_that_cuts_an_ignored_layer_is_refused():
     plan = prune(tiny.make("mlp"), tiny.example("mlp"), pruning_ratio=0.5).plan
     with pytest.raises(PlanError, match="which ignored_layers or scope leave out"):
         prune(tiny.make("mlp"), tiny.example("mlp"), plan=plan, ignored_layers="*")
+
+
+class Baked(nn.Module):
+    """Has a number of channels written into its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x).relu()
+        return self.last(y.reshape(len(y), 8, *y.shape[2:])).mean((2, 3))
+
+
+def test_a_report_names_the_sizes_that_a_graph_form_holds():
+    notes = prune(Baked(), torch.randn(2, 3, 6, 6), pruning_ratio=0.5).report.data.notes
+    assert "takes x[any, 3, 6, 6]" in " ".join(notes)
+
+
+def test_a_graph_form_says_why_the_class_does_not_serve():
+    model = prune(Baked(), torch.randn(2, 3, 6, 6), pruning_ratio=0.5).model
+    assert "of Baked" in repr(model)
+    assert "its own class does not serve: " in repr(model)
+
+
+class Grouped(nn.Module):
+    """A grouped convolution, whose groups lose one channel each at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 2, 1)
+        self.grouped = nn.Conv2d(16, 16, 3, groups=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.grouped(self.first(x).relu()).relu()).mean((2, 3))
+
+
+def test_a_share_below_one_unit_per_group_names_the_nearest():
+    notes = prune(Grouped(), torch.randn(2, 3, 8, 8), pruning_ratio=0.9).report.data.notes
+    assert "0.75 of its 4 units (asked 0.9)" in " ".join(notes)
+
+
+def test_a_multiple_larger_than_all_groups_of_its_kind_is_refused():
+    with pytest.raises(BudgetError, match="give round_to=2 or less"):
+        prune(Grouped(), torch.randn(2, 3, 8, 8), pruning_ratio=0.5, round_to={"channels": 64})

@@ -21,10 +21,35 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError, InputError
-from penjing.graph.capture import Program
+from penjing.graph.capture import Program, is_free
 
 TRAINING_FLAGS = frozenset({"train", "training", "use_input_stats"})
 """Arguments of ATen ops that follow the mode of the network."""
+
+
+class GraphForm(fx.GraphModule):
+    """A captured program as a module; its representation is short, `.code` is the whole forward."""
+
+    def __repr__(self) -> str:
+        """What it is made of, in a line or two."""
+        inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
+        ops = sum(isinstance(n.target, torch._ops.OpOverload) for n in self.graph.nodes)
+        sizes = {n.args[0]: n.args[1] for n in self.graph.nodes if n.target is sized}
+        taken = ", ".join(spelled(n.name, sizes.get(n)) for n in inputs)
+        count = sum(p.numel() for p in self.parameters())
+        origin = f"of {self.meta['original']}, " if "original" in self.meta else ""
+        text = f"GraphForm({origin}inputs {taken}, {ops:,} ops, {count:,} parameters)"
+        reason = self.meta.get("reason", "")
+        return f"{text}\n  its own class does not serve: {reason}" if reason else text
+
+    __str__ = __repr__
+
+
+def spelled(name: str, sizes: Sequence[int | None] | None) -> str:
+    """An input with its sizes, in words."""
+    if sizes is None:
+        return name
+    return f"{name}[{', '.join('any' if size is None else str(size) for size in sizes)}]"
 
 
 def graph_form(program: Program) -> fx.GraphModule:
@@ -101,6 +126,50 @@ def fixed(value: Any, expected: Any, name: str) -> None:
         )
 
 
+def sized(value: Any, expected: tuple[int | None, ...], name: str) -> None:
+    """Refuse a tensor whose sizes are others than the network was captured with.
+
+    Args:
+        value: What the network is called with.
+        expected: Its sizes, None for one that may differ.
+        name: Of the input.
+
+    Raises:
+        InputError: A size that the graph holds fixed differs, or it is no tensor.
+    """
+    if not isinstance(value, Tensor):
+        raise InputError(f"input {name!r} is a {type(value).__name__}, not a tensor")
+    shape = tuple(value.shape)
+    if len(shape) != len(expected) or any(
+        size is not None and size != have for size, have in zip(expected, shape, strict=True)
+    ):
+        raise InputError(
+            f"{spelled(name, shape)} does not fit this graph form, which was captured with "
+            f"{spelled(name, expected)} and holds those sizes fixed; give inputs of that size, or "
+            "capture the network again with an example of the new one"
+        )
+
+
+def held_sizes(program: Program) -> dict[str, tuple[int | None, ...]]:
+    """Sizes of each tensor input that a graph form holds fixed, None for the others.
+
+    Dimension 0 is left to the network: a batch that the capture could not free may yet differ.
+
+    Args:
+        program: A captured network.
+
+    Returns:
+        Sizes by the name of the input; inputs without a fixed size are left out.
+    """
+    found = {}
+    for name in program.inputs:
+        value = program.nodes[name].meta.get("val")
+        if isinstance(value, Tensor) and value.dim() > 0:
+            rest = (None if is_free(size) else int(size) for size in value.shape[1:])
+            found[name] = (None, *rest)
+    return {name: sizes for name, sizes in found.items() if any(sizes)}
+
+
 def copy_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of tensors by name; names of one tensor share one copy, parameters stay parameters."""
     made: dict[tuple[Any, ...], Tensor] = {}
@@ -159,7 +228,7 @@ def skeleton(
 
 def assemble(root: nn.Module, graph: fx.Graph, transient: frozenset[str]) -> fx.GraphModule:
     """Join modules and graph; `transient` buffers stay out of the state dict, copied or not."""
-    form = fx.GraphModule(root, graph, class_name="GraphForm")
+    form = GraphForm(root, graph, class_name="GraphForm")
     forget = partial(_make_transient, names=transient)
     forget(form)
     form._register_deepcopy_hook(forget)
@@ -219,9 +288,7 @@ class _Writer:
             self.new[node] = self.graph.create_node("placeholder", node.name, name=node.name)
         for node, fqn in self.fqn.items():
             self.new[node] = self.at[fqn] = self.graph.create_node("get_attr", fqn, name=node.name)
-        for node, value in zip(inputs, self.program.example, strict=True):
-            if not isinstance(value, Tensor):
-                self.graph.call_function(fixed, (self.new[node], value, node.name))
+        self._check_inputs(inputs)
         for node in self.program.graph.nodes:
             if node.op == "get_attr":
                 setattr(
@@ -240,6 +307,14 @@ class _Writer:
             )
         )
         return self.graph
+
+    def _check_inputs(self, inputs: Sequence[fx.Node]) -> None:
+        for node, value in zip(inputs, self.program.example, strict=True):
+            if not isinstance(value, Tensor):
+                self.graph.call_function(fixed, (self.new[node], value, node.name))
+        for name, sizes in held_sizes(self.program).items():
+            node = self.new[self.program.nodes[name]]
+            self.graph.call_function(sized, (node, sizes, name))
 
     def _call(self, node: fx.Node) -> fx.Node:
         args: Sequence[Any]

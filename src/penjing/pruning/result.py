@@ -81,6 +81,7 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
         reason = _with_attributes(model, made, cut, seed)
     if reason:
         made = graph_form(cut.program)
+        made.meta.update(original=type(model).__name__, reason=reason)
         made.train(model.training)
     proof = Proof(
         error=evidence.error,

@@ -17,9 +17,11 @@ from penjing.errors import BudgetError, InputError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
 from penjing.graph.attributes import differing, write
 from penjing.graph.capture import Example, capture, check_network
+from penjing.graph.form import held_sizes, spelled
 from penjing.graph.network import Cut, Network
 from penjing.plan import Plan
 from penjing.pruning.allocation.protocol import Allocation, Demand
+from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.budgets import absolute
 from penjing.pruning.depth import remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
@@ -37,6 +39,8 @@ from penjing.verbs.depth import Depth, Shallow, check_alone, goal_of, is_of_bloc
 from penjing.verbs.preparation import DEPTH, Choices, Preparation, Repair, program_figures
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
+TOLD = 3  # groups that a note names
+PLAIN_RANK = 2  # rows of features, whose number no network leaves open
 HISTOGRAMS = 6  # the largest weights are drawn
 
 
@@ -159,7 +163,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             result = _swapped(model, shallow.made, home, inplace)
         else:
             work = _prune_in_steps(worker, example, samples, choices, goal)
-            work = replace(work, notes=(*work.notes, *_told_of(worker, work)))
+            told = (*_told_of(worker, work), *_nearest_legal(work.preparation, goal))
+            work = replace(work, notes=(*work.notes, *told))
             carried, data = work.plan, work.report_data(worker, samples)
             result = _placed(model, work, home, inplace)
     remember(result, model, example_inputs, carried)
@@ -483,7 +488,46 @@ def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogr
 
 def _told_of(original: nn.Module, work: Work) -> tuple[str, ...]:
     """What the reader must know about the form of the result."""
-    return describe_config(original, work.model, work.cut, work.preparation.choices.seed)
+    seed = work.preparation.choices.seed
+    return (*_sizes_held(work), *describe_config(original, work.model, work.cut, seed))
+
+
+def _sizes_held(work: Work) -> tuple[str, ...]:
+    """Input sizes that a graph form holds fixed, in words."""
+    if work.proof.form != "graph":
+        return ()
+    held = held_sizes(work.cut.program).items()
+    fixed = [spelled(name, sizes) for name, sizes in held if len(sizes) > PLAIN_RANK]
+    if not fixed:
+        return ()
+    return (
+        f"the graph form holds the example's sizes fixed: it takes {', '.join(fixed)}; for another "
+        "size, prune with an example of that size",
+    )
+
+
+def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
+    """Groups that could not lose the share asked for, in words, with the share that they lost."""
+    if goal.plan is not None:
+        return ()
+    demand = goal.demand(preparation, goal.steps)
+    shared = demand.pruning_ratio if preparation.allocation_name == "uniform" else None
+    rows = []
+    for group in preparation.groups:
+        asked = demand.ratios.get(group.name, shared)
+        least = int(options(group.units, demand, step=demand.step(group.name))[0])
+        if asked is not None and group.units - units_dropped(group.units, asked) < least:
+            share = 1 - least / group.units
+            rows.append(
+                f"{group.name!r} {share:.3g} of its {group.units} units (asked {asked:.3g})"
+            )
+    if not rows:
+        return ()
+    more = f" and {len(rows) - TOLD} more" if len(rows) > TOLD else ""
+    return (
+        "a group keeps one whole unit at least, and as many as round_to and max_pruning_ratio say; "
+        f"the nearest share was taken for {', '.join(rows[:TOLD])}{more}",
+    )
 
 
 def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.Module, Example]:

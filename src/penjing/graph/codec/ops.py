@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from penjing.errors import CheckpointError
-from penjing.graph.form import batch_norm, fixed
+from penjing.graph.form import batch_norm, fixed, sized
 
 GRAPH_VERSION = 1
 
@@ -28,6 +28,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "getattr": getattr,
     "batch_norm": batch_norm,
     "fixed": fixed,
+    "sized": sized,
 }
 """Functions besides ATen ops that a graph may call, by their name in the file."""
 

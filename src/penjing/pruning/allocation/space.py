@@ -236,10 +236,18 @@ def _check(groups: Sequence[Group], costs: Mapping[str, Cost], demand: Demand) -
             raise BudgetError(
                 f"a budget is given for {name!r}; known costs are {', '.join(sorted(costs))}"
             )
-    largest = max((group.units for group in groups), default=0)
-    if groups and demand.round_to is not None and demand.round_to > largest:
-        raise BudgetError(
-            f"round_to is {demand.round_to} and the largest group has {largest} units, so nothing "
-            "could be cut; "
-            f"give round_to={largest // 2} or less"
-        )
+    _check_steps(groups, demand)
+
+
+def _check_steps(groups: Sequence[Group], demand: Demand) -> None:
+    """Refuse a multiple that is larger than every group that it is meant for."""
+    largest: dict[int, int] = {}
+    for group in groups:
+        step = demand.step(group.name)
+        largest[step] = max(largest.get(step, 0), group.units)
+    for step, units in largest.items():
+        if step > units:
+            raise BudgetError(
+                f"round_to is {step} and the largest group has {units} units, so nothing "
+                f"could be cut; give round_to={max(units // 2, 1)} or less"
+            )
