@@ -680,3 +680,18 @@ def moments_over_channels(net, x):
 @sketch({"a": 6}, example=SEQUENCE, a=linear(8, 6), fc=linear(6))
 def spectrum_along_time(net, x):
     return net.fc(torch.fft.fft(net.a(x), dim=1).real.sum(1))
+
+
+@sketch(
+    {"a": 4, "b": 6},
+    example=SEQUENCE,
+    streams={"a"},
+    a=partial(nn.Linear, 8, 8),
+    b=partial(nn.Linear, 8, 6),
+    fc=linear(6),
+)
+def every_second_channel_turned_against_its_neighbour(net, x):
+    y = net.a(x)
+    first, second = y[..., ::2], y[..., 1::2]
+    turned = torch.stack([first - second, first + second], -1).flatten(-2)
+    return net.fc(net.b(turned).mean(1))

@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -184,6 +185,9 @@ def _slice(rewriter: Rewriter, old: Call, twin: Call) -> None:
     dim = rewriter.labels(old.tensors[0])[old.arg("dim", 0)]
     if not rewriter.changed(dim):
         return
+    if old.has("step") and old.arg("step", 1) > 1:
+        _strided(rewriter, old, twin)
+        return
     for name in ("start", "end", "index"):
         bound = old.arg(name) if old.has(name) else None
         if isinstance(bound, int) and bound != 0:
@@ -194,6 +198,19 @@ def _slice(rewriter: Rewriter, old: Call, twin: Call) -> None:
             "length",
             _before(rewriter, dim, start + old.arg("length")) - _before(rewriter, dim, start),
         )
+
+
+def _strided(rewriter: Rewriter, old: Call, twin: Call) -> None:
+    """Where the positions that a step picks lie among those that stay; evenly, or it is refused."""
+    dim = rewriter.labels(old.tensors[0])[old.arg("dim", 0)]
+    kept = rewriter.kept(dim)
+    assert kept is not None  # the caller asked
+    picked = range(len(dim))[slice(old.arg("start"), old.arg("end"), old.arg("step"))]
+    there = [place for place, position in enumerate(kept.tolist()) if position in picked]
+    steps = {b - a for a, b in pairwise(there)} or {1}
+    twin.set_arg("start", there[0] if there else 0)
+    twin.set_arg("end", there[-1] + 1 if there else 0)
+    twin.set_arg("step", min(steps))
 
 
 def _split(rewriter: Rewriter, old: Call, twin: Call) -> None:
@@ -207,7 +224,7 @@ def _split(rewriter: Rewriter, old: Call, twin: Call) -> None:
 
 
 def _pad(rewriter: Rewriter, old: Call, twin: Call) -> None:
-    amounts, dims = list(old.arg("pad")), rewriter.labels(old.node)
+    amounts, dims = list(twin.arg("pad")), rewriter.labels(old.node)
     for axis, dim in enumerate(dims):
         place = 2 * (len(dims) - 1 - axis)
         if place + 1 < len(amounts) and rewriter.changed(dim):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from torch.utils import _pytree as pytree
 from penjing.graph.attributes import differing, is_settings, replaced
 from penjing.graph.capture import quiet_eval
 from penjing.graph.network import Cut
-from penjing.pruning.result import FAILURES, TOLERANCES, compare_forms, told
+from penjing.pruning.result import TOLERANCES, compare_forms, told
 from penjing.pruning.verify import relative_difference
 
 Path = tuple[str | int, ...]
@@ -32,6 +33,7 @@ Build = Callable[[Any], nn.Module]
 
 DEPTH = 3  # how far inside one another the parts of a configuration are looked at
 MAX_BUILT = 120  # networks built on the meta device
+MAX_SECONDS = 10.0  # of the whole search; it only decides whether a config is offered
 MAX_PROVED = 6  # networks built whole
 MAX_BYTES = 2**30  # of tensors; proving holds several copies of them
 INSTEAD = "pj.save(model, folder) and pj.load(folder) keep it as it is"
@@ -104,6 +106,7 @@ class _Search:
         self.config: Any = made.config
         self.wanted = _shapes(made)
         self.built = self.proved = 0
+        self.began = time.monotonic()
         self.read: Mapping[int, set[int]] = {}
         self.idle = set[Path]()  # numbers that size nothing
         self.known = dict[frozenset[tuple[Path, float]], Shapes | None]()
@@ -191,7 +194,8 @@ class _Search:
     def _built(self, values: Mapping[Path, float]) -> Shapes | None:
         """Shapes of a network built with other numbers; None where its class refuses them."""
         key = frozenset(values.items())
-        if key in self.known or self.built >= MAX_BUILT:
+        late = time.monotonic() - self.began > MAX_SECONDS
+        if key in self.known or late or self.built >= MAX_BUILT:
             return self.known.get(key)
         self.built += 1
         self.known[key] = None
@@ -199,7 +203,7 @@ class _Search:
             with torch.device("meta"):
                 fresh = type(self.made)(copy.deepcopy(_with(self.config, values)))
             self.known[key] = _shapes(fresh)
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - a foreign class refuses in its own way
             if not values:
                 self.why = f"no {type(self.made).__name__} can be built from it ({told(error)})"
         return self.known[key]
@@ -214,7 +218,7 @@ class _Search:
                 return None
             fresh = type(self.made)(copy.deepcopy(config)).eval()
             reason = self._other(fresh)
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - a foreign class refuses in its own way
             reason = told(error)
         self.why = reason
         return None if reason else _Found(values, fresh)
