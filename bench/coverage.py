@@ -90,7 +90,7 @@ def penjing_row(name: str) -> dict[str, Any]:
         pruned = pj.prune(model, example, pruning_ratio=RATIO)
     except Exception as error:  # noqa: BLE001 - whatever it raises is the finding
         kind = "RAISED" if isinstance(error, PenjingError) else "CRASHED"
-        return {"verdict": kind, "raised": f"{type(error).__name__}: {error}"[:400]}
+        return {"verdict": kind, "raised": f"{type(error).__name__}: {error}".splitlines()[0][:400]}
     seconds = time.perf_counter() - start
     data = pruned.report.data
     assert data.before is not None
