@@ -223,6 +223,7 @@ def _report(
     before = replace(
         before,
         size_bytes=size,
+        ram_bytes=None,  # it depends on the runtime of the integers: `measure` tells
         how={**before.how, "size_bytes": "bytes of all parameters and buffers in floats"},
     )
     return ReportData(
