@@ -272,6 +272,22 @@ def coverage_table() -> str:
     )
 
 
+def families_table() -> str:
+    """Latency of one network of each family, before and after."""
+    body = [
+        [
+            r["network"],
+            f"{r['fewer_macs']:.2f}x",
+            f"{r['fewer_params']:.2f}x",
+            f"{r['median_ms_dense']:.3f} → {r['median_ms']:.3f}",
+            f"{r['times_faster']:.2f}x",
+            str(r["n"]),
+        ]
+        for r in rows("speed_families")
+    ]
+    return table(("network", "fewer MACs", "fewer parameters", "ms, median", "faster", "n"), body)
+
+
 def growth_table() -> str:
     """Seconds of analysis by depth."""
     body = [
@@ -513,6 +529,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "quantization": quantization_table,
     "speed": speed_table,
     "coverage": coverage_table,
+    "families": families_table,
     "growth": growth_table,
     "memory": memory_table,
     "microcontrollers": microcontrollers_table,
