@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from penjing.distillation.protocol import added, check_positive, features, rows, vectors
+from penjing.distillation.protocol import (
+    added,
+    best_reader,
+    check_positive,
+    features,
+    rows,
+    vectors,
+)
 from penjing.errors import InputError
 
 
@@ -69,12 +76,7 @@ class Contrastive:
         if len(student) < 2:
             raise InputError("a batch of one sample has no negatives; batches of 2 at least")
         mine, theirs = vectors(student), vectors(teacher)
-        with torch.no_grad():
-            s_NC, t_ND = rows(student), rows(teacher)
-            gram = s_NC.T @ s_NC
-            damping = self.ridge * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
-            eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-            reader = torch.linalg.solve(gram + damping * eye, s_NC.T @ t_ND)
+        reader = best_reader(rows(student), rows(teacher), self.ridge)
         alike = F.normalize(mine @ reader, dim=1) @ F.normalize(theirs, dim=1).T
         own = torch.arange(len(alike), device=alike.device)
         return F.cross_entropy(alike / self.temperature, own)

@@ -67,6 +67,25 @@ def vectors(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2) if x.dim() > 3 else x.mean(1)
 
 
+def best_reader(s_NC: Tensor, t_ND: Tensor, ridge: float) -> Tensor:
+    """The linear map `(C, D)` by which the teacher's rows are best read from the student's.
+
+    Args:
+        s_NC: Rows of the student.
+        t_ND: Rows of the teacher.
+        ridge: Damping, relative to the mean diagonal of the student's Gram matrix.
+
+    Returns:
+        The ridge least squares solution, without gradient.
+    """
+    with torch.no_grad():
+        gram = s_NC.T @ s_NC
+        damping = ridge * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
+        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        solved: Tensor = torch.linalg.solve(gram + damping * eye, s_NC.T @ t_ND)
+        return solved
+
+
 def added(term: Tensor, weight: float, loss: Tensor | None) -> Tensor:
     """The loss with `weight` times the term on top."""
     return weight * term if loss is None else loss + weight * term

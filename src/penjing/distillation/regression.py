@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from penjing.distillation.protocol import added, check_positive, features, rows
+from penjing.distillation.protocol import added, best_reader, check_positive, features, rows
 from penjing.errors import InputError
 
 
@@ -71,11 +71,7 @@ class Regression:
                 "numbers above the channels are needed: match other layers, or larger batches"
             )
         s_NC, t_ND = s_NC - s_NC.mean(0), t_ND - t_ND.mean(0)
-        with torch.no_grad():
-            gram = s_NC.T @ s_NC
-            damping = self.ridge * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
-            eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-            reader = torch.linalg.solve(gram + damping * eye, s_NC.T @ t_ND)
-            scale = t_ND.square().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+        reader = best_reader(s_NC, t_ND, self.ridge)
+        scale = t_ND.square().mean().clamp_min(torch.finfo(t_ND.dtype).tiny)
         missed: Tensor = (t_ND - s_NC @ reader).square().mean() / scale
         return missed

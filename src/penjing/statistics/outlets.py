@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -201,3 +201,26 @@ def folded(value: Tensor, layer: Layer, norm: Norm | None, tensors: Mapping[str,
         per_channel(v.to(value.dtype), layer, value.dim()) for v in norm.affine(tensors)
     )
     return value * scale + shift
+
+
+def energy_per_position(
+    values: Iterable[Tensor], layer: Layer, norm: Norm | None, tensors: Mapping[str, Tensor]
+) -> float:
+    """Mean over positions of the sum of squares over channels, of what a layer feeds.
+
+    Args:
+        values: Chunks of its output, or of the sum that it is added to.
+        layer: Says where the channels are.
+        norm: Applied first; None where the values lie behind it.
+        tensors: Stored tensors, for the norm.
+
+    Returns:
+        The energy; 0 without values.
+    """
+    total = rows = 0.0
+    for raw in values:
+        value = folded(raw, layer, norm, tensors)
+        channels = value.shape[layer.channel_dim] if value.dim() > 1 else value.numel()
+        total += float(value.double().square().sum())
+        rows += value.numel() / channels
+    return total / max(rows, 1.0)

@@ -20,7 +20,7 @@ from penjing.pruning.importance._silent import trials, tried
 from penjing.pruning.importance.sums import by_unit
 from penjing.statistics.attention import products
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
-from penjing.statistics.outlets import Outlet, folded, outlets
+from penjing.statistics.outlets import Outlet, energy_per_position, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
 
 TINY = 1e-30  # keeps quotients finite
@@ -245,15 +245,10 @@ class _Survey:
         self, stream: Stream, chunks: Sequence[Chunk], stop: str, layer: Layer, out: Outlet
     ) -> None:
         """Note the energy per position of what the layer feeds: a sum, or its own output."""
-        total = rows = 0.0
-        for chunk in chunks:
-            value = stream.value(chunk, stop)
-            if stop == layer.node:
-                value = folded(value, layer, out.norm, self.program.tensors)
-            channels = value.shape[layer.channel_dim] if value.dim() > 1 else value.numel()
-            total += float(value.double().square().sum())
-            rows += value.numel() / channels
-        self.sums[layer.weight].energy += total / max(rows, 1.0) / len(self._users(layer.weight))
+        values = (stream.value(chunk, stop) for chunk in chunks)
+        norm = out.norm if stop == layer.node else None
+        energy = energy_per_position(values, layer, norm, self.program.tensors)
+        self.sums[layer.weight].energy += energy / len(self._users(layer.weight))
 
     def _users(self, weight: str) -> tuple[Layer, ...]:
         return next(

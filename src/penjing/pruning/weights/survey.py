@@ -15,7 +15,7 @@ from penjing.graph.capture import Program
 from penjing.pruning.patterns import Tiling
 from penjing.pruning.weights.protocol import Matrix, WeightImportance
 from penjing.statistics.grams import Gram, Layer, Rows, patches, rows_per_sample
-from penjing.statistics.outlets import Outlet, folded, outlets
+from penjing.statistics.outlets import Outlet, energy_per_position, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
 
 
@@ -128,15 +128,10 @@ class Survey:
         self, stream: Stream, chunks: Sequence[Chunk], stop: str, layer: Layer, out: Outlet
     ) -> None:
         """Note the energy per position of what the layer feeds: a sum, or its own output."""
-        total = rows = 0.0
-        for chunk in chunks:
-            value = stream.value(chunk, stop)
-            if stop == layer.node:
-                value = folded(value, layer, out.norm, self.program.tensors)
-            channels = value.shape[layer.channel_dim] if value.dim() > 1 else value.numel()
-            total += float(value.double().square().sum())
-            rows += value.numel() / channels
-        self._sums[layer.weight].energies.append(total / max(rows, 1.0))
+        values = (stream.value(chunk, stop) for chunk in chunks)
+        norm = out.norm if stop == layer.node else None
+        energy = energy_per_position(values, layer, norm, self.program.tensors)
+        self._sums[layer.weight].energies.append(energy)
 
     def _score(self, target: Target, out: Outlet) -> Tensor:
         sums = self._sums.pop(target.weight, None)
