@@ -18,15 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = [name for name in getattr(penjing, "__all__", ["__version__"]) if name != "__version__"]
 HEAVY = (
     "jinja2",
+    "mlflow",
     "onnx",
     "onnxruntime",
     "onnxscript",
     "plotly",
     "rich",
     "sklearn",
+    "tensorboard",
     "torchmetrics",
     "transformers",
     "typer",
+    "wandb",
 )
 MACHINE_PATH = re.compile(r"(?<![\w./<])/(?:work|tmp|root|home|opt)/\w")
 TEXT = {".py", ".md", ".toml", ".yml", ".txt", ".sh", ".html", ".css", ".js", ".json", ""}

@@ -50,7 +50,10 @@ class Callback:
         """Always the last call, also after an error: take out what `on_start` put in."""
 
     def identity(self) -> str:
-        """Names this callback and its settings; a checkpoint of another identity is refused."""
+        """Names this callback and its settings; a checkpoint of another identity is refused.
+
+        Empty where it only watches: a checkpoint then knows nothing of it.
+        """
         return type(self).__name__
 
     def state_dict(self) -> dict[str, Any]:

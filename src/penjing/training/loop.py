@@ -34,6 +34,8 @@ from penjing.training.run import FitResult, Run, snapshot, tensors_of, write_bac
 from penjing.training.schedules import schedule
 from penjing.training.settings import Fit, in_words
 from penjing.training.teacher import weights_hash
+from penjing.training.trackers import resolve
+from penjing.training.tracking import Tracking
 
 DEFAULT = Fit()
 DECISIVE = (
@@ -64,9 +66,11 @@ def fit(
     Raises:
         InputError: No data, no labels, nothing to train, or a first batch without a finite loss.
         StrategyError: An unknown optimizer, or a callback with a hook that does not exist.
+        MissingDependencyError: A tracker is not installed.
         CheckpointError: The work folder holds a checkpoint that is damaged or of another run.
         OSError: A checkpoint cannot be written.
     """
+    callbacks = [*callbacks, *_trackings(settings)]
     check_callbacks(callbacks)
     if settings.patience and task.val is None:
         raise InputError("patience needs validation data; give Task(val=loader)")
@@ -136,10 +140,8 @@ class _Loop:
     def _resume(self, trial: Batch) -> bool:
         """Go on where a checkpoint was taken, or begin; True when that run was over."""
         run = self.run
-        self.identity = _identity(run, self.callbacks, trial)
-        saved = (
-            resume.load(self.folder, run, self.callbacks, self.identity) if self.folder else None
-        )
+        self.identity = _identity(run, self.decisive, trial)
+        saved = resume.load(self.folder, run, self.decisive, self.identity) if self.folder else None
         self.spent = run.seconds
         if saved is None:
             run.metrics_before = run.task.evaluate(run.model) if run.validates else {}
@@ -206,6 +208,7 @@ class _Loop:
         (loss / run.settings.accumulate).backward()
         self.pending += 1
         run.outputs = pytree.tree_map(_detached, run.outputs)
+        run.loss = value
         run.loss_sum += value * batch.samples
         run.samples += batch.samples
         if self.pending == run.settings.accumulate:
@@ -301,6 +304,11 @@ class _Loop:
         )
 
     @property
+    def decisive(self) -> list[Callback]:
+        """Callbacks that decide what comes out; a checkpoint knows the others not."""
+        return [callback for callback in self.callbacks if callback.identity()]
+
+    @property
     def folder(self) -> Path | None:
         """Where checkpoints go, if anywhere."""
         return Path(self.run.settings.workdir) if self.run.settings.workdir else None
@@ -312,7 +320,7 @@ class _Loop:
         saved = resume.Saved(
             self.epoch_random or random_state(*self.loaders), step_random, finished
         )
-        resume.save(self.folder, self.run, self.callbacks, self.identity, saved)
+        resume.save(self.folder, self.run, self.decisive, self.identity, saved)
         self.saved_at = time.monotonic()
 
     def _elapsed(self) -> float:
@@ -321,6 +329,11 @@ class _Loop:
     def _expired(self) -> bool:
         minutes = self.run.settings.minutes
         return minutes is not None and self._elapsed() >= 60 * minutes
+
+
+def _trackings(settings: Fit) -> list[Callback]:
+    trackers = resolve(settings.tracker)
+    return [Tracking(trackers)] if trackers else []
 
 
 def _detached(leaf: Any) -> Any:

@@ -32,6 +32,7 @@ class Run:
         inputs: Inputs of the current batch, on the device of the model.
         labels: Its labels, or None.
         outputs: What the model gave for it; without its graph once the gradient is there.
+        loss: Loss of the current batch.
         loss_sum: Sum of the loss over the samples of the current epoch.
         samples: Samples of the current epoch so far.
         history: Finished epochs.
@@ -54,6 +55,7 @@ class Run:
     inputs: Any = None
     labels: Any = None
     outputs: Any = None
+    loss: float = 0.0
     loss_sum: float = 0.0
     samples: int = 0
     history: list[EpochFigures] = field(default_factory=list)

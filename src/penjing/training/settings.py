@@ -10,6 +10,7 @@ from typing import Literal, TypedDict, get_args
 from penjing.errors import InputError, StrategyError
 from penjing.training.optimizers import Factory
 from penjing.training.schedules import schedule
+from penjing.training.trackers import Choice, resolve
 
 Keep = Literal["best", "last"]
 Precision = Literal["fp32", "bf16"]
@@ -35,6 +36,7 @@ class FitOptions(TypedDict, total=False):
     save_seconds: float
     seed: int
     progress: bool
+    tracker: Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +65,12 @@ class Fit:
         save_seconds: A checkpoint at least this often; 0 is after every step.
         seed: Of everything random.
         progress: Show a bar on a terminal when it takes more than two seconds.
+        tracker: "tensorboard", "wandb", "mlflow", an object of `penjing.training.trackers`, or
+            several; None tracks nothing.
 
     Raises:
         InputError: A number outside its range.
-        StrategyError: An unknown schedule.
+        StrategyError: An unknown schedule or tracker.
     """
 
     epochs: int = 3
@@ -86,6 +90,7 @@ class Fit:
     save_seconds: float = 60.0
     seed: int = 0
     progress: bool = True
+    tracker: Choice = None
 
     def __post_init__(self) -> None:
         ranges = (
@@ -103,6 +108,7 @@ class Fit:
             if not fine:
                 raise InputError(f"{name} is {value!r}; it must be {rule}")
         schedule(self.schedule, self.warmup)
+        resolve(self.tracker)
 
     @classmethod
     def check_names(cls, names: object) -> None:
