@@ -57,7 +57,7 @@ class Tune:
     first_samples: int = 4000
     steps: int = 300
     batch: int = 64
-    lr: float = 3e-4
+    lr: float = 3e-3
     features: float = 1.0
     divergence: float = 0.0
     hold_out: float = 0.1
