@@ -9,12 +9,14 @@ from penjing.plan import Group, Groups, Plan
 from penjing.report import Report
 from penjing.task import Calibration, Task
 from penjing.verbs.compile import compile
+from penjing.verbs.convert import convert
 from penjing.verbs.distill import Distilled, distill
 from penjing.verbs.export import export
 from penjing.verbs.find_groups import find_groups
 from penjing.verbs.finetune import Tuned, finetune
 from penjing.verbs.later import Later
 from penjing.verbs.measure import measure
+from penjing.verbs.prepare import Prepared, prepare
 from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.quantize import Quantized, quantize
 from penjing.verbs.shrink_like import shrink_like
@@ -33,6 +35,7 @@ __all__ = [
     "Normalize",
     "PenjingError",
     "Plan",
+    "Prepared",
     "Pruned",
     "Quantized",
     "Report",
@@ -41,12 +44,14 @@ __all__ = [
     "Tuned",
     "compile",
     "compress",
+    "convert",
     "distill",
     "export",
     "find_groups",
     "finetune",
     "load",
     "measure",
+    "prepare",
     "prune",
     "quantize",
     "save",

@@ -57,6 +57,22 @@ def round_away(x: Tensor) -> Tensor:
     return torch.copysign(half, x).add_(x).trunc_()
 
 
+def nearest(x: Tensor, step: Tensor, zero_point: int | Tensor, low: int, high: int) -> Tensor:
+    """The integers nearest to floats, as whole numbers in floats.
+
+    Args:
+        x: Floats; divided in their own dtype, as runtimes do.
+        step: Broadcast against `x`, in its dtype.
+        zero_point: The integer that stands for zero.
+        low: Smallest integer.
+        high: Largest integer.
+
+    Returns:
+        Whole numbers in [low, high], shape and dtype of `x`.
+    """
+    return (round_away(x / step) + zero_point).clamp(low, high)
+
+
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Grid:
     """The numbers that an integer tensor can stand for: `(q - zero_point) * scale`.
@@ -246,7 +262,7 @@ class Grid:
         return cls(scale=scale, axis=axis, **numbers)
 
     def _nearest(self, x: Tensor) -> Tensor:
-        return (round_away(x / self.steps(x)) + self.zero_point).clamp(self.low, self.high)
+        return nearest(x, self.steps(x), self.zero_point, self.low, self.high)
 
 
 def _scale(values: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def assemble(
         fqn: _weight_grid(folded, fqn, folded.nodes[node], settings)
         for fqn, node in placement.weights.items()
     }
-    weights = _fitted(folded, placement, activations, wanted, settings)
+    weights = fitted(folded, placement.fallbacks, activations, wanted, scheme)
     network = QuantizedNetwork(
         program=_on_grids(folded, weights),
         activations=activations,
@@ -154,7 +154,7 @@ def assemble(
         scheme=str(scheme),
         notes=(
             *_odd_ranges(ranges),
-            *_coarser(wanted, weights),
+            *coarser(wanted, weights),
             *_padded(folded, weights),
         ),
     )
@@ -194,25 +194,36 @@ def _weight_grid(folded: Program, fqn: str, node: fx.Node, settings: Settings) -
     return grid.power_of_two() if settings.scheme.power_of_two else grid
 
 
-def _fitted(
+def fitted(
     folded: Program,
-    placement: Placement,
+    fallbacks: Mapping[str, str],
     activations: Mapping[str, Grid],
     wanted: Mapping[str, Grid],
-    settings: Settings,
+    scheme: Scheme,
 ) -> dict[str, Grid]:
-    """Grids of weights on which the sums and biases of every layer that reads them fit 32 bits."""
-    fitted = dict(wanted)
+    """Grids of weights on which the sums and biases of every layer that reads them fit 32 bits.
+
+    Args:
+        folded: Its tensors are floats.
+        fallbacks: Nodes computed in floats, with the reason.
+        activations: Grids by node.
+        wanted: Grids of weights as these alone would have them.
+        scheme: Says whether scales are powers of two.
+
+    Returns:
+        Grids by qualified name; the very object of `wanted` where everything fits.
+    """
+    found = dict(wanted)
     for node in layer_nodes(folded):
         names = stored_names(folded, node)
         fqn, source = names.get("weight", ""), activations.get(Call(node).arg("input").name)
-        if fqn not in fitted or source is None or node.name in placement.fallbacks:
+        if fqn not in found or source is None or node.name in fallbacks:
             continue
         bias = folded.tensors[names["bias"]] if "bias" in names else None
-        grid = fitting(source, fitted[fqn], folded.tensors[fqn], bias)
-        changed = grid is not fitted[fqn] and settings.scheme.power_of_two
-        fitted[fqn] = grid.power_of_two() if changed else grid
-    return fitted
+        grid = fitting(source, found[fqn], folded.tensors[fqn], bias)
+        changed = grid is not found[fqn] and scheme.power_of_two
+        found[fqn] = grid.power_of_two() if changed else grid
+    return found
 
 
 def _odd_ranges(ranges: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -232,8 +243,8 @@ def _odd_ranges(ranges: Mapping[str, tuple[float, float]]) -> list[str]:
     return notes
 
 
-def _coarser(wanted: Mapping[str, Grid], fitted: Mapping[str, Grid]) -> list[str]:
-    """Weights whose grid is coarser than their values ask for."""
+def coarser(wanted: Mapping[str, Grid], fitted: Mapping[str, Grid]) -> list[str]:
+    """Weights whose grid is coarser than their values ask for, in words."""
     return [
         f"{int((grid.scale > wanted[fqn].scale).sum())} of {grid.scale.numel()} scales of {fqn} "
         "are coarser than its weights ask for, so that bias and sums fit 32 bits"

@@ -10,6 +10,7 @@ KINDS = {
     "prune": "pruned",
     "sparsify": "sparsified",
     "quantize": "quantized",
+    "prepare": "prepared for quantization-aware training",
     "finetune": "fine-tuned",
     "distill": "distilled",
     "train": "trained",

@@ -31,6 +31,7 @@ Kind = Literal[
     "prune",
     "sparsify",
     "quantize",
+    "prepare",
     "finetune",
     "distill",
     "train",

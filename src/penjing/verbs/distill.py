@@ -21,6 +21,7 @@ from penjing.distillation import (
 )
 from penjing.errors import InputError, StrategyError
 from penjing.pruning.lookup import lookup
+from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
 from penjing.task import Task
 from penjing.training import Callback, Fit, FitOptions, Teacher, Teachers, fit
@@ -105,7 +106,7 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     fitting = Fit(**settings)
     teachers = [Teacher(model, losses, layers) for model in models]
     lesson = teachers[0] if len(teachers) == 1 else Teachers(teachers)
-    result = fit(learning, task, fitting, [lesson, *callbacks])
+    result = fit(learning, task, fitting, [lesson, *callbacks, *callbacks_of(learning)])
     trained = Trained(before, learning, models[0], task, result, kind="distill")
     told = {
         "teacher": ", ".join(type(model).__name__ for model in models),

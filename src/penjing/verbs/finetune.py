@@ -6,14 +6,17 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Literal, Unpack
 
 from torch import nn
 
 from penjing.distillation import Logits
 from penjing.errors import InputError
+from penjing.quantization.aware import QuantizationAware
+from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
 from penjing.task import Task
+from penjing.task.randomness import device_of
 from penjing.training import Callback, Fit, FitOptions, Teacher, fit
 from penjing.verbs.trained import Trained, in_choices
 
@@ -35,7 +38,7 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
     model: nn.Module,
     task: Task,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Literal["parent"] | None = "parent",
     temperature: float = 4.0,
     weight: float = 0.9,
     inplace: bool = False,
@@ -51,6 +54,7 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
         model: Any network, pruned or not. Left alone unless `inplace`.
         task: `train` data; `loss` where labels are to be learned; `val` and `metrics` to judge by.
         teacher: Usually the dense parent, on the device of `model`; None trains on the loss alone.
+            "parent" is the network that `prepare` was given, and no teacher for any other.
         temperature: Softens the outputs of both, above 0.
         weight: The teacher's share of the loss, in [0, 1].
         inplace: Train `model` itself.
@@ -85,11 +89,20 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
     tuned = model if inplace else copy.deepcopy(model)
     fitting = Fit(**settings)
     loss = Logits(temperature=temperature, weight=weight, kind=task.kind, class_dim=task.class_dim)
+    teacher = parent_of(tuned) if teacher == "parent" else teacher
     taught = [] if teacher is None else [Teacher(teacher, loss)]
-    result = fit(tuned, task, fitting, [*taught, *callbacks])
+    result = fit(tuned, task, fitting, [*taught, *callbacks, *callbacks_of(tuned)])
     trained = Trained(before, tuned, teacher, task, result)
     data = trained.report_data({**in_choices(fitting), **_taught_by(teacher, loss)})
     return Tuned(tuned, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def parent_of(model: nn.Module) -> nn.Module | None:
+    """The network that a prepared one was made from, on its device; None for any other."""
+    if not isinstance(model, QuantizationAware):
+        return None
+    parent, home = model.origin.parent, device_of(model)
+    return parent if device_of(parent) == home else copy.deepcopy(parent).to(home)
 
 
 def _taught_by(teacher: nn.Module | None, loss: Logits) -> dict[str, str]:

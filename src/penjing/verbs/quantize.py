@@ -16,6 +16,7 @@ from penjing.figures import Figures
 from penjing.graph.capture import Example, Program, capture, check_network
 from penjing.graph.folding import layer_nodes, stored_names
 from penjing.pruning.selection import Key, matches
+from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.control import control
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
@@ -27,7 +28,7 @@ from penjing.quantization.scheme import resolve as resolve_scheme
 from penjing.record import Record, attach, record_of
 from penjing.report import Report, ReportData, environment
 from penjing.task import Calibration, Task
-from penjing.task.randomness import random_kept
+from penjing.task.randomness import device_of, random_kept
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.preparation import check_finite, check_fits, program_figures
 
@@ -110,10 +111,7 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     """
     started = time.perf_counter()
     check_network(model)
-    if isinstance(model, QuantizedModule):
-        raise InputError(
-            "the network is quantized already; quantize the one in floats that it was made from"
-        )
+    check_in_floats(model)
     check_finite(model)
     limit = None if max_drop is None else bound(max_drop)
     samples = Calibration.of(calibration, transform_fn, seed=seed)
@@ -127,18 +125,36 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     )
     with random_kept():
         torch.manual_seed(seed)
-        worker, example = _on_cpu(model, example_inputs)
+        worker, example = on_cpu(model, example_inputs)
         program = capture(worker, example)
         check_fits(samples, program)
-        settings = replace(settings, keep_float=_ignored(worker, program, ignored_layers))
+        settings = replace(settings, keep_float=kept_in_floats(worker, program, ignored_layers))
         if limit is None:
             result = QuantizedModule(quantize_program(program, samples, settings))
             share = likeness(result, worker, program, samples)
-            data = replace(_report(worker, program, result, samples, settings), agreement=share)
+            data = report_of(worker, program, result.network, samples, settings)
+            data = replace(data, agreement=share)
         else:
             result, data = _controlled(worker, program, samples, settings, limit, task)
-    _remember(result, model, example_inputs)
+    remember_inputs(result, model, example_inputs)
     return Quantized(result, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def check_in_floats(model: nn.Module) -> None:
+    """Refuse to put a network on grids twice.
+
+    Raises:
+        InputError: It is quantized, or prepared to be trained for it.
+    """
+    if isinstance(model, QuantizedModule):
+        raise InputError(
+            "the network is quantized already; quantize the one in floats that it was made from"
+        )
+    if isinstance(model, QuantizationAware):
+        raise InputError(
+            "the network is prepared for quantization-aware training; pj.convert makes integers "
+            "of it, on the grids on which it was trained"
+        )
 
 
 def _controlled(
@@ -158,7 +174,7 @@ def _controlled(
         )
         result = QuantizedModule(found.network)
         lost = referee(found.network)
-    data = _report(model, program, result, used, settings)
+    data = report_of(model, program, found.network, used, settings)
     kept = sum(bool(row.kept) for row in found.table)
     words = (
         f"{referee.words(lost)}, at most {limit:g} was allowed; with all layers in integers it "
@@ -177,9 +193,9 @@ def _controlled(
     )
 
 
-def _on_cpu(model: nn.Module, example: Example) -> tuple[nn.Module, Example]:
+def on_cpu(model: nn.Module, example: Example) -> tuple[nn.Module, Example]:
     """The network and its inputs on the CPU; copies where they are elsewhere."""
-    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    home = device_of(model)
     if home.type == "cpu":
         return model, example
     moved: Example = torch.utils._pytree.tree_map(
@@ -188,7 +204,9 @@ def _on_cpu(model: nn.Module, example: Example) -> tuple[nn.Module, Example]:
     return copy.deepcopy(model).cpu(), moved
 
 
-def _ignored(model: nn.Module, program: Program, keys: Iterable[Key] | Key) -> Mapping[str, str]:
+def kept_in_floats(
+    model: nn.Module, program: Program, keys: Iterable[Key] | Key
+) -> Mapping[str, str]:
     """Layers that the caller keeps in floats, with the reason."""
     several = (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
     kept: dict[str, str] = {}
@@ -202,7 +220,8 @@ def _ignored(model: nn.Module, program: Program, keys: Iterable[Key] | Key) -> M
     return kept
 
 
-def _remember(result: nn.Module, source: nn.Module, example_inputs: Example) -> None:
+def remember_inputs(result: nn.Module, source: nn.Module, example_inputs: Example) -> None:
+    """Hang the inputs and plans of the source on what was made from it, where they can be told."""
     earlier = record_of(source)
     try:
         attach(result, Record.of(example_inputs, earlier.plans if earlier else ()))
@@ -210,22 +229,44 @@ def _remember(result: nn.Module, source: nn.Module, example_inputs: Example) -> 
         return
 
 
-def _report(
-    model: nn.Module,
-    program: Program,
-    result: QuantizedModule,
-    samples: Calibration,
-    settings: Settings,
-) -> ReportData:
-    network = result.network
+def figures_in_floats(program: Program) -> Figures:
+    """Figures of a network to be quantized.
+
+    Args:
+        program: As it was captured.
+
+    Returns:
+        What can be counted, and bytes of all tensors.
+    """
     before = program_figures(program)
-    size = sum(t.numel() * t.element_size() for t in program.tensors.values())
-    before = replace(
+    return replace(
         before,
-        size_bytes=size,
+        size_bytes=sum(t.numel() * t.element_size() for t in program.tensors.values()),
         ram_bytes=None,  # it depends on the runtime of the integers: `measure` tells
         how={**before.how, "size_bytes": "bytes of all parameters and buffers in floats"},
     )
+
+
+def report_of(
+    model: nn.Module,
+    program: Program,
+    network: QuantizedNetwork,
+    samples: Calibration,
+    settings: Settings,
+) -> ReportData:
+    """What was done to a network.
+
+    Args:
+        model: In floats.
+        program: As it was captured.
+        network: In integers.
+        samples: It was calibrated with.
+        settings: How it was quantized.
+
+    Returns:
+        Figures, choices and notes.
+    """
+    before = figures_in_floats(program)
     return ReportData(
         kind="quantize",
         title=type(model).__name__,
@@ -241,7 +282,7 @@ def _report(
             "seed": str(settings.seed),
         },
         environment=environment(),
-        notes=_notes(network),
+        notes=notes_of(network),
     )
 
 
@@ -275,7 +316,7 @@ def quantized_figures(network: QuantizedNetwork, before: Figures) -> Figures:
     )
 
 
-def _notes(network: QuantizedNetwork) -> tuple[str, ...]:
+def notes_of(network: QuantizedNetwork) -> tuple[str, ...]:
     """What runs in integers, and every op that does not."""
     s = network.summary()
     notes = [

@@ -17,6 +17,7 @@ from penjing.graph.capture import Example
 from penjing.pruning.patterns import Indivisible, Pattern
 from penjing.pruning.selection import Key
 from penjing.pruning.weights.targets import ROLES
+from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
 from penjing.sparse_training import (
     Method,
@@ -152,6 +153,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     lesson = Logits(kind=task.kind, class_dim=task.class_dim)
     hooks: list[Callback] = [] if teacher is None else [Teacher(teacher, lesson)]
     hooks += [*callbacks, *([] if penalty is None else [Penalised(penalty)])]
+    hooks += callbacks_of(trained)
     result = fit(trained, task, fitting, [*hooks, *([] if growing is None else [growing])])
     told = Trained(before, trained, teacher, task, result, kind="train")
     taught = {"teacher": "none" if teacher is None else type(teacher).__name__}
