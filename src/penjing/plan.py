@@ -12,7 +12,7 @@ from penjing.errors import PlanError
 
 Scope = Literal["inner", "residual"]
 
-Kind = Literal["channels", "neurons", "heads", "head dims", "embedding", "hidden units"]
+Kind = Literal["channels", "neurons", "heads", "head dims", "embedding", "hidden units", "experts"]
 """What the units of a group are."""
 
 PLAN_VERSION = 1
@@ -71,7 +71,10 @@ class Group:
         exact: False where a normalisation over the units makes cutting differ from zero-masking
             (statistics then run over the units that are kept).
         kind: What the units are: channels of convolutions, neurons, attention heads, dimensions of
-            every head, the width of an embedding, hidden units of a recurrent layer.
+            every head, the width of an embedding, hidden units of a recurrent layer, experts that
+            data is routed to.
+        least: Fewest units that must stay, in 1..units.
+        least_why: The op that needs so many, with its source line; empty where one is enough.
     """
 
     name: str
@@ -80,6 +83,8 @@ class Group:
     scope: Scope = "inner"
     exact: bool = True
     kind: Kind = "channels"
+    least: int = 1
+    least_why: str = ""
 
     @property
     def places(self) -> frozenset[Slice]:
@@ -288,17 +293,24 @@ class Plan:
         Raises:
             PlanError: Names, unit counts or tensor shapes differ.
         """
+        known = {group.name: group for group in groups}
         for name, count in self.units.items():
-            seen = next((g.units for g in groups if g.name == name), None)
-            if seen is None:
+            group = known.get(name)
+            if group is None:
                 raise PlanError(
                     f"the plan names group {name!r}, which this network does not have; was it made "
                     "for another?"
                 )
-            if seen != count:
+            if group.units != count:
                 raise PlanError(
-                    f"group {name!r} has {seen} units and the plan was made for {count}. "
+                    f"group {name!r} has {group.units} units and the plan was made for {count}. "
                     "Was the plan made for another model, or applied twice?"
+                )
+            kept = len(self.kept(name))
+            if kept < group.least:
+                raise PlanError(
+                    f"group {name!r} has {count} units and the plan keeps {kept}, but "
+                    f"{group.least_why} needs {group.least}; drop {count - group.least} at most"
                 )
         if self.fingerprint != groups.fingerprint:
             raise PlanError(

@@ -528,17 +528,25 @@ def unfold(net, x):
     return net.fc(net.l(F.unfold(net.a(x), 2, stride=2).transpose(1, 2)).mean(1))
 
 
-# ---------------------------------------------------------------- left alone
+# ---------------------------------------------------------------- chosen among
 
 
-@sketch({}, a=conv(3, 8), fc=linear(8), locked={"a.weight": "softmax"})
+@sketch({"a": 8}, a=conv(3, 8), fc=linear(8), inexact={"a"})
 def softmax_over_channels(net, x):
     return net.fc(mean(net.a(x).softmax(1)))
 
 
-@sketch({}, a=conv(3, 8), fc=linear(64), locked={"a.weight": "max over it"})
+@sketch({"a": 8}, a=conv(3, 8), fc=linear(64), inexact={"a"})
 def maximum_over_channels(net, x):
     return net.fc(net.a(x).max(1).values.flatten(1))
+
+
+# ---------------------------------------------------------------- left alone
+
+
+@sketch({}, a=conv(3, 8), fc=linear(8), locked={"a.weight": "sort over it"})
+def sort_over_channels(net, x):
+    return net.fc(mean(net.a(x).sort(1).values))
 
 
 @sketch({}, a=conv(3, 8), fc=linear(64), locked={"a.weight": "cdist has no rule"})

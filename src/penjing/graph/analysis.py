@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed
-from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value, where
+from penjing.graph.call import Call, is_tensor, output_shapes, size_value, where
 from penjing.graph.capture import Program, is_hinted
 from penjing.graph.movement import Move, is_movement
 from penjing.graph.recurrent import RECURRENT
+from penjing.graph.routing import LOOKUPS, ROUTING, Numbers
 from penjing.graph.rules import (
     EXPANDERS,
     MAKERS,
@@ -48,6 +49,7 @@ class Analysis:
         self._constant: dict[str, bool] = {}
         self._values: dict[str, Any] = {}
         self._moves: set[str] = set()
+        self._numbers = Numbers(self.atoms, self._carries)
         self._verdicts: Verdicts = {}
         self._tied: dict[tuple[Any, ...], Labels] = {}
         for node in program.graph.nodes:
@@ -67,6 +69,10 @@ class Analysis:
     def is_constant(self, node: fx.Node) -> bool:
         """Whether a node does not depend on the user's inputs."""
         return self._constant[node.name]
+
+    def numbers(self, node: fx.Node, output: int = 0) -> Dim | None:
+        """The dimension whose positions a node's integers are; None where they are just data."""
+        return self._numbers.of(node, output)
 
     def is_move(self, node: fx.Node) -> bool:
         """Whether a node was followed as data movement."""
@@ -99,7 +105,8 @@ class Analysis:
             self._labels[node.name] = self._call(node)
         elif node.op == "output":
             for out in node.all_input_nodes:
-                for dim in self.labels(out):
+                numbered = self.numbers(out)
+                for dim in [*self.labels(out), *([] if numbered is None else [numbered])]:
                     self.atoms.lock(dim, Reason("network output"))
 
     def _placeholder(self, node: fx.Node) -> None:
@@ -142,18 +149,30 @@ class Analysis:
             assert isinstance(source, fx.Node)  # getitem reads a node
             number = node.args[1]
             assert isinstance(number, int)  # of an op's output
+            self._numbers.pick(node, source, number)
             return [self._labels[source.name][number]]
         if all(shape is None for shape in output_shapes(node)):
             return []
-        site = Site(Call(node), self.atoms, self.labels, self.is_constant, where(node))
-        name = op_name(node)
+        site = Site(
+            Call(node), self.atoms, self.labels, self.is_constant, self.numbers, where(node)
+        )
+        labels = self._outputs(site)
+        self._numbers.visit(site)
+        return labels
+
+    def _outputs(self, site: Site) -> list[Labels]:
+        """Labels of the outputs of a call."""
+        node, name = site.call.node, site.call.name
         if any(depends_on_data(n) for n in [node, *node.all_input_nodes]):
             return locked(site, "has a size that depends on the data")
         if name in MAKERS or name in EXPANDERS:
             return RULES[name](site)
-        if dead(site):
+        routed = any(self.numbers(n) is not None for n in site.call.tensors)
+        if dead(site) and not routed:
             return fixed_outputs(site)
-        rule = RULES.get(name) or RECURRENT.get(name)
+        if name in LOOKUPS and any(not self.is_constant(n) for n in integers(site.call)):
+            return LOOKUPS[name](site)
+        rule = RULES.get(name) or RECURRENT.get(name) or ROUTING.get(name)
         if rule is not None:
             return rule(site)
         if is_pointwise(node):
@@ -173,7 +192,7 @@ class Analysis:
         return self._movement(site)
 
     def _movement(self, site: Site) -> list[Labels]:
-        indices = [n for n in site.call.tensors if not n.meta["val"].is_floating_point()]
+        indices = integers(site.call)
         if any(not self.is_constant(n) for n in indices):
             return locked(site, "gathers by data")
         if not self._verdict(site.call):
@@ -194,6 +213,18 @@ class Analysis:
         if key not in self._verdicts or call.name in {"index", "index_put"}:
             self._verdicts[key] = is_movement(call, self.program.shape, self.value)
         return self._verdicts[key]
+
+    def _carries(self, site: Site, node: fx.Node) -> bool:
+        """Whether a call only moves the values of one of its arguments."""
+        others = [n for n in site.call.tensors if n is not node]
+        return all(self.is_constant(n) for n in others) and is_movement(
+            site.call, self.program.shape, self.value, [node]
+        )
+
+
+def integers(call: Call) -> list[fx.Node]:
+    """Tensor arguments that hold indices or masks."""
+    return [n for n in call.tensors if not n.meta["val"].is_floating_point()]
 
 
 def depends_on_data(node: fx.Node) -> bool:

@@ -38,6 +38,15 @@ class Reason:
     where: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How many positions of a dimension an op needs."""
+
+    dim: Dim
+    least: int
+    reason: Reason
+
+
 def fixed(size: int) -> Dim:
     """Labels of a dimension that never changes."""
     return np.empty((size, 0), np.int64)
@@ -118,6 +127,7 @@ class Atoms:
         self._row = np.empty(0, np.int64)  # of a refined atom in the table of parts
         self._table = np.empty((0, 2), np.int64)
         self._reasons: list[Reason] = [Reason("free")]
+        self.demands: list[Demand] = []
         self._size = 0
         self._blocks: list[_Block] = []
         self._by_dim: dict[int, _Block] = {}  # a block holds its labels, so their id stays taken
@@ -217,6 +227,10 @@ class Atoms:
     def mark_normalised(self, dim: Dim) -> None:
         """May be cut, but not like zero-masking: statistics run over the kept units."""
         self._normalised[self._atoms(dim)] = True
+
+    def demand(self, dim: Dim, least: int, reason: Reason) -> None:
+        """May be cut as long as `least` positions stay."""
+        self.demands.append(Demand(dim, least, reason))
 
     def mark_stream(self, dim: Dim) -> None:
         """Several branches add up here."""

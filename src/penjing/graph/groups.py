@@ -14,6 +14,7 @@ from torch import fx
 from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Dim, Reason
 from penjing.graph.call import op_name
+from penjing.graph.demands import least_units
 from penjing.graph.kinds import Kinds
 from penjing.plan import Group, Groups, Lock, Slice, fingerprint
 
@@ -92,7 +93,11 @@ def find_units(analysis: Analysis) -> list[Units]:
         units = _units(analysis, label, owns, atoms)
         kind = kinds.of(units.group, units.atoms)
         found.append(replace(units, group=replace(units.group, kind=kind)))
-    return found
+    least = least_units(analysis.atoms, [units.atoms for units in found])
+    return [
+        replace(units, group=replace(units.group, least=n.units, least_why=n.why))
+        for units, n in zip(found, least, strict=True)
+    ]
 
 
 def _units(

@@ -1,4 +1,4 @@
-"""What units are: channels, neurons, heads, dimensions of a head, an embedding, hidden units."""
+"""What units are: channels, neurons, heads, dimensions of a head, an embedding, experts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import fx
 from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Dim
 from penjing.graph.call import Call, is_tensor, op_name
+from penjing.graph.routing import LOOKUPS
 from penjing.plan import Group, Kind
 
 MATRIX = 2  # dimensions of a plain matrix product, which is no attention
@@ -23,7 +24,7 @@ _RECURRENT |= {f"rnn_{name}{end}" for name in ("tanh", "relu") for end in ("", "
 
 
 class Kinds:
-    """What the atoms of a network meet: attention products, convolutions, norms, tables.
+    """What the atoms of a network meet: products, convolutions, norms, tables, routing.
 
     Args:
         analysis: Labels of every tensor.
@@ -34,9 +35,10 @@ class Kinds:
         self._heads, self._dims, self._convolved, self._normed = (
             np.zeros(len(analysis.atoms), bool) for _ in range(4)
         )
+        self._chosen = np.zeros(len(analysis.atoms), bool)
         self._recurrent: set[str] = set()
         self._tables: set[str] = set()
-        self._made_by: dict[str, str] = {}
+        self._linear: set[str] = set()
         for node in analysis.program.graph.nodes:
             if node.op == "call_function":
                 self._visit(node)
@@ -51,6 +53,8 @@ class Kinds:
         tensors = {part.tensor for part in group.slices}
         if any(part.tensor in self._recurrent and part.dim == 0 for part in group.slices):
             return "hidden units"
+        if self._chosen[atoms].any():
+            return "experts"
         if self._heads[atoms].any():
             return "heads"
         stream = group.scope == "residual"
@@ -59,11 +63,14 @@ class Kinds:
         plain = not self._convolved[atoms].any()
         if plain and (tensors & self._tables or (stream and self._normed[atoms].any())):
             return "embedding"
-        maker = self._made_by.get(f"{group.name.partition('#')[0]}.weight", "")
-        return "neurons" if maker == "linear" and plain else "channels"
+        name = group.name.partition("#")[0]
+        made = not {name, f"{name}.weight"}.isdisjoint(self._linear)
+        return "neurons" if made and plain else "channels"
 
     def _visit(self, node: fx.Node) -> None:
         name = op_name(node)
+        numbered = self._analysis.numbers(node)
+        self._mark(self._chosen, [] if numbered is None else [numbered])
         if name in _RECURRENT:
             self._recurrent |= set(self._stored(node.all_input_nodes))
         elif name == "scaled_dot_product_attention":
@@ -88,15 +95,28 @@ class Kinds:
         elif name == "embedding":
             self._tables |= set(self._stored(node.all_input_nodes))
         elif name == "linear":
-            self._made_by.update(dict.fromkeys(self._stored(node.all_input_nodes), name))
+            self._linear |= set(self._stored(node.all_input_nodes))
+        elif name in _PRODUCTS or name == "einsum":
+            self._linear |= set(self._stored(self._table(n) for n in node.all_input_nodes))
 
     def _is_attention(self, node: fx.Node) -> bool:
         """Whether both operands depend on the inputs and are stacks of matrices."""
         operands = [n for n in node.all_input_nodes if is_tensor(n)][-2:]
         return len(operands) == 2 and all(
-            not self._analysis.is_constant(n) and len(self._analysis.labels(n)) > MATRIX
+            not self._analysis.is_constant(self._table(n))
+            and len(self._analysis.labels(n)) > MATRIX
             for n in operands
         )
+
+    def _table(self, node: fx.Node) -> fx.Node:
+        """What a tensor was looked up in and moved from; the node itself where it was not."""
+        while (
+            isinstance(source := next(iter(node.args), None), fx.Node)
+            and is_tensor(source)
+            and (op_name(node) in LOOKUPS or self._analysis.is_move(node))
+        ):
+            node = source
+        return node
 
     def _stored(self, nodes: Iterable[fx.Node]) -> list[str]:
         stored = self._analysis.program.stored

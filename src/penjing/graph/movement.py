@@ -27,7 +27,10 @@ def movable(call: Call) -> list[fx.Node]:
 
 
 def is_movement(
-    call: Call, shape: Callable[[fx.Node], tuple[int, ...]], values: Callable[[fx.Node], Any]
+    call: Call,
+    shape: Callable[[fx.Node], tuple[int, ...]],
+    values: Callable[[fx.Node], Any],
+    sources: Sequence[fx.Node] | None = None,
 ) -> bool:
     """Whether the op commutes with a random bijection of the values (both signs, zero fixed).
 
@@ -35,6 +38,7 @@ def is_movement(
         call: The op.
         shape: Shape of an argument.
         values: Value of an argument that is not movable.
+        sources: Arguments whose values are tried; the movable ones when not given.
 
     Returns:
         False also when the op cannot run on such values.
@@ -45,7 +49,7 @@ def is_movement(
     bijection[VALUES] = 0
     inputs = {
         n: torch.randint(-VALUES, VALUES + 1, shape(n), generator=generator).double()
-        for n in movable(call)
+        for n in (movable(call) if sources is None else sources)
     }
 
     def moved(value: Tensor) -> Tensor:

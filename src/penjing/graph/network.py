@@ -113,6 +113,11 @@ class Network:
 
     def _find(self) -> None:
         units = find_units(self.analysis)
+        for found in [u for u in units if u.group.least == u.group.units]:
+            reason = Reason(f"{found.group.least_why}, and there are no more")
+            self.analysis.atoms.lock(found.atoms[:, None], reason)
+        if any(u.group.least == u.group.units for u in units):
+            units = find_units(self.analysis)
         self._units = {u.group.name: u for u in units}
         self.groups = describe(self.analysis, units)
 
@@ -123,7 +128,9 @@ class Network:
         while passed < PASSES and self.groups.groups:
             generator = np.random.default_rng(trial)
             drop = {
-                g.name: sorted(generator.permutation(g.units)[: g.units // 2].tolist())
+                g.name: sorted(
+                    generator.permutation(g.units)[: min(g.units // 2, g.units - g.least)].tolist()
+                )
                 for g in self.groups
             }
             failed = unproved(self.analysis, self._kept(drop))

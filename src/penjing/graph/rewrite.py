@@ -268,6 +268,10 @@ def _attention(rewriter: Rewriter, old: Call, twin: Call) -> None:
         twin.set_arg("scale", 1 / math.sqrt(len(rewriter.labels(old.arg("query"))[-1])))
 
 
+def _one_hot(rewriter: Rewriter, old: Call, twin: Call) -> None:
+    twin.set_arg("num_classes", rewriter.count(rewriter.labels(old.node)[-1]))
+
+
 _RULES: dict[str, Rewrite] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _view),
     **dict.fromkeys(
@@ -296,6 +300,7 @@ _RULES: dict[str, Rewrite] = {
         _convolution,
     ),
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
+    "one_hot": _one_hot,
     "unflatten": _unflatten,
     "repeat": _repeat,
     "group_norm": _group_norm,
@@ -311,6 +316,16 @@ def sliced(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
         if positions is not None:
             value = value.index_select(axis, positions.to(value.device))
     return value
+
+
+def renumbered(value: Tensor, dim: Dim, kept: Kept) -> Tensor:
+    """Numbers of positions of a dimension as they are once it is cut; -1 for those that go."""
+    positions = kept(dim)
+    if positions is None:
+        return value
+    new = torch.full((len(dim),), -1)
+    new[positions] = torch.arange(len(positions))
+    return new[value.long()].to(value.dtype)
 
 
 def masked(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:

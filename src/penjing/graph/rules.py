@@ -31,6 +31,7 @@ class Site:
         atoms: The algebra.
         labels_of: Labels of an argument node.
         is_constant: Whether a node does not depend on the user's inputs.
+        numbers: The dimension whose positions the values of an integer node are, if any.
         where: Source line.
     """
 
@@ -38,6 +39,7 @@ class Site:
     atoms: Atoms
     labels_of: Callable[[fx.Node], Labels]
     is_constant: Callable[[fx.Node], bool]
+    numbers: Callable[[fx.Node], Dim | None]
     where: str
 
     def labels(self, name: str) -> Labels | None:
@@ -213,13 +215,6 @@ def channel_shuffle(site: Site) -> list[Labels]:
     sizes = [groups, len(x[1]) // groups]
     outer, inner = site.atoms.split(x[1], sizes, site.reason("groups"))
     return [[x[0], product(inner, outer), *x[2:]]]
-
-
-def embedding(site: Site) -> list[Labels]:
-    """Rows are chosen by data; columns stay."""
-    weight = site.must("weight")
-    site.lock([weight[0]], "rows are chosen by data")
-    return [[*site.must("indices"), weight[1]]]
 
 
 # ---------------------------------------------------------------- products
@@ -506,7 +501,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **_named(
             pointwise,
-            "hardswish softplus masked_fill fill where zeros_like ones_like full_like mish "
+            "hardswish softplus masked_fill fill where copy zeros_like ones_like full_like mish "
             "hardtanh relu6 leaky_relu elu selu celu silu gelu logsigmoid log_sigmoid softsign "
             "threshold",
         ),
@@ -526,7 +521,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(expand, " ".join(EXPANDERS)),
         **_named(cat, "cat concat concatenate"),
         **_named(pad, "pad constant_pad_nd"),
-        **_named(embedding, "embedding"),
         **_named(linear, "linear"),
         **_named(convolution, "conv1d conv2d conv3d"),
         **_named(transposed_convolution, "conv_transpose1d conv_transpose2d conv_transpose3d"),
@@ -543,10 +537,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(reduce_normalised, "mean var std amax amin var_mean std_mean"),
         **_named(
             along,
-            "softmax _softmax log_softmax _log_softmax cumsum cumprod sort argsort topk argmax "
-            "argmin max min logsumexp prod kthvalue median mode nanmean nansum any all aminmax "
-            "cummax cummin logcumsumexp fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 "
-            "fft_fftn fft_ifftn fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn",
+            "cumprod sort argsort logsumexp prod kthvalue median mode nanmean nansum any all "
+            "aminmax cummax cummin logcumsumexp fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 "
+            "fft_ifft2 fft_fftn fft_ifftn fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn",
         ),
         **_named(
             spatial(1),

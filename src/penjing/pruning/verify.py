@@ -24,7 +24,7 @@ from penjing.graph.axes import Dim
 from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.graph.network import Cut
-from penjing.graph.rewrite import masked, sliced
+from penjing.graph.rewrite import masked, renumbered, sliced
 
 TOLERANCE = 1e-9  # relative, float64: six digits above rounding, six below any real mistake
 TRIES = 8  # a few samples and random weights leave a unit behind a ReLU silent now and then
@@ -249,7 +249,18 @@ class _Lockstep:
         labels = self.analysis.all_labels(old)
         self.masked[old.name] = _each(value, labels, lambda v, dims: masked(v, dims, self.cut.kept))
         want = _each(self.masked[old.name], labels, lambda v, dims: sliced(v, dims, self.cut.kept))
-        self._compare(old, self.small[twin.name], want)
+        self._compare(old, self.small[twin.name], self._renumbered(old, want))
+
+    def _renumbered(self, old: fx.Node, want: Any) -> Any:
+        """Values that number cut dimensions, as the cut graph numbers them."""
+        dims = [self.analysis.numbers(old, n) for n in range(len(_leaves(want)))]
+        if all(dim is None for dim in dims):
+            return want
+        values = [
+            value if dim is None else renumbered(value, dim, self.cut.kept)
+            for value, dim in zip(_leaves(want), dims, strict=True)
+        ]
+        return values if isinstance(want, (list, tuple)) else values[0]
 
     def _compare(self, node: fx.Node, got: Any, want: Any) -> None:
         pairs = zip(_leaves(got), _leaves(want), strict=True)
@@ -436,6 +447,20 @@ def _extreme(call: Call, x: Tensor, stays: Tensor, _env: Mapping[str, Any]) -> T
     return _squeeze(call, sign * hidden.amax(axes, keepdim=True), axes)
 
 
+def _choice(call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]) -> Any:
+    """What is masked is never chosen."""
+    if call.has("other"):
+        return _run_double(call, env)
+    most = call.arg("largest") if call.has("largest") else call.name in {"max", "argmax"}
+    hidden = x.masked_fill(stays == 0, -math.inf if most else math.inf)
+    return _run_double(call, {**env, call.tensors[0].name: hidden})
+
+
+def _softmax(call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]) -> Any:
+    hidden = x.masked_fill(stays == 0, -math.inf)
+    return _run_double(call, {**env, call.tensors[0].name: hidden})
+
+
 def _layer_norm(call: Call, x: Tensor, stays: Tensor, env: Mapping[str, Any]) -> Tensor:
     rank = len(call.arg("normalized_shape"))
     axes = list(range(x.dim() - rank, x.dim()))
@@ -492,6 +517,8 @@ _REFERENCES: dict[str, Callable[[Call, Tensor, Tensor, Mapping[str, Any]], Any]]
     "std_mean": _variance_and_mean,
     "amax": _extreme,
     "amin": _extreme,
+    **dict.fromkeys(("topk", "argmax", "argmin", "max", "min"), _choice),
+    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
     "group_norm": _group_norm,

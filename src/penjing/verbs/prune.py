@@ -515,11 +515,13 @@ def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
     rows = []
     for group in preparation.groups:
         asked = demand.ratios.get(group.name, shared)
-        least = int(options(group.units, demand, step=demand.step(group.name))[0])
+        step = demand.step(group.name)
+        least = int(options(group.units, demand, step=step, least=group.least)[0])
         if asked is not None and group.units - units_dropped(group.units, asked) < least:
             share = 1 - least / group.units
             rows.append(
-                f"{group.name!r} {share:.3g} of its {group.units} units (asked {asked:.3g})"
+                f"{group.name!r} {share:.3g} of its {group.units} units (asked {asked:.3g}"
+                f"{f'; {group.least_why}' if least == group.least > 1 else ''})"
             )
     if not rows:
         return ()

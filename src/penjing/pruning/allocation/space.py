@@ -36,7 +36,11 @@ def units_dropped(units: int, ratio: float) -> int:
 
 
 def options(
-    units: int, demand: Demand, ratio: float | None = None, step: int | None = None
+    units: int,
+    demand: Demand,
+    ratio: float | None = None,
+    step: int | None = None,
+    least: int = 1,
 ) -> Integers:
     """The numbers of units that one group may keep, ascending.
 
@@ -45,6 +49,7 @@ def options(
         demand: Gives `round_to` and `max_pruning_ratio`.
         ratio: Share to drop of this group alone; it leaves a single option.
         step: In place of `round_to`.
+        least: Fewest units that the network runs with.
 
     Returns:
         Multiples of `round_to` from the floor up, and all units.
@@ -54,7 +59,7 @@ def options(
         [4, 8, 10]
     """
     step = step or demand.round_to or 1
-    floor = max(1, units - math.floor(units * demand.max_pruning_ratio + TOLERANCE))
+    floor = max(least, units - math.floor(units * demand.max_pruning_ratio + TOLERANCE))
     steps = np.arange(math.ceil(floor / step) * step, units, step, dtype=np.int64)
     allowed = np.append(steps, units)
     if ratio is None:
@@ -101,7 +106,7 @@ class Space:
         ordered = tuple(sorted(groups, key=lambda group: group.name))
         _check(ordered, costs, demand)
         choices = tuple(
-            options(g.units, demand, demand.ratios.get(g.name), demand.step(g.name))
+            options(g.units, demand, demand.ratios.get(g.name), demand.step(g.name), g.least)
             for g in ordered
         )
         limits = {name: (costs[name], float(bound)) for name, bound in demand.budgets.items()}
@@ -165,7 +170,7 @@ class Space:
     def infeasible(self, costs: Mapping[str, Cost]) -> InfeasibleError:
         """The error that names the nearest feasible point and what stands in the way."""
         nearest, reasons = {}, []
-        bare = {group.name: 1 for group in self.groups}
+        bare = {group.name: group.least for group in self.groups}
         for name, used in zip(self.limits, self.usage(self.smallest), strict=True):
             cost, bound = self.limits[name]
             share = name == SHARE
@@ -177,7 +182,7 @@ class Space:
             reasons.append(
                 f"{name} {'>=' if share else '<='} {asked:g} cannot be met: with every group at "
                 "its floor "
-                f"it is {reached:g}, and {best:g} with one unit per group"
+                f"it is {reached:g}, and {best:g} with as few units as a group may have"
             )
         return InfeasibleError(f"{'; '.join(reasons)}. {self._hindrance(costs)}", nearest)
 
@@ -188,7 +193,7 @@ class Space:
             held.append(f"round_to={demand.round_to}")
         if demand.ratios:
             held.append(f"the ratios of {len(demand.ratios)} groups of their own")
-        bare = {group.name: 1 for group in self.groups}
+        bare = {group.name: group.least for group in self.groups}
         if all(cost(bare) <= bound * (1 + TOLERANCE) for cost, bound in self.limits.values()):
             return (
                 f"In the way: {', '.join(held)}; loosen them, or ask for the nearest feasible point"

@@ -1,0 +1,170 @@
+"""Experts: routing by topk and friends, against networks that leave experts out of the choice."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import penjing as pj
+from penjing.errors import PlanError
+from penjing.graph.network import Network
+from penjing.pruning.verify import prove
+
+WIDTH, INNER, EXPERTS, CHOSEN = 6, 5, 4, 2
+EXACT = 1e-12  # relative, float64: sums of a few products in another order
+
+
+class Mixture(nn.Module):
+    """Experts in stacked tensors; subclasses say how a token reaches those that were chosen.
+
+    `allowed` is the reference: what it leaves out has minus infinity for a score.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(3, WIDTH)
+        self.gate = nn.Linear(WIDTH, EXPERTS)
+        self.up = nn.Parameter(torch.randn(EXPERTS, 2 * INNER, WIDTH))
+        self.down = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER))
+        self.head = nn.Linear(WIDTH, 2)
+        self.allowed: Tensor | None = None
+
+    def scores(self, x: Tensor) -> Tensor:
+        scores = self.gate(x)
+        return scores if self.allowed is None else scores.masked_fill(~self.allowed, -torch.inf)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.enter(x))
+        return self.head(x + self.mixed(x, self.scores(x)))
+
+    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class LookedUp(Mixture):
+    """Every token takes the weights of its experts along."""
+
+    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
+        shares, chosen = torch.topk(scores.softmax(-1), CHOSEN, dim=-1)
+        gate, up = torch.einsum("bkoi,bi->bko", self.up[chosen], x).chunk(2, -1)
+        made = torch.einsum("bkio,bko->bki", self.down[chosen], F.silu(gate) * up)
+        return (made * shares.unsqueeze(-1)).sum(1)
+
+
+class Scattered(Mixture):
+    """All experts run; those that were not chosen have no share."""
+
+    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
+        shares, chosen = torch.topk(scores, CHOSEN, dim=-1)
+        shares = torch.zeros_like(scores).scatter(-1, chosen, shares.softmax(-1))
+        gate, up = torch.einsum("eoi,bi->beo", self.up, x).chunk(2, -1)
+        made = torch.einsum("eio,beo->bei", self.down, F.silu(gate) * up)
+        return torch.einsum("be,bei->bi", shares, made)
+
+
+class OneHot(Mixture):
+    """The choice as rows of zeros and ones, its score looked up again."""
+
+    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
+        chosen = scores.sigmoid().argmax(-1)
+        share = scores.sigmoid().gather(-1, chosen.unsqueeze(-1))
+        rows = F.one_hot(chosen, EXPERTS).to(x.dtype)
+        gate, up = torch.einsum("eoi,bi,be->bo", self.up, x, rows).chunk(2, -1)
+        return share * torch.einsum("eio,bo,be->bi", self.down, F.silu(gate) * up, rows)
+
+
+class Switched(Mixture):
+    """The best expert alone, by `max`, its tensors picked by `index_select`."""
+
+    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
+        share, chosen = scores.softmax(-1).max(-1)
+        gate, up = torch.bmm(self.up.index_select(0, chosen), x.unsqueeze(-1)).chunk(2, 1)
+        made = torch.bmm(self.down.index_select(0, chosen), F.silu(gate) * up)
+        return share.unsqueeze(-1) * made.squeeze(-1)
+
+
+CLASSES = [LookedUp, Scattered, OneHot, Switched]
+
+
+def made(kind: type[Mixture], seed: int = 0) -> tuple[Mixture, Tensor]:
+    torch.manual_seed(seed)
+    return kind().double().eval(), torch.randn(7, 3, dtype=torch.float64)
+
+
+def group_of(network: Network, kind: str) -> str:
+    return next(g.name for g in network.groups if g.kind == kind)
+
+
+def without(net: Mixture, gone: tuple[int, ...]) -> Mixture:
+    """The original with these experts left out of the choice, and nothing else changed."""
+    twin = copy.deepcopy(net)
+    twin.allowed = torch.tensor([e not in gone for e in range(EXPERTS)])
+    return twin
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("gone", [(1,), (0, 3)], ids=["one", "two"])
+def test_experts_that_are_cut_are_those_that_are_never_chosen(kind, gone):
+    net, x = made(kind)
+    network = Network.of(net, x)
+    cut = network.cut(network.plan({group_of(network, "experts"): gone}))
+    fresh = torch.randn(11, 3, dtype=torch.float64)
+
+    (got,) = cut.program.run([fresh])
+
+    torch.testing.assert_close(got, without(net, gone)(fresh), rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_cut_of_experts_is_proved_node_by_node(kind):
+    net, x = made(kind)
+    network = Network.of(net, x)
+
+    evidence = prove(network.cut(network.plan({group_of(network, "experts"): (0, 2)})))
+
+    assert evidence.error < EXACT
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_all_of_a_mixture_is_within_reach_but_its_outputs(kind):
+    net, x = made(kind)
+
+    found = sorted((g.kind, g.units) for g in pj.find_groups(net, x))
+
+    assert found == [("experts", EXPERTS), ("neurons", INNER), ("neurons", WIDTH)]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_inner_width_of_experts_is_cut_like_the_masked_original(kind):
+    net, x = made(kind)
+    network = Network.of(net, x)
+    name = next(g.name for g in network.groups if g.units == INNER)
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        twin.up[:, [1, 1 + INNER]] = 0
+        twin.down[:, :, 1] = 0
+
+    (got,) = network.cut(network.plan({name: (1,)})).program.run([x])
+
+    torch.testing.assert_close(got, twin(x), rtol=EXACT, atol=EXACT)
+
+
+def test_as_many_experts_stay_as_are_chosen():
+    net, x = made(LookedUp)
+    network = Network.of(net, x)
+    group = network.groups[group_of(network, "experts")]
+
+    assert (group.least, group.least_why.split(" test_routing.py")[0]) == (2, "topk chooses 2")
+
+
+def test_a_plan_that_leaves_too_few_experts_is_refused():
+    net, x = made(LookedUp)
+    network = Network.of(net, x)
+    plan = network.plan({group_of(network, "experts"): (0, 1, 3)})
+
+    with pytest.raises(PlanError, match=r"keeps 1, but topk chooses 2 .* needs 2; drop 2 at most"):
+        network.cut(plan)
