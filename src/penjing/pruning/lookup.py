@@ -9,6 +9,8 @@ from typing import Any
 
 from penjing.errors import StrategyError
 
+WAYS = ("__call__", "prepare", "elements")  # of a strategy to be asked
+
 
 def lookup(strategy: Any, known: Mapping[str, Any], kind: str) -> Any:
     """The strategy that `strategy` stands for; a class is made with its defaults.
@@ -19,7 +21,7 @@ def lookup(strategy: Any, known: Mapping[str, Any], kind: str) -> Any:
         kind: What the family is called, for messages.
 
     Returns:
-        The strategy, callable or with a `prepare` method.
+        The strategy, callable or with a method `prepare` or `elements`.
 
     Raises:
         StrategyError: The name is unknown or cannot be imported, or is not a strategy.
@@ -31,10 +33,10 @@ def lookup(strategy: Any, known: Mapping[str, Any], kind: str) -> Any:
     found = _by_name(strategy, known, kind) if isinstance(strategy, str) else strategy
     if isinstance(found, type):
         found = _make(found, kind)
-    if not callable(found) and not callable(getattr(found, "prepare", None)):
+    if not any(callable(getattr(found, way, None)) for way in WAYS):
         raise StrategyError(
             f"{strategy!r} is no {kind}: it is a {type(found).__name__}, neither callable nor with "
-            "a method `prepare`. "
+            "a method `prepare` or `elements`. "
             f"Give one of {_names(known)}, 'module:thing' or an object that fits the protocol"
         )
     return found

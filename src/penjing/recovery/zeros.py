@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from penjing.pruning.weights.protocol import Matrix, WeightImportance
-from penjing.pruning.weights.survey import Target
+from penjing.pruning.weights.protocol import Matrix, Target, WeightImportance
 from penjing.statistics.grams import Gram, Layer
 
 

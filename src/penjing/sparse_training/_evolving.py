@@ -12,7 +12,7 @@ from torch import Tensor
 from penjing.errors import BudgetError, StrategyError
 from penjing.pruning.sparsity import resolve
 from penjing.pruning.sparsity.protocol import SparsityAllocation
-from penjing.pruning.weights.survey import Target
+from penjing.pruning.weights.protocol import Target
 from penjing.sparse_training._gradual import check_every
 from penjing.sparse_training.protocol import Moment
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from penjing.errors import InputError
 from penjing.pruning.sparsity import Removal, Scored
 from penjing.pruning.sparsity.protocol import SparsityAllocation
-from penjing.pruning.weights.survey import Target
+from penjing.pruning.weights.protocol import Target
 
 
 @dataclass(eq=False, slots=True)

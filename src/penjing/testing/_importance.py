@@ -29,7 +29,7 @@ def check_importance(strategy: str | Importance | Prepares | type) -> None:
 
     Args:
         strategy: A name, "module:thing", a class or an object, as `prune(importance=)` takes it.
-            One that has `prepare` is given calibration data, without labels.
+            One that has `prepare` is given calibration data, with labels of two classes.
 
     Raises:
         AssertionError: A promise is broken; the message says which, where and by what values.
@@ -65,12 +65,13 @@ def _check(strategy: Importance | Prepares, name: str) -> None:
 def _prepared(strategy: Importance | Prepares, network: Network, name: str) -> Importance:
     if not isinstance(strategy, Prepares):
         return strategy
-    samples = [tiny.example(name, SAMPLES // 2, seed) for seed in (1, 2)]
+    labels = torch.arange(SAMPLES // 2) % 2
+    samples = [(tiny.example(name, SAMPLES // 2, seed), labels) for seed in (1, 2)]
     try:
         return strategy.prepare(network, Calibration.of(samples))
     except PenjingError as error:
         raise AssertionError(
-            f"{name}: prepare refused {SAMPLES} unlabelled samples: {error}"
+            f"{name}: prepare refused {SAMPLES} labelled samples: {error}"
         ) from error
 
 

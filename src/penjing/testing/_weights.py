@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from penjing.graph.capture import capture
 from penjing.pruning.patterns import Pattern, Tiling
 from penjing.pruning.sparsity import Removal, Scored
 from penjing.pruning.sparsity import resolve as resolve_allocation
 from penjing.pruning.sparsity.protocol import SparsityAllocation
 from penjing.pruning.weights import Matrix
 from penjing.pruning.weights import resolve as resolve_importance
-from penjing.pruning.weights.protocol import WeightImportance
+from penjing.pruning.weights.protocol import PreparesWeights, WeightImportance
+from penjing.pruning.weights.survey import matrix_of
+from penjing.pruning.weights.targets import Wanted, find_targets
 from penjing.statistics.grams import Gram
+from penjing.statistics.outlets import Outlet
+from penjing.task import Calibration
+from penjing.testing import tiny
 
 PATTERNS = ("element", "2:4", "block:1x4", "block:2x2", "kernel")
 SHAPES = ((1, 4, 2, 8), (2, 6, 9, 4))  # groups, outputs, kernel positions, channels
+NETWORK = "residual"  # for those that look at a whole network
+SAMPLES = 48
 ROWS = 400  # enough for the Gram matrices
 CLOSE = 1e-6
 
@@ -36,6 +45,9 @@ def check_weight_importance(strategy: str | WeightImportance | type) -> None:
         >>> check_weight_importance("magnitude")
     """
     importance = resolve_importance(strategy)
+    if isinstance(importance, PreparesWeights):
+        _check_prepared(importance)
+        return
     for groups, outputs, taps, channels in SHAPES:
         layer = _layer(groups, outputs, taps * channels)
         before = (layer.weight.clone(), torch.get_rng_state())
@@ -43,15 +55,39 @@ def check_weight_importance(strategy: str | WeightImportance | type) -> None:
             tiling = Tiling(Pattern.parse(name), groups, outputs, taps, channels)
             place = f"pattern {name}, {groups} x {outputs} x {taps * channels} weights"
             scores, again = importance(layer, tiling), importance(layer, tiling)
-            _require(scores.shape == tiling.sizes.shape, place, f"it gave {tuple(scores.shape)}")
-            _require(bool((scores >= 0).all()), place, "a score is negative or NaN")
-            finite = tiling.pattern.keep is not None or bool(scores.isfinite().all())
-            _require(finite, place, "a score is infinite")
-            _require(torch.equal(scores, again), place, "scores differ when asked for again")
+            _check_scores(scores, again, tiling, place)
             _require(torch.equal(layer.weight, before[0]), place, "it changed the weight")
             _require(
                 torch.equal(torch.get_rng_state(), before[1]), place, "it moved the random state"
             )
+
+
+def _check_prepared(importance: PreparesWeights) -> None:
+    """The same for one that looks at a whole network first; it is given labels of two classes."""
+    model, inputs = tiny.make(NETWORK), tiny.example(NETWORK, SAMPLES, 1)
+    program = capture(model, tiny.example(NETWORK))
+    data = Calibration.of([(inputs, torch.arange(SAMPLES) % 2)])
+    before = ({n: t.clone() for n, t in program.tensors.items()}, torch.get_rng_state())
+    for name in PATTERNS:
+        wanted = Wanted(pattern=Pattern.parse(name), keep_dense=(), indivisible="pad")
+        targets, _ = find_targets(model, program, wanted)
+        judge, twice = (importance.prepare(program, targets, data) for _ in range(2))
+        for target in targets:
+            place = f"pattern {name}, {target.weight!r} of network {NETWORK!r}"
+            layer = matrix_of(program.tensors, target, Outlet(), None)
+            scores, again = judge(layer, target.tiling), twice(layer, target.tiling)
+            _check_scores(scores, again, target.tiling, place)
+    same = all(torch.equal(before[0][n], t) for n, t in program.tensors.items())
+    _require(same, NETWORK, "it changed a tensor")
+    _require(torch.equal(torch.get_rng_state(), before[1]), NETWORK, "it moved the random state")
+
+
+def _check_scores(scores: Tensor, again: Tensor, tiling: Tiling, place: str) -> None:
+    _require(scores.shape == tiling.sizes.shape, place, f"it gave {tuple(scores.shape)}")
+    _require(bool((scores >= 0).all()), place, "a score is negative or NaN")
+    finite = tiling.pattern.keep is not None or bool(scores.isfinite().all())
+    _require(finite, place, "a score is infinite")
+    _require(torch.equal(scores, again), place, "scores differ when asked for again")
 
 
 def check_sparsity_allocation(strategy: str | SparsityAllocation) -> None:

@@ -23,6 +23,7 @@ from penjing.pruning.allocation import resolve as resolve_allocation
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
 from penjing.pruning.importance import resolve as resolve_importance
 from penjing.pruning.importance.protocol import HasErrors, Importance, Prepares
+from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import Key, ignored_groups, ratios_by_group
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import How
@@ -64,7 +65,7 @@ class Choices:
         seed: Of everything random.
     """
 
-    importance: str | Importance | Prepares | type | None = None
+    importance: str | Importance | Prepares | Saliency | type | None = None
     allocation: str | Allocation | None = None
     repair: Repair = "auto"
     round_to: int | Mapping[str, int] | None = None
@@ -176,7 +177,7 @@ class Preparation:
         _ = self.importance, self.allocation, self.groups, self.ratios
         if self.calibration is not None:
             check_fits(self.calibration, self.network.program)
-        if isinstance(self.importance, Prepares):
+        if self._sees_data:
             what = f"importance {self.importance_name!r}"
         elif self.repair is not None:
             what = f"repair {self.repair_name!r}"
@@ -202,6 +203,12 @@ class Preparation:
             chosen = "obs" if self.calibration else "l2"
         found = resolve_importance(chosen)
         return _seeded(found, self.choices.seed) if isinstance(chosen, (str, type)) else found
+
+    @property
+    def _sees_data(self) -> bool:
+        """Whether the importance reads calibration data; one that prepares does unless it says."""
+        prepares = isinstance(self.importance, Prepares)
+        return prepares and bool(getattr(self.importance, "needs_data", True))
 
     @property
     def importance_name(self) -> str:
@@ -254,7 +261,6 @@ class Preparation:
     def judge(self) -> Importance:
         """The importance after it has seen the data."""
         if isinstance(self.importance, Prepares):
-            assert self.calibration is not None  # `check` refused the other case
             return self.importance.prepare(self.network, self.calibration)
         return self.importance
 

@@ -27,6 +27,7 @@ from penjing.pruning.depth import remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.pretrained import carry_config, describe_config
 from penjing.pruning.result import Made, make, with_tensors
+from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import Key, several
 from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
@@ -69,7 +70,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     constraints: Mapping[str, float | str] | None = None,
     plan: Plan | None = None,
     calibration: Any = None,
-    importance: str | Importance | Prepares | type | None = None,
+    importance: str | Importance | Prepares | Saliency | type | None = None,
     allocation: str | Allocation | None = None,
     repair: Repair = "auto",
     round_to: int | Mapping[str, int] | None = None,

@@ -18,6 +18,7 @@ from penjing.figures import RepairFigures, SparsityFigures
 from penjing.graph.capture import Example, Program, capture, check_network
 from penjing.pruning.budgets import absolute
 from penjing.pruning.patterns import Indivisible, Pattern
+from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import Key, matches, several
 from penjing.pruning.sparsity import Removal, Scored
 from penjing.pruning.sparsity import resolve as resolve_allocation
@@ -25,8 +26,13 @@ from penjing.pruning.sparsity.protocol import SparsityAllocation
 from penjing.pruning.surgery import write_tensors
 from penjing.pruning.weights import OBS
 from penjing.pruning.weights import resolve as resolve_importance
-from penjing.pruning.weights.protocol import NeedsData, WeightImportance
-from penjing.pruning.weights.survey import Survey, Target
+from penjing.pruning.weights.protocol import (
+    NeedsData,
+    PreparesWeights,
+    Target,
+    WeightImportance,
+)
+from penjing.pruning.weights.survey import Survey
 from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
 from penjing.record import Record, attach, record_of
 from penjing.recovery.reconstruct import Reconstruct
@@ -76,7 +82,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
     constraints: Mapping[str, float | str] | None = None,
     pattern: str | Pattern = "element",
     calibration: Any = None,
-    importance: str | WeightImportance | type | None = None,
+    importance: str | WeightImportance | Saliency | type | None = None,
     allocation: str | SparsityAllocation | None = None,
     repair: Repair = "auto",
     sparsity_dict: Mapping[Any, float] | None = None,
@@ -101,9 +107,10 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
             of the original.
         pattern: "element", "n:m" (of m consecutive input channels n stay), "block:RxC" (outputs x
             input channels), "kernel", or a `Pattern`.
-        calibration: Unlabelled batches (inputs alone, or with labels that are ignored).
-        importance: "magnitude", "random", "wanda", "obs" or an object; None is "obs" with
-            calibration, else "magnitude".
+        calibration: Batches (inputs alone, or with labels, which only "snip", "grasp" and losses of
+            your own read).
+        importance: "magnitude", "random", "wanda", "obs", "fisher", "snip", "grasp", "synflow" or
+            an object; None is "obs" with calibration, else "magnitude".
         allocation: "uniform", "global", "erk", "lamp", "dp" or an object; None is "dp" with obs,
             else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a
@@ -251,7 +258,7 @@ class How:
     @classmethod
     def of(
         cls,
-        importance: str | WeightImportance | type | None,
+        importance: str | WeightImportance | Saliency | type | None,
         allocation: str | SparsityAllocation | None,
         repair: Repair,
         samples: Calibration | None,
@@ -496,7 +503,7 @@ class Work:
 
     def _notes(self) -> tuple[str, ...]:
         """What was judged in another way than was asked for."""
-        if not self.how.sees_data:
+        if not self.how.sees_data or isinstance(self.how.importance, PreparesWeights):
             return ()
         blind = [t.weight for t in self.found[0] if not self.survey.sees(t)]
         names = ", ".join(name.removesuffix(".weight") for name in blind)

@@ -1,35 +1,61 @@
 """Which units matter.
 
-An importance scores the units of a group; the lowest is cut first. Short names: "l1", "l2",
-"even", "random", "taylor", "obs"; any callable of the shape `protocol.Importance` is one, and an
-object with `prepare` sees data first.
+An importance scores the units of a group; the lowest is cut first. Short names are the lower-case
+names in `__all__`; any callable of the shape `protocol.Importance` is one, an object with `prepare`
+sees data first, and a `Saliency` of single elements is added up by unit.
 """
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
+from penjing.pruning.importance._elementwise import Elementwise
 from penjing.pruning.importance._even import even
-from penjing.pruning.importance._l1 import l1
-from penjing.pruning.importance._l2 import l2
+from penjing.pruning.importance._magnitude import Magnitude
 from penjing.pruning.importance._obs import Obs as OBS
 from penjing.pruning.importance._random import Random
 from penjing.pruning.importance._taylor import Taylor
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.lookup import lookup
+from penjing.pruning.saliency import Fisher, Grasp, Saliency, Snip, SynFlow
 
-__all__ = ["OBS", "Random", "Taylor", "even", "l1", "l2", "obs", "random", "taylor"]
+__all__ = [
+    "OBS",
+    "Elementwise",
+    "Magnitude",
+    "Random",
+    "Taylor",
+    "even",
+    "fisher",
+    "grasp",
+    "l1",
+    "l2",
+    "linf",
+    "obs",
+    "random",
+    "snip",
+    "synflow",
+    "taylor",
+]
 
+l1 = Magnitude(p=1)
+l2 = Magnitude(p=2)
+linf = Magnitude(p=math.inf)
 obs = OBS()
 random = Random()
 taylor = Taylor()
+fisher = Elementwise(saliency=Fisher())
+snip = Elementwise(saliency=Snip())
+grasp = Elementwise(saliency=Grasp())
+synflow = Elementwise(saliency=SynFlow(steps=1))
 
 
-def resolve(importance: str | Importance | Prepares | type) -> Importance | Prepares:
+def resolve(importance: str | Importance | Prepares | Saliency | type) -> Importance | Prepares:
     """The importance that a short name, "module:thing", a class or an object stands for.
 
     Args:
-        importance: "l1", "l2", "even", "random", "taylor", "obs", "module:thing", or an importance.
+        importance: A short name, "module:thing", an importance, or a saliency of single elements.
 
     Returns:
         A callable of the shape `protocol.Importance`, or an object that has `prepare` to make one.
@@ -42,4 +68,9 @@ def resolve(importance: str | Importance | Prepares | type) -> Importance | Prep
         True
     """
     known = {name: globals()[name] for name in __all__ if name.islower()}
-    return cast("Importance | Prepares", lookup(importance, known, "importance"))
+    found = lookup(importance, known, "importance")
+    return (
+        Elementwise(saliency=found)
+        if isinstance(found, Saliency)
+        else cast("Importance | Prepares", found)
+    )

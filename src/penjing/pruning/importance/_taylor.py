@@ -1,31 +1,30 @@
-"""First-order Taylor importance, per-sample squares: the Fisher form.
+"""Taylor importance by per-sample terms: first order (the Fisher form) and second order.
 
 Suffixes: B = samples, P = positions of the dimension that is cut, U = units.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from penjing.errors import StrategyError
-from penjing.graph.capture import Program
 from penjing.graph.network import Network
 from penjing.plan import Group
-from penjing.pruning.importance.sums import by_unit
-from penjing.task import Calibration
-
-LARGEST_CHUNK = 64  # samples whose gradients are held at once; more gains no speed on a CPU
-COPIES = (
-    3  # of a sample's gradients: the gradient, its product with the weight, what autograd holds
+from penjing.pruning.gradients import (
+    Loss,
+    SampleGradients,
+    count_samples,
+    refuse_fixed_batch,
+    sample_chunks,
 )
+from penjing.pruning.importance.scores import Scores
+from penjing.pruning.importance.sums import by_unit, parameters_of
+from penjing.task import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +37,17 @@ class Taylor:
     second order the KL divergence between the prediction before and after, by one random projection
     of the output per sample (the gradient of that divergence itself is zero, so it cannot be used).
 
+    With `order=2` the score is the size of the expected change of the loss itself to second order,
+    |E_x[-t + t²/2]| with t = sum g w: the curvature within the unit is that of the empirical
+    Fisher matrix, its block whole and not only its diagonal. It needs the loss.
+
     Args:
         samples: Samples at most, the first ones of the calibration data; below 1000 scores are
             noisy.
         loss: `loss(outputs, labels) -> scalar`, called with one sample as a batch.
         outputs: Without a loss: "logits" (softmax over dimension 1, as cross-entropy has it; a
             single logit counts as a value) or "values" (squared change).
+        order: 1 or 2.
         memory_mb: Bound on gradients and activations held at once, in MiB.
         seed: Of the projections.
 
@@ -51,14 +55,16 @@ class Taylor:
         StrategyError: A setting is outside its range.
 
     Source:
-        Molchanov et al. 2019, arXiv:1906.10771, eq. 8, summed over coupled slices before squaring.
+        Molchanov et al. 2019, arXiv:1906.10771, eq. 8, summed over coupled slices before squaring;
+        eq. 7 for the second order, there with the diagonal of the Hessian.
         The label-free form is ours: its expectation is the diagonal Fisher form of the same paper
         with labels drawn from the network.
     """
 
     samples: int = 1000
-    loss: Callable[[Any, Any], Tensor] | None = None
+    loss: Loss | None = None
     outputs: Literal["logits", "values"] = "logits"
+    order: Literal[1, 2] = 1
     memory_mb: float = 512.0
     seed: int = 0
 
@@ -67,6 +73,10 @@ class Taylor:
             raise StrategyError(f"taylor: samples is {self.samples}; it must be at least 1")
         if self.outputs not in ("logits", "values"):
             raise StrategyError(f"taylor: outputs is {self.outputs!r}; give 'logits' or 'values'")
+        if self.order not in (1, 2):
+            raise StrategyError(f"taylor: order is {self.order}; give 1 or 2")
+        if self.order == 2 and self.loss is None:
+            raise StrategyError("taylor: order 2 is the change of a loss; give loss= and labels")
         if not self.memory_mb > 0:
             raise StrategyError(f"taylor: memory_mb is {self.memory_mb}; it must be above 0")
 
@@ -81,7 +91,7 @@ class Taylor:
             "calibration)"
         )
 
-    def prepare(self, network: Network, calibration: Calibration) -> TaylorScores:
+    def prepare(self, network: Network, calibration: Calibration) -> Scores:
         """Score the units of every group from one pass over the data.
 
         Args:
@@ -95,169 +105,23 @@ class Taylor:
             StrategyError: Labels are missing, or the network takes no single samples.
         """
         program = network.program
-        _refuse_fixed_batch(program)
-        gradients = _Gradients(self, program, _cut_parameters(network))
-        scores = {g.name: torch.zeros(g.units, dtype=torch.float64) for g in network.groups}
+        refuse_fixed_batch(program, "taylor")
+        gradients = SampleGradients(self, program, parameters_of(network))
+        sums = {g.name: torch.zeros(2, g.units, dtype=torch.float64) for g in network.groups}
         seen = 0
-        for inputs, labels in self._chunks(program, calibration, gradients.chunk()):
+        needs = "taylor" if self.loss else ""
+        pieces = sample_chunks(program, calibration, gradients.chunk(), self.samples, needs)
+        for inputs, labels in pieces:
             terms = _first_order(gradients(inputs, labels), gradients.weights, network.groups)
             for name, terms_BU in terms.items():
-                scores[name] += terms_BU.double().square().sum(dim=0).cpu()
-            seen += _samples(inputs)
-        return TaylorScores({name: (total / seen).float() for name, total in scores.items()})
+                t_BU = terms_BU.double().cpu()
+                sums[name] += torch.stack([t_BU.sum(dim=0), t_BU.square().sum(dim=0)])
+            seen += count_samples(inputs)
+        return Scores("taylor", {name: self._score(*(s / seen)) for name, s in sums.items()})
 
-    def _chunks(
-        self, program: Program, calibration: Calibration, size: int
-    ) -> Iterator[tuple[list[Any], Any]]:
-        """Flat inputs and labels, at most `size` samples each, `samples` in all."""
-        left = self.samples
-        for batch, labels in zip(calibration.inputs, calibration.labels, strict=True):
-            flat = program.flatten_inputs(batch)
-            if self.loss is not None and labels is None:
-                raise StrategyError(
-                    "taylor has a loss and the calibration data has no labels; give batches of "
-                    "(inputs, labels), or leave the loss out"
-                )
-            total = min(_samples(flat), left)
-            for start in range(0, total, size):
-                stop = min(start + size, total)
-                yield _rows((flat, labels if self.loss else None), start, stop)
-            left -= total
-
-
-@dataclass(frozen=True, slots=True)
-class TaylorScores:
-    """Scores of one network's groups, as `Taylor.prepare` made them.
-
-    Args:
-        scores: Per group, shape `(units,)`, float32, on the CPU.
-    """
-
-    scores: Mapping[str, Tensor]
-
-    def __call__(self, model: nn.Module, group: Group, /) -> Tensor:  # noqa: ARG002 - the protocol's
-        """Scores of `group`, shape `(group.units,)`.
-
-        Args:
-            model: Not read.
-            group: A group of the network that was prepared.
-
-        Returns:
-            Mean squared first-order term per unit.
-
-        Raises:
-            StrategyError: The group is not one of that network.
-        """
-        scores = self.scores.get(group.name)
-        if scores is None or scores.shape != (group.units,):
-            raise StrategyError(
-                f"taylor was prepared for another network: group {group.name!r} with {group.units} "
-                "units is not among its groups; call prepare again"
-            )
-        return scores.clone()
-
-
-class _Gradients:
-    """Per-sample gradients of the objective in the parameters that are cut."""
-
-    def __init__(self, taylor: Taylor, program: Program, weights: Mapping[str, Tensor]) -> None:
-        self.taylor, self.program, self.weights = taylor, program, dict(weights)
-        self._generator = torch.Generator().manual_seed(taylor.seed)
-        self._batched = True
-        self._fixed = {name: t.detach() for name, t in program.tensors.items()}
-        self._device = next(iter(program.tensors.values())).device if program.tensors else "cpu"
-
-    def chunk(self) -> int:
-        """Samples whose gradients fit in the memory bound."""
-        weights = sum(w.numel() for w in self.weights.values())
-        nodes = [n for n in self.program.graph.nodes if n.op == "call_function"]
-        shapes = [self.program.shape(n) for n in nodes if isinstance(n.meta.get("val"), Tensor)]
-        batch = max(_samples(self.program.example), 1)
-        activations = sum(math.prod(shape) for shape in shapes) / batch
-        fitting = self.taylor.memory_mb * 2**20 / (4 * (COPIES * weights + 2 * activations) or 1)
-        return int(min(max(fitting, 1), LARGEST_CHUNK))
-
-    def __call__(self, inputs: Sequence[Any], labels: Any) -> dict[str, Tensor]:
-        """Gradients by parameter, each of shape (B, *parameter)."""
-        placed, labels = pytree.tree_map(self._placed, (list(inputs), labels))
-        noise = self._noise(placed)
-        if self._batched:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # that an op is batched slowly
-                    return self._vmapped(placed, labels, noise)
-            except RuntimeError:  # an op that cannot be batched: one sample at a time, same numbers
-                self._batched = False
-        return self._looped(placed, labels, noise)
-
-    def _vmapped(self, inputs: list[Any], labels: Any, noise: list[Tensor]) -> dict[str, Tensor]:
-        leaves, structure = pytree.tree_flatten((inputs, labels, noise))
-        mapped = [0 if isinstance(leaf, Tensor) else None for leaf in leaves]
-
-        def one(weights: dict[str, Tensor], *sample: Any) -> Tensor:
-            sample = tuple(v.unsqueeze(0) if isinstance(v, Tensor) else v for v in sample)
-            return self._objective(weights, *pytree.tree_unflatten(list(sample), structure))
-
-        gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, *mapped))
-        found: dict[str, Tensor] = gradients(self.weights, *leaves)
-        return found
-
-    def _looped(self, inputs: list[Any], labels: Any, noise: list[Tensor]) -> dict[str, Tensor]:
-        rows = []
-        for row in range(_samples(inputs)):
-            sample = _rows((inputs, labels, noise), row, row + 1)
-            with torch.enable_grad():
-                weights = {name: w.clone().requires_grad_() for name, w in self.weights.items()}
-                value = self._objective(weights, *sample)
-                found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
-            rows.append(
-                [
-                    torch.zeros_like(w) if g is None else g
-                    for g, w in zip(found, weights.values(), strict=True)
-                ]
-            )
-        stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
-        return dict(zip(self.weights, stacked, strict=True))
-
-    def _objective(
-        self,
-        weights: Mapping[str, Tensor],
-        inputs: Sequence[Any],
-        labels: Any,
-        noise: Sequence[Tensor],
-    ) -> Tensor:
-        """What is differentiated, for one sample as a batch."""
-        outputs = self.program.run(inputs, {**self._fixed, **weights})
-        if self.taylor.loss is not None:
-            return self.taylor.loss(self.program.unflatten_outputs(outputs), labels)
-        values = [out for out in outputs if _is_float(out)]
-        pairs = zip(values, noise, strict=True)
-        return torch.stack(
-            [(out * self._projection(out.detach(), n)).sum() for out, n in pairs]
-        ).sum()
-
-    def _projection(self, output: Tensor, noise: Tensor) -> Tensor:
-        """A random direction whose covariance is the Fisher information of the prediction."""
-        if self.taylor.outputs == "values" or output.dim() < 2 or output.shape[1] == 1:
-            return noise
-        share = output.softmax(dim=1)
-        root = share.sqrt() * noise
-        return root - share * root.sum(dim=1, keepdim=True)
-
-    @torch.no_grad()
-    def _noise(self, inputs: list[Any]) -> list[Tensor]:
-        """Standard normal numbers for every floating output of every sample."""
-        if self.taylor.loss is not None:
-            return []
-        outputs = self.program.run(_rows(inputs, 0, 1))
-        return [
-            torch.randn((_samples(inputs), *out.shape[1:]), generator=self._generator).to(out)
-            for out in outputs
-            if _is_float(out)
-        ]
-
-    def _placed(self, leaf: Any) -> Any:
-        return leaf.to(self._device) if isinstance(leaf, Tensor) else leaf
+    def _score(self, mean_U: Tensor, square_U: Tensor) -> Tensor:
+        """Score from the mean of the terms and the mean of their squares."""
+        return (square_U if self.order == 1 else (square_U / 2 - mean_U).abs()).float()
 
 
 def _first_order(
@@ -281,39 +145,3 @@ def _first_order(
             units_BU = by_unit(sums[place], piece, group.units)
             terms[group.name] = terms[group.name] + units_BU if group.name in terms else units_BU
     return terms
-
-
-def _cut_parameters(network: Network) -> dict[str, Tensor]:
-    """Floating parameters that at least one group cuts, detached."""
-    program = network.program
-    names = {piece.tensor for group in network.groups for piece in group.slices}
-    return {
-        name: program.tensors[name].detach()
-        for name in sorted(names & program.parameters)
-        if program.tensors[name].is_floating_point()
-    }
-
-
-def _refuse_fixed_batch(program: Program) -> None:
-    batch = _samples(program.example)
-    if not program.dynamic_batch and batch > 1:
-        raise StrategyError(
-            "taylor looks at one sample at a time and the network was captured with a fixed batch "
-            "of "
-            f"{batch}; give example_inputs of one sample, or use 'l2'"
-        )
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _samples(leaves: Sequence[Any]) -> int:
-    return next((int(v.shape[0]) for v in leaves if isinstance(v, Tensor) and v.dim()), 0)
-
-
-def _rows(tree: Any, start: int, stop: int) -> Any:
-    """Samples `start` to `stop` of every tensor in a tree."""
-    return pytree.tree_map(
-        lambda v: v[start:stop] if isinstance(v, Tensor) and v.dim() else v, tree
-    )

@@ -29,14 +29,18 @@ class Importance(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """An importance that must see data first."""
+    """An importance that must see the whole network first, most often on data.
 
-    def prepare(self, network: Network, calibration: Calibration) -> Importance:
+    One that reads no data has an attribute `needs_data` that is False.
+    """
+
+    def prepare(self, network: Network, calibration: Calibration | None) -> Importance:
         """Look at the data once, for all groups.
 
         Args:
             network: The captured network and its groups; the model behind it is not changed.
-            calibration: Samples, with labels where the importance needs them.
+            calibration: Samples, with labels where the importance needs them; None only for one
+                that needs no data.
 
         Returns:
             An importance for the groups of `network`.

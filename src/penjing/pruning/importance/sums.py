@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from penjing.errors import InputError
+from penjing.errors import InputError, StrategyError
+from penjing.graph.network import Network
 from penjing.plan import Group, Slice
+
+Reduction = Literal["sum", "mean", "max", "prod", "first"]
+"""How the values of a unit's slices become one score."""
 
 
 def cut_parameters(model: nn.Module, group: Group) -> Iterator[tuple[Slice, Tensor]]:
@@ -44,13 +49,31 @@ def cut_parameters(model: nn.Module, group: Group) -> Iterator[tuple[Slice, Tens
             yield piece, weight
 
 
-def by_unit(positions: Tensor, piece: Slice, units: int) -> Tensor:
-    """Sum what belongs to each unit.
+def parameters_of(network: Network) -> dict[str, Tensor]:
+    """Floating parameters that at least one group cuts, detached.
+
+    Args:
+        network: The captured network and its groups.
+    """
+    program = network.program
+    names = {piece.tensor for group in network.groups for piece in group.slices}
+    return {
+        name: program.tensors[name].detach()
+        for name in sorted(names & program.parameters)
+        if program.tensors[name].is_floating_point()
+    }
+
+
+def by_unit(
+    positions: Tensor, piece: Slice, units: int, by: Literal["sum", "max"] = "sum"
+) -> Tensor:
+    """Bring together what belongs to each unit.
 
     Args:
         positions: Values per position of the slice's dimension, in the last dimension.
         piece: Says which positions a unit owns; other units or none may own the rest.
         units: Units of the group.
+        by: Whether positions of one unit are added up, or the largest counts.
 
     Returns:
         Values per unit, in the last dimension.
@@ -62,4 +85,40 @@ def by_unit(positions: Tensor, piece: Slice, units: int) -> Tensor:
     if piece.index is None:
         return positions[..., :units]
     index = torch.from_numpy(np.asarray(piece.index, dtype=np.int64)).to(positions.device)
-    return positions[..., index].sum(dim=-1)
+    own = positions[..., index]
+    return own.sum(dim=-1) if by == "sum" else own.amax(dim=-1)
+
+
+def reduced(values: Tensor, how: Reduction) -> Tensor:
+    """One score per unit from the values of its slices.
+
+    Args:
+        values: `(slices, units)`.
+        how: "sum", "mean", "max", "prod" (multiplied in float64) or "first".
+
+    Returns:
+        `(units,)`, of the same dtype.
+
+    Example:
+        >>> reduced(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "prod")
+        tensor([3., 8.])
+    """
+    if how == "first":
+        return values[0].clone()
+    if how == "prod":
+        return values.double().prod(dim=0).to(values.dtype)
+    if how == "max":
+        return values.amax(dim=0)
+    return values.sum(dim=0) if how == "sum" else values.mean(dim=0)
+
+
+def check_reduction(how: str) -> None:
+    """Refuse a reduction that does not exist.
+
+    Raises:
+        StrategyError: Lists the known ones.
+    """
+    if how not in get_args(Reduction):
+        raise StrategyError(
+            f"group_reduction is {how!r}; known are {', '.join(map(repr, get_args(Reduction)))}"
+        )

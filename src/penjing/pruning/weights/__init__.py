@@ -1,8 +1,8 @@
 """Which weights matter.
 
 An importance of weights scores the blocks that a pattern makes of a layer; the lowest becomes zero
-first. Short names: "magnitude", "random", "wanda", "obs"; any callable of the shape
-`protocol.WeightImportance` is one.
+first. Short names: "magnitude", "random", "wanda", "obs", "fisher", "snip", "grasp", "synflow"; any
+callable of the shape `protocol.WeightImportance` is one, and so is any `Saliency`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,46 @@ from __future__ import annotations
 from typing import cast
 
 from penjing.pruning.lookup import lookup
-from penjing.pruning.weights._magnitude import magnitude
+from penjing.pruning.saliency import Fisher, Grasp, Saliency, Snip, SynFlow
+from penjing.pruning.weights._elementwise import Elementwise
+from penjing.pruning.weights._magnitude import Magnitude
 from penjing.pruning.weights._obs import Obs as OBS
 from penjing.pruning.weights._random import Random
 from penjing.pruning.weights._wanda import Wanda
 from penjing.pruning.weights.protocol import Matrix, WeightImportance
 
-__all__ = ["OBS", "Matrix", "Random", "Wanda", "magnitude", "obs", "random", "wanda"]
+__all__ = [
+    "OBS",
+    "Elementwise",
+    "Magnitude",
+    "Matrix",
+    "Random",
+    "Wanda",
+    "fisher",
+    "grasp",
+    "magnitude",
+    "obs",
+    "random",
+    "snip",
+    "synflow",
+    "wanda",
+]
 
+magnitude = Magnitude()
 obs = OBS()
 random = Random()
 wanda = Wanda()
+fisher = Elementwise(saliency=Fisher())
+snip = Elementwise(saliency=Snip())
+grasp = Elementwise(saliency=Grasp())
+synflow = Elementwise(saliency=SynFlow())
 
 
-def resolve(importance: str | WeightImportance | type) -> WeightImportance:
+def resolve(importance: str | WeightImportance | Saliency | type) -> WeightImportance:
     """The importance that a short name, "module:thing", a class or an object stands for.
 
     Args:
-        importance: "magnitude", "random", "wanda", "obs", "module:thing", or an importance.
+        importance: A short name, "module:thing", an importance, or a saliency of single elements.
 
     Returns:
         A callable of the shape `protocol.WeightImportance`.
@@ -40,4 +62,9 @@ def resolve(importance: str | WeightImportance | type) -> WeightImportance:
         True
     """
     known = {name: globals()[name] for name in __all__ if name.islower()}
-    return cast("WeightImportance", lookup(importance, known, "importance of weights"))
+    found = lookup(importance, known, "importance of weights")
+    return (
+        Elementwise(saliency=found)
+        if isinstance(found, Saliency)
+        else cast("WeightImportance", found)
+    )

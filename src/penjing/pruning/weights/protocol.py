@@ -6,13 +6,40 @@ outputs, B = blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from penjing.graph.capture import Program
 from penjing.pruning.patterns import Tiling
-from penjing.statistics.grams import Gram
+from penjing.statistics.grams import Gram, Layer
+from penjing.task import Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A weight that may become sparse.
+
+    Args:
+        weight: Qualified name.
+        tiling: How the pattern lies on it.
+        layers: Layers that use it, in the order of the graph; none for a recurrent matrix.
+    """
+
+    weight: str
+    tiling: Tiling
+    layers: tuple[Layer, ...] = ()
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight as matrices `(G, V, U)` float64."""
+        weight = weight.detach().double()
+        return self.layers[0].matrix(weight) if self.layers else weight[None]
+
+    def tensor(self, matrix: Tensor) -> Tensor:
+        """The weight whose `matrix` this is."""
+        return self.layers[0].tensor(matrix) if self.layers else matrix[0]
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -58,3 +85,24 @@ class NeedsData(Protocol):
     """An importance of weights that reads `Matrix.gram`."""
 
     needs_data: bool
+
+
+@runtime_checkable
+class PreparesWeights(Protocol):
+    """An importance of weights that must see the whole network first."""
+
+    def prepare(
+        self, program: Program, targets: Sequence[Target], calibration: Calibration | None
+    ) -> WeightImportance:
+        """Look at the network once, for all weights.
+
+        Args:
+            program: The captured network; not changed.
+            targets: What may become sparse.
+            calibration: Samples, with labels where the importance needs them; None when there are
+                none.
+
+        Returns:
+            An importance for these weights.
+        """
+        ...

@@ -12,35 +12,16 @@ import torch
 from torch import Tensor
 
 from penjing.graph.capture import Program
-from penjing.pruning.patterns import Tiling
-from penjing.pruning.weights.protocol import Matrix, WeightImportance
+from penjing.pruning.weights.protocol import (
+    Matrix,
+    PreparesWeights,
+    Target,
+    WeightImportance,
+)
 from penjing.statistics.grams import Gram, Layer, Rows, patches, rows_per_sample
 from penjing.statistics.outlets import Outlet, energy_per_position, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A weight that may become sparse.
-
-    Args:
-        weight: Qualified name.
-        tiling: How the pattern lies on it.
-        layers: Layers that use it, in the order of the graph; none for a recurrent matrix.
-    """
-
-    weight: str
-    tiling: Tiling
-    layers: tuple[Layer, ...] = ()
-
-    def matrix(self, weight: Tensor) -> Tensor:
-        """The weight as matrices `(G, V, U)` float64."""
-        weight = weight.detach().double()
-        return self.layers[0].matrix(weight) if self.layers else weight[None]
-
-    def tensor(self, matrix: Tensor) -> Tensor:
-        """The weight whose `matrix` this is."""
-        return self.layers[0].tensor(matrix) if self.layers else matrix[0]
+from penjing.task import Calibration
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -67,12 +48,19 @@ class Survey:
     _sums: dict[str, _Sums] = field(default_factory=dict)
 
     @torch.no_grad()
-    def run(self, calibration: Samples | None) -> dict[str, Tensor]:
+    def run(self, calibration: Calibration | None) -> dict[str, Tensor]:
         """Scores `(N, B)` by name of the weight.
 
         Args:
-            calibration: Unlabelled samples; None scores without data.
+            calibration: Samples, with labels where the importance needs them; None scores without
+                data.
         """
+        if isinstance(self.importance, PreparesWeights):
+            judge = self.importance.prepare(self.program, self.targets, calibration)
+            return {
+                t.weight: judge(matrix_of(self.program.tensors, t, Outlet(), None), t.tiling)
+                for t in self.targets
+            }
         seen = [] if calibration is None else [t for t in self.targets if self.sees(t)]
         outlet_of = outlets(self.program, _by_node(self.targets))
         waiting = {t.weight: t for t in seen}

@@ -13,7 +13,7 @@ from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.pruning.patterns import Indivisible, Pattern, Tiling
 from penjing.pruning.selection import Key, matches
-from penjing.pruning.weights.survey import Target
+from penjing.pruning.weights.protocol import Target
 from penjing.statistics.grams import Layer, layers
 
 ROLES = ("first", "last", "depthwise")

@@ -1,0 +1,300 @@
+"""Gradients in the parameters of a captured network: sample by sample, and of a mean loss.
+
+Suffixes: B = samples, W = parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from penjing.errors import StrategyError
+from penjing.graph.capture import Program
+from penjing.task import Calibration
+
+LARGEST_CHUNK = 64  # samples whose gradients are held at once; more gains no speed on a CPU
+COPIES = (
+    3  # of a sample's gradients: the gradient, its product with the weight, what autograd holds
+)
+
+Loss = Callable[[Any, Any], Tensor]
+"""`loss(outputs, labels)`, a mean over samples."""
+
+
+class Objective(Protocol):
+    """What is differentiated for every sample."""
+
+    @property
+    def loss(self) -> Loss | None:
+        """Called with one sample as a batch; None projects the outputs at random."""
+        ...
+
+    @property
+    def outputs(self) -> Literal["logits", "values"]:
+        """What the outputs are, where there is no loss."""
+        ...
+
+    @property
+    def memory_mb(self) -> float:
+        """Bound on gradients and activations held at once, in MiB."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the projections."""
+        ...
+
+
+def sample_chunks(
+    program: Program,
+    calibration: Calibration,
+    size: int,
+    samples: int | None = None,
+    labelled_for: str = "",
+) -> Iterator[tuple[list[Any], Any]]:
+    """Flat inputs and labels in pieces.
+
+    Args:
+        program: Says how inputs are flattened.
+        calibration: The samples.
+        size: Samples of a piece at most.
+        samples: Samples in all at most.
+        labelled_for: What needs labels; empty gives None for them.
+
+    Yields:
+        Flat inputs and the labels that belong to them.
+
+    Raises:
+        StrategyError: Labels are needed and are not there.
+    """
+    left = calibration.samples if samples is None else samples
+    for number, (batch, labels) in enumerate(
+        zip(calibration.inputs, calibration.labels, strict=True)
+    ):
+        flat = program.flatten_inputs(batch)
+        if labelled_for and labels is None:
+            raise StrategyError(
+                f"{labelled_for} ranks by a loss and batch {number} of the calibration data has no "
+                "labels; give batches of (inputs, labels), or a criterion without a loss"
+            )
+        total = min(count_samples(flat), left)
+        for start in range(0, total, size):
+            yield rows((flat, labels if labelled_for else None), start, min(start + size, total))
+        left -= total
+
+
+def refuse_fixed_batch(program: Program, name: str) -> None:
+    """Refuse a network that takes no single samples.
+
+    Args:
+        program: The network.
+        name: What looks at one sample at a time, for the message.
+
+    Raises:
+        StrategyError: Its batch is fixed, and of more than one sample.
+    """
+    batch = count_samples(program.example)
+    if not program.dynamic_batch and batch > 1:
+        raise StrategyError(
+            f"{name} looks at one sample at a time and the network was captured with a fixed batch "
+            f"of {batch}; give example_inputs of one sample, or use 'l2'"
+        )
+
+
+class SampleGradients:
+    """Gradients of an objective in some parameters, one for every sample.
+
+    Args:
+        objective: What is differentiated.
+        program: The network.
+        weights: Parameters by qualified name, detached.
+    """
+
+    def __init__(
+        self, objective: Objective, program: Program, weights: Mapping[str, Tensor]
+    ) -> None:
+        self.objective, self.program, self.weights = objective, program, dict(weights)
+        self._generator = torch.Generator().manual_seed(objective.seed)
+        self._batched = True
+        self._fixed = {name: t.detach() for name, t in program.tensors.items()}
+        self._device = next(iter(program.tensors.values())).device if program.tensors else "cpu"
+
+    def chunk(self) -> int:
+        """Samples whose gradients fit in the memory bound."""
+        weights = sum(w.numel() for w in self.weights.values())
+        nodes = [n for n in self.program.graph.nodes if n.op == "call_function"]
+        shapes = [self.program.shape(n) for n in nodes if isinstance(n.meta.get("val"), Tensor)]
+        batch = max(count_samples(self.program.example), 1)
+        activations = sum(math.prod(shape) for shape in shapes) / batch
+        fitting = self.objective.memory_mb * 2**20 / (4 * (COPIES * weights + 2 * activations) or 1)
+        return int(min(max(fitting, 1), LARGEST_CHUNK))
+
+    def __call__(self, inputs: Sequence[Any], labels: Any) -> dict[str, Tensor]:
+        """Gradients of a few samples.
+
+        Args:
+            inputs: Flat inputs.
+            labels: Read where the objective has a loss.
+
+        Returns:
+            By parameter, each of shape (B, *parameter).
+        """
+        placed, labels = pytree.tree_map(self._placed, (list(inputs), labels))
+        noise = self._noise(placed)
+        if self._batched:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that an op is batched slowly
+                    return self._vmapped(placed, labels, noise)
+            except RuntimeError:  # an op that cannot be batched: one sample at a time, same numbers
+                self._batched = False
+        return self._looped(placed, labels, noise)
+
+    def _vmapped(self, inputs: list[Any], labels: Any, noise: list[Tensor]) -> dict[str, Tensor]:
+        leaves, structure = pytree.tree_flatten((inputs, labels, noise))
+        mapped = [0 if isinstance(leaf, Tensor) else None for leaf in leaves]
+
+        def one(weights: dict[str, Tensor], *sample: Any) -> Tensor:
+            sample = tuple(v.unsqueeze(0) if isinstance(v, Tensor) else v for v in sample)
+            return self._value(weights, *pytree.tree_unflatten(list(sample), structure))
+
+        gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, *mapped))
+        found: dict[str, Tensor] = gradients(self.weights, *leaves)
+        return found
+
+    def _looped(self, inputs: list[Any], labels: Any, noise: list[Tensor]) -> dict[str, Tensor]:
+        found_BW = []
+        for at in range(count_samples(inputs)):
+            sample = rows((inputs, labels, noise), at, at + 1)
+            with torch.enable_grad():
+                weights = {name: w.clone().requires_grad_() for name, w in self.weights.items()}
+                value = self._value(weights, *sample)
+                found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+            found_BW.append(
+                [
+                    torch.zeros_like(w) if g is None else g
+                    for g, w in zip(found, weights.values(), strict=True)
+                ]
+            )
+        stacked = [torch.stack(column) for column in zip(*found_BW, strict=True)]
+        return dict(zip(self.weights, stacked, strict=True))
+
+    def _value(
+        self,
+        weights: Mapping[str, Tensor],
+        inputs: Sequence[Any],
+        labels: Any,
+        noise: Sequence[Tensor],
+    ) -> Tensor:
+        """What is differentiated, for one sample as a batch."""
+        outputs = self.program.run(inputs, {**self._fixed, **weights})
+        if self.objective.loss is not None:
+            return self.objective.loss(self.program.unflatten_outputs(outputs), labels)
+        values = [out for out in outputs if _is_float(out)]
+        pairs = zip(values, noise, strict=True)
+        return torch.stack(
+            [(out * self._projection(out.detach(), n)).sum() for out, n in pairs]
+        ).sum()
+
+    def _projection(self, output: Tensor, noise: Tensor) -> Tensor:
+        """A random direction whose covariance is the Fisher information of the prediction."""
+        if self.objective.outputs == "values" or output.dim() < 2 or output.shape[1] == 1:
+            return noise
+        share = output.softmax(dim=1)
+        root = share.sqrt() * noise
+        return root - share * root.sum(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def _noise(self, inputs: list[Any]) -> list[Tensor]:
+        """Standard normal numbers for every floating output of every sample."""
+        if self.objective.loss is not None:
+            return []
+        outputs = self.program.run(rows(inputs, 0, 1))
+        return [
+            torch.randn((count_samples(inputs), *out.shape[1:]), generator=self._generator).to(out)
+            for out in outputs
+            if _is_float(out)
+        ]
+
+    def _placed(self, leaf: Any) -> Any:
+        return leaf.to(self._device) if isinstance(leaf, Tensor) else leaf
+
+
+def mean_gradient(
+    program: Program,
+    weights: Mapping[str, Tensor],
+    pieces: Sequence[tuple[list[Any], Any]],
+    loss: Loss,
+    along: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Gradient of the mean loss over all samples, or the Hessian times a direction.
+
+    Args:
+        program: The network.
+        weights: Parameters by qualified name, detached.
+        pieces: Flat inputs and labels.
+        loss: A mean over the samples of a piece.
+        along: Direction by parameter: then the result is the Hessian of the mean loss times it.
+
+    Returns:
+        By parameter, in its own shape; zeros where the loss does not depend on it.
+    """
+    fixed = {name: t.detach() for name, t in program.tensors.items()}
+    total = {name: torch.zeros_like(w) for name, w in weights.items()}
+    whole = sum(count_samples(inputs) for inputs, _ in pieces)
+    for inputs, labels in pieces:
+        with torch.enable_grad():
+            own = {name: w.clone().requires_grad_() for name, w in weights.items()}
+            outputs = program.unflatten_outputs(program.run(inputs, {**fixed, **own}))
+            value = loss(outputs, labels)
+            found = _derivative(value, own, curved=along is not None)
+            if along is not None:
+                slope = sum((found[name] * along[name]).sum() for name in found)
+                found = _derivative(slope, own)
+        share = count_samples(inputs) / whole
+        for name, gradient in found.items():
+            total[name] += share * gradient.detach()
+    return total
+
+
+def _derivative(
+    value: Tensor | int, weights: Mapping[str, Tensor], *, curved: bool = False
+) -> dict[str, Tensor]:
+    """Derivative in every weight that `value` depends on; nothing where it depends on none."""
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return {}
+    found = torch.autograd.grad(
+        value, list(weights.values()), create_graph=curved, allow_unused=True
+    )
+    return {n: g for n, g in zip(weights, found, strict=True) if g is not None}
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def count_samples(leaves: Sequence[Any]) -> int:
+    """Samples of flat inputs: dimension 0 of the first tensor that has one."""
+    return next((int(v.shape[0]) for v in leaves if isinstance(v, Tensor) and v.dim()), 0)
+
+
+def rows(tree: Any, start: int, stop: int) -> Any:
+    """Samples `start` to `stop` of every tensor in a tree.
+
+    Args:
+        tree: Inputs, labels, or both.
+        start: First sample.
+        stop: One past the last.
+
+    Returns:
+        The same tree; what is no tensor with a dimension is passed on.
+    """
+    return pytree.tree_map(
+        lambda v: v[start:stop] if isinstance(v, Tensor) and v.dim() else v, tree
+    )
