@@ -46,7 +46,7 @@ def test_every_short_name_finds_an_importance(name):
 
 
 def test_an_unknown_importance_lists_the_known():
-    with pytest.raises(StrategyError, match="'l1', 'l2', 'linf', .*'taylor'"):
+    with pytest.raises(StrategyError, match=r"'l1', 'l2', 'linf', .*'taylor'"):
         resolve("magnitude")
 
 
