@@ -114,6 +114,12 @@ def flips_and_shifts(x: Tensor) -> Tensor:
     return padded[:, :, down : down + x.shape[2], right : right + x.shape[3]].contiguous()
 
 
+def raw_training_images() -> tuple[Tensor, Tensor]:
+    """The training images as `ic` takes them, and their labels."""
+    arrays = load_module().cifar10()
+    return _raw(arrays["x_train"]), torch.from_numpy(arrays["y_train"]).long()
+
+
 def _raw(images: np.ndarray) -> Tensor:
     """uint8 (N, 32, 32, 3) -> float32 (N, 3, 32, 32) in 0..255."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from penjing.quantization.integers import (
+    RESIZE_BITS,
     IntegerLayer,
     IntegerNet,
     IntegerTensor,
     add_scales,
     extent,
     layer_scales,
+    norm_scales,
     scale_of,
     softmax_scales,
     table_of,
 )
+from penjing.quantization.lowering.loops import loops_of
 
 
 class Builder:
@@ -22,7 +25,7 @@ class Builder:
 
     def __init__(self, seed, shape):
         self.random = np.random.default_rng(seed)
-        self.tensors, self.layers = {}, []
+        self.tensors, self.layers, self.constants = {}, [], {}
         self.x = self.tensor(shape)
         self.input = self.x
 
@@ -126,18 +129,72 @@ class Builder:
         result = self.tensor((*shape[:2], channels), like=parts[0])
         scale = self.tensors[result].scale
         scales = [None, *(scale_of(self.tensors[p].scale / scale) for p in parts[1:])]
-        return self.layer("concat", parts, result, {"parts": tuple(scales)})
+        return self.layer("concat", parts, result, {"parts": tuple(scales), "axis": 2})
 
-    def pad(self, padding):
-        height, width, channels = self.tensors[self.x].shape
+    def pad(self, padding, channels=(0, 0)):
+        height, width, deep = self.tensors[self.x].shape
         (top, bottom), (left, right) = padding
-        result = self.tensor((height + top + bottom, width + left + right, channels), like=self.x)
-        return self.layer("pad", (self.x,), result, {"padding": padding})
+        shape = (height + top + bottom, width + left + right, deep + sum(channels))
+        result = self.tensor(shape, like=self.x)
+        attributes = {"padding": padding, "channels": channels}
+        return self.layer("pad", (self.x,), result, attributes)
 
-    def transpose(self):
-        size = self.tensors[self.x].size_bytes
-        result = self.tensor((1, 1, size), like=self.x)
-        return self.layer("transpose", (self.x,), result)
+    def move(self, index, shape):
+        loops = loops_of(index)
+        attributes = {"counts": loops.counts, "strides": loops.strides, "offset": loops.offset}
+        return self.layer("move", (self.x,), self.tensor(shape, like=self.x), attributes)
+
+    def index(self):
+        shape = self.tensors[self.x].shape
+        return np.arange(np.prod(shape)).reshape(shape)
+
+    def features(self):
+        index = np.moveaxis(self.index(), -1, 0)
+        return self.move(index, (1, 1, index.size))
+
+    def conv_transpose(self, outputs, kernel, stride, padding, groups=1, dilation=(1, 1)):
+        height, width, channels = self.tensors[self.x].shape
+        sizes = zip((height, width), kernel, stride, padding, dilation, strict=True)
+        shape = tuple((s - 1) * t + d * (k - 1) + 1 - sum(p) for s, k, t, p, d in sizes)
+        result = self.tensor((*shape, outputs))
+        size = (outputs, *kernel, channels // groups)
+        weights = self._weighted(
+            self.random.integers(-127, 128, size).astype(np.int8), outputs, result, 0.0
+        )
+        attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return self.layer("conv_transpose", (self.x,), result, attributes, weights)
+
+    def matmul(self, left, right):
+        (many, rows, inner), columns = self.tensors[left].shape, self.tensors[right].shape[2]
+        result = self.tensor((many, rows, columns))
+        real = self.tensors[left].scale * self.tensors[right].scale / self.tensors[result].scale
+        scale = scale_of(real / np.sqrt(inner) / 4)
+        return self.layer("matmul", (left, right), result, {"result": scale})
+
+    def resize(self, rows, columns):
+        height, width, channels = self.tensors[self.x].shape
+        result = self.tensor((rows, columns, channels), like=self.x)
+        tables = {}
+        for name, size, wanted in (("rows", height, rows), ("columns", width, columns)):
+            at = np.linspace(0, size - 1, wanted)
+            first = np.minimum(at.astype(np.int32), size - 1)
+            share = np.round((at - first) * 2**RESIZE_BITS).astype(np.int32)
+            tables[name] = np.stack([first, share], 1)
+        return self.layer("resize", (self.x,), result, weights=tables)
+
+    def layer_norm(self):
+        result = self.tensor(self.tensors[self.x].shape)
+        channels = self.tensors[self.x].shape[2]
+        attributes, weights = norm_scales(
+            self.tensors[self.x].scale, self.tensors[result].scale, 1e-5,
+            self.random.uniform(-2, 2, channels), self.random.uniform(-1, 1, channels),
+        )  # fmt: skip
+        return self.layer("layer_norm", (self.x,), result, attributes, weights)
+
+    def constant(self, shape):
+        name = self.tensor(shape)
+        self.constants[name] = self.random.integers(-128, 128, shape).astype(np.int8)
+        return name
 
     def softmax(self):
         result = self.tensor(self.tensors[self.x].shape)
@@ -147,7 +204,9 @@ class Builder:
 
     def net(self, *, show_all=False):
         outputs = [la.output for la in self.layers] if show_all else [self.x]
-        return IntegerNet((self.input,), tuple(outputs), tuple(self.layers), dict(self.tensors))
+        return IntegerNet(
+            (self.input,), tuple(outputs), tuple(self.layers), dict(self.tensors), self.constants
+        )
 
 
 def everything(seed=0, *, show_all=False):
@@ -172,10 +231,31 @@ def everything(seed=0, *, show_all=False):
     b.pad(((1, 0), (0, 2)))
     b.pool("average", (3, 3), (2, 2), ((1, 1), (1, 1)))
     b.conv(10, dilation=(2, 2), padding=((2, 2), (2, 2)), zeros=0.95)
-    b.transpose()
+    b.features()
     b.conv(13, kernel=(1, 1), padding=((0, 0), (0, 0)))
     b.softmax()
     assert joined != gate
+    return b.net(show_all=show_all)
+
+
+def attention(seed=0, *, show_all=False):
+    """Movement, products of matrices, norms and resizing, with odd sizes."""
+    b = Builder(seed, (5, 6, 7))
+    b.conv_transpose(6, (3, 2), (2, 1), ((1, 0), (0, 1)), groups=1)
+    b.conv_transpose(4, (2, 3), (1, 2), ((0, 0), (1, 1)), groups=2, dilation=(1, 2))
+    b.move(b.index()[::2, 1::2, ::-1], (6, 6, 4))
+    b.pad(((1, 0), (0, 2)), (2, 3))
+    b.resize(9, 11)
+    b.layer_norm()
+    b.add(b.x, b.constant((9, 11, 9)))
+    b.move(b.index()[:, :8].reshape(9, 2, 4, 9).transpose(1, 0, 2, 3), (2, 36, 9))
+    left = b.x
+    right = b.move(b.index().transpose(0, 2, 1), (2, 9, 36))
+    scores = b.matmul(left, right)
+    b.softmax()
+    b.matmul(b.x, left)
+    b.layer("concat", (b.x, left), b.tensor((2, 72, 9)), {"parts": ((2**30, 1), None), "axis": 1})
+    assert scores != b.x
     return b.net(show_all=show_all)
 
 

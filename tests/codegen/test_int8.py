@@ -15,7 +15,7 @@ from penjing.errors import ExportError, InputError
 from penjing.quantization.integers import IntegerNet
 from penjing.quantization.reference import execute
 
-from .integer_nets import Builder, everything, random_convolutions
+from .integer_nets import Builder, attention, everything, random_convolutions
 
 EVERYWHERE = list(TARGETS.values())
 STRICT = ("-Werror", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-std=c99")
@@ -39,6 +39,12 @@ def test_every_layer_gives_the_bits_of_the_reference(target):
 
 
 @pytest.mark.parametrize("target", EVERYWHERE, ids=lambda t: t.name)
+def test_products_norms_and_movement_give_the_bits_of_the_reference(target):
+    need(target)
+    assert compile_integers(attention(show_all=True), target).check().equal
+
+
+@pytest.mark.parametrize("target", EVERYWHERE, ids=lambda t: t.name)
 def test_the_bits_stay_when_tensors_share_memory(target):
     need(target)
     assert compile_integers(everything(), target).check().equal
@@ -57,10 +63,11 @@ def test_random_convolutions_give_the_bits_of_the_reference(seed, name):
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize("name", ["host", "cortex-m4"])
-def test_the_program_has_no_warning_and_no_undefined_behaviour(tmp_path, compiler, name):
+@pytest.mark.parametrize("make", [everything, attention])
+def test_the_program_has_no_warning_and_no_undefined_behaviour(tmp_path, compiler, name, make):
     target = replace(HOST, compilers=(compiler,))
     need(target)
-    compile_integers(everything(), name).save(tmp_path)
+    compile_integers(make(), name).save(tmp_path)
     flags = (*STRICT, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
     built = emulator.build(target, tmp_path, ["main.c", "net.c"], flags)
     assert "equal yes" in emulator.run(target, built)

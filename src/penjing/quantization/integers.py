@@ -7,7 +7,10 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     conv        weight (O, kh, kw, I/g) int8, bias (O,) int32, multiplier (O,), shift (O,) int32;
                 stride, padding ((top, bottom), (left, right)), dilation, groups
     depthwise   weight (kh, kw, C) int8; the rest as conv
-    add         left and right: (multiplier, shift); result: (multiplier, shift)
+    conv_transpose  as conv; padding is what is left out of the result on each side
+    matmul      first (B, M, K), second (B, K, N); result
+    add         left and right: (multiplier, shift), negative to subtract; result: (multiplier,
+                shift)
     mul         result; the second input may be (1, 1, C)
     average     kernel, stride, padding; on the input's own grid
     mean        over height and width; result
@@ -15,10 +18,13 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     lookup      table (256,) int8, by q + 128
     image       table (C, 256) int8, by the byte that the bits of the input are
     rescale     result; to another grid
-    concat      along the channels; parts: one (multiplier, shift) each, None where grids agree
+    concat      axis, 2 being channels; parts: one (multiplier, shift) each, None where grids agree
     softmax     over the channels; multiplier, shift, least (smallest difference that counts)
-    pad         padding; filled with the zero point
-    transpose   (H, W, C) to the features of (C, H, W), in that order
+    layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`)
+    resize      rows and columns (results, 2) int32: the first of two neighbours, and the share of
+                the second in units of 2^-RESIZE_BITS
+    pad         padding, channels (before, after); filled with the zero point
+    move        counts and strides of nested loops over the input's bytes, offset of the first
 
 `low` and `high` clamp the result of conv, depthwise, add, mul and average.
 """
@@ -42,6 +48,16 @@ Scale = tuple[int, int]
 ADD_SHIFT = 20
 """Bits by which the inputs of an addition are moved up before they are rescaled."""
 
+RESIZE_BITS = 11
+"""Fractional bits of the share that a neighbour has in an interpolated value."""
+
+NORM_BITS = 20
+"""Fractional bits of a value of mean 0 and variance 1."""
+
+OFFSET_BITS = 16
+"""Fractional bits of what a layer norm adds, in steps of its result."""
+
+_MOST_GAIN_BITS = 26  # so that the offset, moved up to the products, fits 62 bits
 _SOFTMAX_BITS = 5  # integer bits of a scaled difference of logits
 LOW, HIGH = -128, 127
 
@@ -130,21 +146,28 @@ class IntegerNet:
         outputs: Names of the tensors that are wanted.
         layers: In an order in which they can run.
         tensors: Every tensor by name.
+        constants: Values of those that are stored, `(H, W, C)`.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     layers: tuple[IntegerLayer, ...]
     tensors: Mapping[str, IntegerTensor]
+    constants: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
 
     def macs(self) -> int:
-        """Multiply-accumulates of convolutions and linear layers, zeros included."""
+        """Multiply-accumulates of layers and matrix products, zeros included."""
         return sum(self._macs(layer) for layer in self.layers)
 
     def _macs(self, layer: IntegerLayer) -> int:
+        height, width, channels = self.tensors[layer.output].shape
+        if layer.kind == "matmul":
+            return height * width * channels * self.tensors[layer.inputs[0]].shape[2]
+        if layer.kind == "conv_transpose":
+            rows, columns, _ = self.tensors[layer.inputs[0]].shape
+            return int(rows * columns * layer.weights["weight"].size)
         if layer.kind not in {"conv", "depthwise"}:
             return 0
-        height, width, channels = self.tensors[layer.output].shape
         weight = layer.weights["weight"]
         each = weight[0].size * channels if layer.kind == "conv" else weight.size
         return int(height * width * each)
@@ -203,6 +226,42 @@ def softmax_scales(scale: float, beta: float = 1.0) -> dict[str, int]:
     multiplier, shift = scale_of(real)
     radius = ((1 << _SOFTMAX_BITS) - 1) * (1 << (31 - _SOFTMAX_BITS)) // (1 << shift)
     return {"multiplier": multiplier, "shift": shift, "least": -radius}
+
+
+def norm_scales(
+    source: float,
+    result: float,
+    eps: float,
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
+) -> tuple[dict[str, int], dict[str, NDArray[np.int32]]]:
+    """Attributes and weights of a layer norm in fixed point.
+
+    With n values q, `d = n q - sum(q)` and `v = n sum(q^2) - sum(q)^2`, a value of mean 0 and
+    variance 1 is `d / sqrt(v + epsilon)`, taken with `NORM_BITS` fractional bits; the result is
+    `gain` times it plus `offset`, `gain` having `shift` fractional bits.
+
+    Args:
+        source: Scale of the input.
+        result: Scale of the output.
+        eps: What is added to the variance.
+        weight: Gains, `(n,)`.
+        bias: Offsets, `(n,)`.
+
+    Returns:
+        `epsilon` and `shift`; `gain` and `offset`.
+    """
+    gains, offsets = weight / result, bias / result * 2**OFFSET_BITS
+    largest = max(float(np.abs(gains).max()), 2.0**-20)
+    shift = min(_MOST_GAIN_BITS, 30 - math.frexp(largest)[1])
+    limit = 2**31 - 1
+    return (
+        {"epsilon": round(eps * len(weight) ** 2 / source**2), "shift": shift},
+        {
+            "gain": np.clip(np.round(gains * 2.0**shift), -limit, limit).astype(np.int32),
+            "offset": np.clip(np.round(offsets), -limit, limit).astype(np.int32),
+        },
+    )
 
 
 def table_of(

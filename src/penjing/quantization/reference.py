@@ -22,6 +22,9 @@ from penjing.quantization.integers import (
     ADD_SHIFT,
     HIGH,
     LOW,
+    NORM_BITS,
+    OFFSET_BITS,
+    RESIZE_BITS,
     IntegerLayer,
     IntegerNet,
     IntegerTensor,
@@ -46,7 +49,11 @@ def execute(net: IntegerNet, *inputs: NDArray[np.int8]) -> dict[str, NDArray[np.
     """
     if len(inputs) != len(net.inputs):
         raise InputError(f"the network takes {len(net.inputs)} inputs, {len(inputs)} were given")
-    values: dict[str, Tensor] = {}
+    batch = len(inputs[0])
+    values: dict[str, Tensor] = {
+        name: torch.from_numpy(np.array(stored)).expand(batch, *stored.shape)
+        for name, stored in net.constants.items()
+    }
     for name, given in zip(net.inputs, inputs, strict=True):
         wanted = net.tensors[name].shape
         if given.dtype != np.int8 or given.shape[1:] != wanted:
@@ -118,6 +125,28 @@ def _depthwise(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     return _accumulate(layer, sums, out)
 
 
+def _conv_transpose(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x_NCHW = _centred(*read[0]).double().permute(0, 3, 1, 2)
+    w_OHWC = _weights(layer, "weight").double()
+    groups, each = layer.attributes["groups"], w_OHWC.shape[3]
+    w_GOHWC = w_OHWC.view(groups, -1, *w_OHWC.shape[1:])
+    w_CoHW = w_GOHWC.permute(0, 4, 1, 2, 3).reshape(groups * each, -1, *w_OHWC.shape[1:3])
+    (top, _), (left, _) = layer.attributes["padding"]
+    whole = F.conv_transpose2d(
+        x_NCHW, w_CoHW, None, layer.attributes["stride"], 0, 0, groups, layer.attributes["dilation"]
+    )
+    height, width, _ = out.shape
+    beyond = (max(0, left + width - whole.shape[3]), max(0, top + height - whole.shape[2]))
+    whole = F.pad(whole, (0, beyond[0], 0, beyond[1]))
+    return _accumulate(layer, whole[:, :, top : top + height, left : left + width], out)
+
+
+def _matmul(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    left, right = (_centred(*r).double() for r in read)
+    sums = (left @ right).round().long()
+    return _result(_scaled(sums, layer.attributes["result"]), layer, out)
+
+
 def _add(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     left, right = (
         _scaled(_centred(*r) << ADD_SHIFT, layer.attributes[side])
@@ -177,17 +206,66 @@ def _concat(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
         value.long() - out.zero_point if scale is None else _scaled(_centred(value, tensor), scale)
         for (value, tensor), scale in zip(read, layer.attributes["parts"], strict=True)
     ]
-    return _result(torch.cat(parts, dim=3), layer, out)
+    return _result(torch.cat(parts, dim=1 + layer.attributes["axis"]), layer, out)
 
 
 def _pad(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
-    x_NCHW = _centred(*read[0]).permute(0, 3, 1, 2)
-    return _result(_padded(x_NCHW, layer).permute(0, 2, 3, 1), layer, out)
+    (top, bottom), (left, right) = layer.attributes["padding"]
+    channels = layer.attributes.get("channels", (0, 0))
+    return _result(F.pad(_centred(*read[0]), (*channels, left, right, top, bottom)), layer, out)
 
 
-def _transpose(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
-    del layer
-    return read[0][0].permute(0, 3, 1, 2).reshape(-1, *out.shape)
+def _move(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    index = torch.tensor(layer.attributes["offset"])
+    loops = zip(layer.attributes["counts"], layer.attributes["strides"], strict=True)
+    for count, stride in loops:
+        index = index[..., None] + stride * torch.arange(count)
+    return read[0][0].flatten(1)[:, index.reshape(-1)].view(-1, *out.shape)
+
+
+def _resize(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x = read[0][0].long()
+    for dim, name in ((1, "rows"), (2, "columns")):
+        first, share = _weights(layer, name).long().T
+        second = (first + 1).clamp_max(x.shape[dim] - 1)
+        shape = [1, 1, 1, 1]
+        shape[dim] = -1
+        part = share.view(shape)
+        x = x.index_select(dim, first) * ((1 << RESIZE_BITS) - part) + (
+            x.index_select(dim, second) * part
+        )
+    bits = 2 * RESIZE_BITS
+    return _result(((x + (1 << (bits - 1))) >> bits) - out.zero_point, layer, out)
+
+
+def _layer_norm(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    q = read[0][0].long()
+    n, shift = q.shape[3], layer.attributes["shift"]
+    total = q.sum(3, keepdim=True)
+    spread = n * (q * q).sum(3, keepdim=True) - total * total + layer.attributes["epsilon"]
+    even = (62 - _bits(spread.clamp_min(1))) // 2
+    root = _square_root(spread << (2 * even))
+    inverse = (torch.full_like(root, 1 << 61) // root.clamp_min(1)).clamp_max(_INT32_MAX)
+    down = 61 - NORM_BITS - even
+    normal = ((n * q - total) * inverse + (1 << (down - 1))) >> down
+    gain, offset = (_weights(layer, k).long() for k in ("gain", "offset"))
+    scaled = normal * gain + (offset << (shift + NORM_BITS - OFFSET_BITS))
+    bits = shift + NORM_BITS
+    return _result((scaled + (1 << (bits - 1))) >> bits, layer, out)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """Length in binary of positive values below 2^62."""
+    high, low = x >> 31, x & _INT32_MAX
+    wide = torch.frexp(torch.where(high > 0, high, low).double()).exponent.long()
+    return wide + 31 * (high > 0)
+
+
+def _square_root(x: Tensor) -> Tensor:
+    """Rounded down, of values below 2^62."""
+    root = x.double().sqrt().long()
+    root = root - (root * root > x).long()
+    return root + ((root + 1) * (root + 1) <= x).long()
 
 
 def _softmax(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
@@ -273,6 +351,8 @@ def _one_over_one_plus(a: Tensor) -> Tensor:
 _KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
     "conv": _conv,
     "depthwise": _depthwise,
+    "conv_transpose": _conv_transpose,
+    "matmul": _matmul,
     "add": _add,
     "mul": _mul,
     "average": _average,
@@ -284,7 +364,9 @@ _KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
     "concat": _concat,
     "softmax": _softmax,
     "pad": _pad,
-    "transpose": _transpose,
+    "move": _move,
+    "resize": _resize,
+    "layer_norm": _layer_norm,
 }
 
 

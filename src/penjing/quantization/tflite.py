@@ -323,7 +323,7 @@ def _concat(op: _Op) -> IntegerLayer:
         part = op.tensors[i]
         same = (part.scale, part.zero_point) == (op.result.scale, op.result.zero_point)
         parts.append(None if same else scale_of(part.scale / op.result.scale))
-    return _layer(op, "concat", {"parts": tuple(parts)}, reads=len(op.inputs))
+    return _layer(op, "concat", {"parts": tuple(parts), "axis": 2}, reads=len(op.inputs))
 
 
 def _softmax(op: _Op) -> IntegerLayer:

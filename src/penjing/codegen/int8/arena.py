@@ -106,7 +106,7 @@ def _margins(
     found: dict[tuple[str, str], int] = {}
     for n, step in enumerate(steps):
         for name in dict.fromkeys(step.reads):
-            distance = margin(net, step, name) if last[name] == n else None
+            distance = margin(net, step, name) if last.get(name) == n else None
             if distance is not None:
                 found[name, step.output] = distance
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ _Q31 = 31
 _ORDER = (
     "scale", "words", "both", "halves", "layer", "columns", "finish", "four", "conv_pairs",
     "conv_rows", "conv_sparse", "grouped", "depthwise", "add", "conv_add", "mul", "pool", "mean",
-    "lookup", "rescale", "runs", "pad", "transpose", "softmax", "image",
+    "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed", "matmul",
+    "resize", "norm",
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -46,7 +48,11 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "concat": ("scale", "rescale", "runs"),
     "softmax": ("scale", "softmax"),
     "pad": ("pad",),
-    "transpose": ("transpose",),
+    "move": ("move",),
+    "conv_transpose": (*_CONV, "transposed"),
+    "matmul": ("scale", "matmul"),
+    "resize": ("resize",),
+    "layer_norm": ("scale", "norm"),
 }
 _ENCODERS = {"pairs": as_pairs, "rows": as_rows, "sparse": as_list, "grouped": as_rows}
 _TILE_FUNCTIONS = {"pairs": "pj_tile", "rows": "pj_tile", "sparse": "pj_sparse_tile"}
@@ -71,7 +77,19 @@ class Text:
 
     def at(self, name: str) -> str:
         """Pointer to a tensor."""
+        if name in self.net.constants:
+            return self._constant(name)
         return f"m + {self.arena.offsets[name]}"
+
+    def _constant(self, name: str) -> str:
+        """A stored tensor, written once."""
+        values = self.net.constants[name]
+        if name not in self.bytes:
+            self.bytes[name] = values.nbytes
+            self.constants.append(
+                f"static const int8_t {name}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
+            )
+        return name
 
     def array(self, layer: IntegerLayer, name: str, values: NDArray[Any]) -> str:
         """Write a constant array and return its name."""
@@ -199,7 +217,7 @@ def _conv_structure(
     axes = (0, 1) if depthwise else (1, 2, 3)
     kernel = weight.shape[:2] if depthwise else weight.shape[1:3]
     _check_sums(layer, weight, bias, axes)
-    if not depthwise:  # the sum then takes values as they are, and padding as the zero point
+    if layer.kind == "conv":  # the sum then takes values as they are, and padding as the zero point
         bias = bias - source.zero_point * weight.astype(np.int64).sum(axes)
     depth = weight[0].size
     (top, _), (left, _) = layer.attributes["padding"]
@@ -370,14 +388,13 @@ def _rescale(text: Text, layer: IntegerLayer) -> str:
 
 def _concat(text: Text, layer: IntegerLayer) -> str:
     result = text.net.tensors[layer.output]
-    height, width, channels = result.shape
+    axis = layer.attributes["axis"]
+    many, apart = math.prod(result.shape[:axis]), math.prod(result.shape[axis:])
     calls, at = [], 0
     for n, (name, scale) in enumerate(zip(layer.inputs, layer.attributes["parts"], strict=True)):
         source = text.net.tensors[name]
-        run = source.shape[2]
-        head = (
-            f"{text.at(name)}, {text.at(result.name)} + {at}, {height * width}, {run}, {channels}"
-        )
+        run = math.prod(source.shape[axis:])
+        head = f"{text.at(name)}, {text.at(result.name)} + {at}, {many}, {run}, {apart}"
         if scale is None:
             calls.append(f"pj_runs({head});")
         else:
@@ -398,20 +415,78 @@ def _softmax(text: Text, layer: IntegerLayer) -> str:
 
 
 def _pad(text: Text, layer: IntegerLayer) -> str:
-    source = text.net.tensors[layer.inputs[0]]
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
     height, width, channels = source.shape
-    (top, bottom), (left, right) = layer.attributes["padding"]
+    (top, _), (left, _) = layer.attributes["padding"]
+    before, _ = layer.attributes.get("channels", (0, 0))
+    wide, deep = result.shape[1:]
+    first = (top * wide + left) * deep + before
     return (
-        f"pj_pad({text.at(source.name)}, {text.at(layer.output)}, {height}, {width * channels}, "
-        f"{top}, {bottom}, {left * channels}, {right * channels}, {source.zero_point});"
+        f"pj_pad({text.at(source.name)}, {text.at(result.name)}, {height}, {width}, {channels}, "
+        f"{wide}, {deep}, {first}, {result.size_bytes}, {source.zero_point});"
     )
 
 
-def _transpose(text: Text, layer: IntegerLayer) -> str:
-    height, width, channels = text.net.tensors[layer.inputs[0]].shape
-    pixels = height * width
+def _move(text: Text, layer: IntegerLayer) -> str:
+    counts, strides = layer.attributes["counts"], layer.attributes["strides"]
+    loops = np.array(list(zip(counts, strides, strict=True))[::-1], np.int32)
+    runs = math.prod(counts[:-1])
     return (
-        f"pj_transpose({text.at(layer.inputs[0])}, {text.at(layer.output)}, {pixels}, {channels});"
+        f"pj_move({text.at(layer.inputs[0])} + {layer.attributes['offset']}, "
+        f"{text.at(layer.output)}, {text.array(layer, 'loops', loops)}, {len(counts)}, {runs});"
+    )
+
+
+def _conv_transpose(text: Text, layer: IntegerLayer) -> str:
+    weight = layer.weights["weight"]
+    struct = _conv_structure(text, layer, as_rows(weight), 0, layer.output)
+    return (
+        f"pj_transposed({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
+        f"{layer.attributes['groups']});"
+    )
+
+
+def _matmul(text: Text, layer: IntegerLayer) -> str:
+    left, right, result = (text.net.tensors[n] for n in (*layer.inputs, layer.output))
+    many, rows, inner = left.shape
+    grids = [left.zero_point, right.zero_point, result.zero_point, *_clamped(layer).values()]
+    _check_product(layer, inner)
+    return (
+        f"pj_matmul({text.at(left.name)}, {text.at(right.name)}, {text.at(result.name)}, {many}, "
+        f"{rows}, {inner}, {result.shape[2]}, "
+        f"{_scale_array(text, layer, 'scale', layer.attributes['result'])}, "
+        f"{text.array(layer, 'grids', np.array(grids, np.int8))});"
+    )
+
+
+def _check_product(layer: IntegerLayer, inner: int) -> None:
+    """Refuse a product whose sums could leave 32 bits."""
+    shift = max(layer.attributes["result"][1], 0)
+    if inner * (HIGH - LOW) ** 2 << shift >= 1 << _Q31:
+        raise ExportError(
+            f"layer {layer.name!r}: sums over {inner} products may leave 32 bits while they are "
+            "rescaled; its scales are too far apart"
+        )
+
+
+def _resize(text: Text, layer: IntegerLayer) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    height, width, channels = source.shape
+    tables = [text.array(layer, k, layer.weights[k].astype(np.int32)) for k in ("rows", "columns")]
+    return (
+        f"pj_resize({text.at(source.name)}, {text.at(result.name)}, {height}, {width}, {channels}, "
+        f"{tables[0]}, {result.shape[0]}, {tables[1]}, {result.shape[1]});"
+    )
+
+
+def _layer_norm(text: Text, layer: IntegerLayer) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    height, width, channels = source.shape
+    gain, offset = (text.array(layer, k, layer.weights[k]) for k in ("gain", "offset"))
+    return (
+        f"pj_norm({text.at(source.name)}, {text.at(result.name)}, {height * width}, {channels}, "
+        f"{gain}, {offset}, {layer.attributes['shift']}, "
+        f"INT64_C({layer.attributes['epsilon']}), {result.zero_point});"
     )
 
 
@@ -429,5 +504,9 @@ _CALLS = {
     "concat": _concat,
     "softmax": _softmax,
     "pad": _pad,
-    "transpose": _transpose,
+    "move": _move,
+    "conv_transpose": _conv_transpose,
+    "matmul": _matmul,
+    "resize": _resize,
+    "layer_norm": _layer_norm,
 }

@@ -1,0 +1,104 @@
+"""From a quantized network to its integer form: channels last, pads and clamps fused.
+
+What only renames positions costs nothing: views, squeezes and permutations are run once on numbered
+positions, and where the order in memory stays the same, the result is the same tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, fx
+
+from penjing.graph.call import op_name
+from penjing.graph.folding import is_layer
+from penjing.quantization.integers import IntegerNet
+from penjing.quantization.lowering import layers, movement, pointwise, pooling, products
+from penjing.quantization.lowering.builder import Builder
+from penjing.quantization.network import CLAMPS, QuantizedNetwork
+
+__all__ = ["integers"]
+
+
+def integers(network: QuantizedNetwork) -> IntegerNet:
+    """The integer form of a quantized network.
+
+    Args:
+        network: All of it must run in integers.
+
+    Returns:
+        The form that `reference` executes and the compiler writes as C.
+
+    Raises:
+        ExportError: A node is computed in floats, or has no form here; the message names it, its
+            source line and the reason.
+    """
+    builder, program = Builder(network), network.program
+    outputs: list[str] = []
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in program.inputs:
+            _input(builder, node)
+        elif node.op == "call_function":
+            _visit(builder, node)
+        elif node.op == "output":
+            outputs = [builder.real(builder.value(n, node)).tensor for n in node.args[0]]
+    return IntegerNet(
+        tuple(builder.values[name].tensor for name in program.inputs),
+        tuple(outputs),
+        tuple(builder.layers),
+        builder.tensors,
+        builder.constants,
+    )
+
+
+def _input(builder: Builder, node: fx.Node) -> None:
+    readers = {op_name(user) for user in node.users}
+    builder.make(
+        node, builder.given(node), channels_first="linear" not in readers, grid=builder.grid(node)
+    )
+
+
+def _visit(builder: Builder, node: fx.Node) -> None:
+    value, network = node.meta.get("val"), builder.network
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return
+    if node.name in network.fallbacks:
+        raise builder.refuse(node, network.fallbacks[node.name])
+    name = op_name(node)
+    if name == "getitem":
+        movement.part(builder, node)
+        return
+    if not any(n.name in builder.values for n in node.all_input_nodes):
+        return
+    if name in CLAMPS and network.fused.get(node.all_input_nodes[0].name) == node.name:
+        builder.values[node.name] = builder.value(node.all_input_nodes[0], node)
+    elif is_layer(node):
+        layers.lower(builder, node)
+    else:
+        _HANDLERS.get(name, pointwise.table)(builder, node)
+
+
+_HANDLERS: Mapping[str, Callable[[Builder, fx.Node], None]] = {
+    **dict.fromkeys(movement.MOVES, movement.move),
+    "add": pointwise.binary,
+    "mul": pointwise.binary,
+    "sub": pointwise.binary,
+    "mean": pooling.mean,
+    "adaptive_avg_pool1d": pooling.mean,
+    "adaptive_avg_pool2d": pooling.mean,
+    "avg_pool1d": pooling.pool,
+    "avg_pool2d": pooling.pool,
+    "max_pool1d": pooling.pool,
+    "max_pool2d": pooling.pool,
+    "upsample_linear1d": pooling.resize,
+    "upsample_bilinear2d": pooling.resize,
+    "layer_norm": products.layer_norm,
+    "matmul": products.matmul,
+    "bmm": products.matmul,
+    "softmax": products.softmax,
+    "cat": movement.cat,
+    "concat": movement.cat,
+    "concatenate": movement.cat,
+    "pad": movement.pad,
+    "constant_pad_nd": movement.pad,
+}

@@ -1,0 +1,315 @@
+"""An integer network while it is made: values of nodes, and the layers that they need.
+
+Everything lies in memory as (height, width, channels). A value of the network says which of its
+tensors holds it and how: with its channels moved to the end, or in its own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from penjing.errors import ExportError
+from penjing.graph.call import Call, op_name, where
+from penjing.graph.folding import stored_names
+from penjing.quantization.formats import Grid
+from penjing.quantization.integers import (
+    HIGH,
+    LOW,
+    IntegerLayer,
+    IntegerTensor,
+    Shape,
+)
+from penjing.quantization.lowering.loops import loops_of
+from penjing.quantization.network import QuantizedNetwork
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+NO_PADDING: Padding = ((0, 0), (0, 0))
+
+_BYTE = 8
+
+
+def around(one: Padding, other: Padding) -> Padding:
+    """Two frames, one around the other."""
+    (a, b), (c, d) = one
+    (e, f), (g, h) = other
+    return ((a + e, b + f), (c + g, d + h))
+
+
+def pair(values: Any, default: int) -> tuple[int, int]:
+    """Height and width; one number of a one-dimensional op is its width."""
+    if values is None or (isinstance(values, (list, tuple)) and not values):
+        return (default, default)
+    if isinstance(values, int):
+        return (values, values)
+    numbers = [int(v) for v in values]
+    return (default, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a node yields, while the network is lowered.
+
+    Args:
+        tensor: Name of the tensor that holds it.
+        given: Its shape in the network, the batch left out.
+        channels_first: Whether the tensor has the channels of `given` moved to the end.
+        padding: Frame of zeros around the tensor that is not there yet.
+        flat: Whether the features of `tensor`, channels first, are meant.
+    """
+
+    tensor: str
+    given: tuple[int, ...]
+    channels_first: bool
+    padding: Padding = NO_PADDING
+    flat: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Dimensions, the batch included."""
+        return len(self.given) + 1
+
+
+def in_memory(positions: NDArray[Any], *, channels_first: bool) -> NDArray[Any]:
+    """Values `(batch, ...)` in the order in which they lie."""
+    if channels_first and positions.ndim > 2:
+        positions = np.moveaxis(positions, 1, -1)
+    return positions.reshape(-1)
+
+
+def shape_of(given: tuple[int, ...], *, channels_first: bool) -> Shape:
+    """Height, width, channels.
+
+    Args:
+        given: Shape in the network, the batch left out.
+        channels_first: Whether its channels come first.
+
+    Returns:
+        The shape in memory.
+
+    Raises:
+        ExportError: More than three dimensions.
+    """
+    if channels_first and len(given) > 1:
+        given = (*given[1:], given[0])
+    if len(given) > 3:
+        raise ExportError(f"a tensor of shape {given} has more than two positions per sample")
+    height, width, channels = (*(1,) * (3 - len(given)), *given)
+    return height, width, channels
+
+
+@dataclass(eq=False)
+class Builder:
+    """Values, layers and tensors, as far as the network was walked.
+
+    Args:
+        network: What is lowered.
+        values: Of the nodes that were visited.
+        layers: In order.
+        tensors: By name.
+        constants: Tensors that are stored, by name.
+    """
+
+    network: QuantizedNetwork
+    values: dict[str, Value] = field(default_factory=dict)
+    layers: list[IntegerLayer] = field(default_factory=list)
+    tensors: dict[str, IntegerTensor] = field(default_factory=dict)
+    constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ values
+
+    def value(self, node: Any, reader: fx.Node) -> Value:
+        """What a node yields.
+
+        Raises:
+            ExportError: It yields no integers; the message names the reader.
+        """
+        if not isinstance(node, fx.Node) or node.name not in self.values:
+            raise self.refuse(reader, f"its input {node} is no value of the network in integers")
+        return self.values[node.name]
+
+    def real(self, value: Value) -> Value:
+        """The value with its frame of zeros, in the order that it stands for."""
+        value = self.unflat(value)
+        if value.padding == NO_PADDING:
+            return value
+        tensor = self.tensors[value.tensor]
+        (top, bottom), (left, right) = value.padding
+        height, width, channels = tensor.shape
+        shape = (height + top + bottom, width + left + right, channels)
+        name = self._derived(tensor, "padded", shape, value.given, value.channels_first)
+        self.layers.append(
+            IntegerLayer("pad", f"pad_{name}", (tensor.name,), name, {"padding": value.padding})
+        )
+        return replace(value, tensor=name, padding=NO_PADDING)
+
+    def unflat(self, value: Value) -> Value:
+        """The value with its features in memory in the order that it stands for."""
+        if not value.flat:
+            return value
+        height, width, channels = self.tensors[value.tensor].shape
+        index = np.moveaxis(np.arange(height * width * channels).reshape(height * width, -1), 1, 0)
+        return self.moved(value.tensor, index, value.given, channels_first=False)
+
+    def arranged(self, value: Value, *, channels_first: bool) -> Value:
+        """The value with its channels where they are wanted."""
+        value = self.real(value)
+        if value.channels_first == channels_first or len(value.given) == 1:
+            return replace(value, channels_first=channels_first and len(value.given) > 1)
+        index = self.positions(value)
+        return self.moved(
+            value.tensor, in_memory(index, channels_first=channels_first), value.given,
+            channels_first=channels_first,
+        )  # fmt: skip
+
+    def positions(self, value: Value) -> NDArray[np.int64]:
+        """Where each number of a value lies in its tensor, `(1, *given)`."""
+        first = value.channels_first and len(value.given) > 1
+        laid = (*value.given[1:], value.given[0]) if first else value.given
+        index = np.arange(int(np.prod(value.given))).reshape(1, *laid)
+        return np.moveaxis(index, -1, 1) if first else index
+
+    def moved(
+        self, tensor: str, index: NDArray[Any], given: tuple[int, ...], *, channels_first: bool,
+        node: fx.Node | None = None,
+    ) -> Value:  # fmt: skip
+        """Numbers of a tensor at other places.
+
+        Args:
+            tensor: Where they are.
+            index: Positions in it, in the order of the result's memory.
+            given: Shape of the result in the network.
+            channels_first: Whether its channels are moved to the end.
+            node: Named when there is no such layer.
+
+        Returns:
+            The result.
+
+        Raises:
+            ExportError: The order is no nest of loops.
+        """
+        loops = loops_of(index)
+        if loops is None:
+            why = "it moves values in an order that no few loops make"
+            raise ExportError(why) if node is None else self.refuse(node, why)
+        shape = shape_of(given, channels_first=channels_first)
+        name = self._derived(self.tensors[tensor], "moved", shape, given, channels_first)
+        attributes = {"counts": loops.counts, "strides": loops.strides, "offset": loops.offset}
+        self.layers.append(IntegerLayer("move", f"move_{name}", (tensor,), name, attributes))
+        return Value(name, given, channels_first and len(given) > 1)
+
+    def _derived(
+        self, source: IntegerTensor, what: str, shape: Shape, given: tuple[int, ...], first: bool
+    ) -> str:
+        """A new tensor on the grid of another."""
+        name = f"{source.name}_{what}_{len(self.tensors)}"
+        self.tensors[name] = replace(
+            source, name=name, shape=shape, given=given, channels_first=first
+        )
+        return name
+
+    def make(
+        self, node: fx.Node, given: tuple[int, ...], *, channels_first: bool, grid: Grid,
+        shape: Shape | None = None,
+    ) -> Value:  # fmt: skip
+        """The tensor that a node's layer writes."""
+        found = shape_of(given, channels_first=channels_first) if shape is None else shape
+        first = channels_first and len(given) > 1
+        self.tensors[node.name] = IntegerTensor(
+            node.name, found, float(grid.scale), grid.zero_point, given, first
+        )
+        self.values[node.name] = Value(node.name, given, first)
+        return self.values[node.name]
+
+    def constant(
+        self, fqn: str, node: fx.Node, given: tuple[int, ...], *, channels_first: bool
+    ) -> str:
+        """A stored tensor, spread over a shape, as a tensor of the net."""
+        if fqn not in self.network.weights:
+            raise self.refuse(node, f"its operand {fqn!r} is not held in integers")
+        grid = self.network.weights[fqn]
+        if grid.bits > _BYTE or grid.axis is not None:
+            raise self.refuse(node, f"its operand {fqn!r} has {grid.bits} bits; only int8 is added")
+        whole = np.asarray(self.network.integers(fqn).numpy()).astype(np.int8)
+        spread = np.broadcast_to(whole, (1, *given))
+        name = f"{node.name}_constant"
+        shape = shape_of(given, channels_first=channels_first)
+        self.tensors[name] = IntegerTensor(
+            name, shape, float(grid.scale), grid.zero_point, given, channels_first
+        )
+        laid = in_memory(spread, channels_first=channels_first).reshape(shape)
+        self.constants[name] = np.ascontiguousarray(laid)
+        return name
+
+    # ------------------------------------------------------------------ what nodes say
+
+    def given(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of a node's value, the batch left out."""
+        return tuple(int(s) for s in self.network.program.shape(node)[1:])
+
+    def grid(self, node: fx.Node) -> Grid:
+        """Grid of a node's value.
+
+        Raises:
+            ExportError: It has none, or not of int8.
+        """
+        grid = self.network.grid_of(node)
+        if grid is None:
+            raise self.refuse(node, "its value is not held in integers")
+        if grid.bits > _BYTE or grid.axis is not None:
+            raise self.refuse(node, f"its value has {grid.bits} bits; only int8 has kernels")
+        return grid
+
+    def weight(self, node: fx.Node) -> NDArray[np.int8]:
+        """The weight of a layer as integers."""
+        fqn = stored_names(self.network.program, node)["weight"]
+        if fqn not in self.network.weights:
+            raise self.refuse(node, f"its weight {fqn!r} is not held in integers")
+        return np.asarray(self.network.integers(fqn).numpy()).astype(np.int8)
+
+    def clamp(self, node: fx.Node, grid: Grid) -> dict[str, int]:
+        """Bounds of the activation that a node is fused with."""
+        fused = self.network.fused.get(node.name)
+        if fused is None:
+            return {"low": LOW, "high": HIGH}
+        low, high = _bounds(self.network.program.nodes[fused])
+        return {
+            "low": LOW if low is None else int(grid.quantize(torch.tensor(low).double())),
+            "high": HIGH if high is None else int(grid.quantize(torch.tensor(high).double())),
+        }
+
+    def add(
+        self, kind: str, node: fx.Node, reads: tuple[str, ...], output: str,
+        attributes: Mapping[str, Any] | None = None,
+        weights: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:  # fmt: skip
+        """Append a layer."""
+        self.layers.append(
+            IntegerLayer(kind, node.name, reads, output, attributes or {}, weights or {})
+        )
+
+    def refuse(self, node: fx.Node, why: str) -> ExportError:
+        """The error that a node has no integer form."""
+        line = where(node)
+        at = f" ({line})" if line else ""
+        return ExportError(f"{op_name(node)} {node.name!r}{at} cannot run in integers: {why}")
+
+
+def _bounds(clamp: fx.Node) -> tuple[float | None, float | None]:
+    """What a clamp lets through."""
+    name, call = op_name(clamp), Call(clamp)
+    fixed: Mapping[str, tuple[float | None, float | None]] = {
+        "relu": (0.0, None),
+        "relu6": (0.0, 6.0),
+    }
+    if name in fixed:
+        return fixed[name]
+    low = call.arg("min_val" if name == "hardtanh" else "min") if name != "clamp_max" else None
+    high = call.arg("max_val" if name == "hardtanh" else "max") if name != "clamp_min" else None
+    return (None if low is None else float(low), None if high is None else float(high))
