@@ -3,7 +3,9 @@
     python bench/microcontrollers.py --network ic --form tflite
 
 One invocation adds one row per core. `tflite` compiles MLPerf Tiny's own int8 network, the very
-integers of the .tflite file; `dense` and `sparse` are penjing's from the float network.
+integers of the .tflite file; `dense` and `sparse` are penjing's from the float network; `pruned` is
+the network `ic` cut under bounds on MACs and RAM and distilled (see small_resnet8.py; about 15
+CPU-minutes, goes on where it was stopped).
 Instructions are counted in an emulator and are no cycles. Every program is first checked bit for
 bit against the Python reference; accuracy is that of the same program on this machine.
 
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from penjing.codegen.int8 import IntegerProgram, compile_integers
 from penjing.graph.capture import capture
@@ -31,7 +34,8 @@ from penjing.quantization.tflite import read_tflite
 from penjing.task import Calibration
 from penjing.verbs.sparsify import sparsify
 from record import Record, data_folder
-from workloads import BATCH, Workload, auc, workload
+from small_resnet8 import Choices, small
+from workloads import BATCH, Workload, auc, raw_training_images, workload
 
 CORES = ("cortex-m4", "cortex-m7", "cortex-m55")
 FILES = {
@@ -41,6 +45,7 @@ FILES = {
     "ad": "ad01_int8.tflite",
 }
 SAMPLES = 500
+WORKDIR = Path.home() / ".cache" / "penjing" / "small_resnet8"
 TIMEOUT_S = 60
 ASK_TFLM = """
 import sys
@@ -61,15 +66,19 @@ def tflm_arena(path: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def network(form: str, job: Workload, sparsity: float) -> IntegerNet:
-    """The integers to be compiled."""
+def network(form: str, job: Workload, sparsity: float) -> tuple[IntegerNet, dict[str, Any]]:
+    """The integers to be compiled, and what is to be said about how they were made."""
     if form == "tflite":
-        return read_tflite(data_folder() / "mlperf_tiny" / FILES[job.name])
+        return read_tflite(data_folder() / "mlperf_tiny" / FILES[job.name]), {}
     samples = job.calibration(0, SAMPLES)
-    model = job.model
+    model, told = job.model, {}
     if form == "sparse":
         model = sparsify(model, samples[:2], sparsity=sparsity, calibration=samples, seed=0).model
-    return integers(quantize_program(capture(model, samples[:2]), Calibration.of(samples)))
+    if form == "pruned":
+        model, told = small(job, *raw_training_images(), Choices(), WORKDIR)
+        told["float_quality"] = job.quality(job.correct(model))
+    net = integers(quantize_program(capture(model, samples[:2]), Calibration.of(samples)))
+    return net, told
 
 
 def quality(program: IntegerProgram, job: Workload) -> float:
@@ -120,24 +129,30 @@ def row(net: IntegerNet, core: str, optimize: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", choices=sorted(FILES), required=True)
-    parser.add_argument("--form", choices=["tflite", "dense", "sparse"], default="tflite")
+    forms = ["tflite", "dense", "sparse", "pruned"]
+    parser.add_argument("--form", choices=forms, default="tflite")
     parser.add_argument("--sparsity", type=float, default=0.7)
     parser.add_argument("--optimize", choices=["latency", "flash"], default="latency")
     options = parser.parse_args()
     record = Record(
         "microcontrollers",
         "What do int8 networks cost on microcontrollers: flash, RAM, executed instructions?",
-        "python bench/microcontrollers.py --network ic|vww|kws|ad --form tflite|dense|sparse",
+        "python bench/microcontrollers.py --network ic|vww|kws|ad "
+        "--form tflite|dense|sparse|pruned",
     )
+    if options.form == "pruned" and options.network != "ic":
+        raise SystemExit("only ic has training images: --network ic --form pruned")
+    torch.set_num_threads(1)
     key = {"network": options.network, "form": options.form, "optimize": options.optimize}
     key["sparsity"] = options.sparsity if options.form == "sparse" else 0.0
     if all(record.has(**key, core=core) for core in CORES):
         return
     job = workload(options.network)
-    net = network(options.form, job, options.sparsity)
+    net, told = network(options.form, job, options.sparsity)
     path = data_folder() / "mlperf_tiny" / FILES[options.network]
     shared = {
         **key,
+        **told,
         "metric": job.metric,
         "quality": quality(compile_integers(net, "host", options.optimize), job),
         "samples": len(job.test),

@@ -55,6 +55,55 @@ class Sequence(nn.Module):
         return self.head(torch.tanh(self.linear(x.transpose(1, 2))).mean(1))
 
 
+class OptionA(nn.Module):
+    """A shortcut that subsamples and pads channels, as in residual networks for CIFAR."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x):
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2))
+        return F.relu(shortcut + self.second(F.relu(self.first(x))))
+
+
+class Encoder(nn.Module):
+    """Attention with two heads, norms, a stored position and a token that is selected."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed, self.out, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.norm, self.last = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.position = nn.Parameter(torch.randn(1, 5, 8))
+
+    def forward(self, x):
+        x = x + self.position
+        batch, length, width = x.shape
+        parts = self.mixed(self.norm(x)).view(batch, length, 3, width).unbind(2)
+        q, k, v = (p.view(batch, length, 2, -1).transpose(1, 2) for p in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        x = x + self.out(mixed.reshape(batch, length, width))
+        return self.head(self.last(x)[:, 0])
+
+
+class Decoder(nn.Module):
+    """Transposed convolutions, resizing, and moves between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.mix = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(9, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 6, 4, 2, 1)
+        self.wide = nn.ConvTranspose2d(4, 4, 3, 2, 1, output_padding=1, groups=2)
+
+    def forward(self, x):
+        y = self.mix(torch.cat([F.relu(self.up(F.relu(self.down(x)))), x], 1))
+        one, other = F.channel_shuffle(y, 2).chunk(2, 1)
+        y = F.interpolate(one - other, scale_factor=2).flip(2)
+        y = F.interpolate(y, size=(7, 9), mode="bilinear", align_corners=False)
+        y = self.wide(y)
+        return torch.cat([y, y], 2)
+
+
 def quantized(model, example):
     return quantize_program(capture(model.eval(), example), Calibration.of(example))
 
@@ -62,6 +111,9 @@ def quantized(model, example):
 CASES = {
     "residual": (Residual, (8, 3, 15, 15)),
     "sequence": (Sequence, (8, 4, 20)),
+    "option A": (OptionA, (8, 3, 9, 9)),
+    "attention": (Encoder, (8, 5, 8)),
+    "decoder": (Decoder, (4, 3, 8, 8)),
     "linear": (lambda: nn.Sequential(nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)), (8, 9)),
 }
 

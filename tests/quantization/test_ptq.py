@@ -104,19 +104,19 @@ def test_a_layer_in_front_of_a_relu_is_fused_with_it() -> None:
     assert sorted(network.fused.values()) == sorted(relus)
 
 
-def test_a_layer_norm_stays_in_floats_and_is_named() -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
+def test_an_rms_norm_stays_in_floats_and_is_named() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8), nn.GELU(), nn.Linear(8, 3))
     network = _quantized(randomise(model, 0), torch.randn(32, 6))
     assert network.fallbacks == {
-        "layer_norm": "layer_norm has no integer form",
-        "gelu": "it follows layer_norm, which is computed in floats",
+        "rms_norm": "rms_norm has no integer form",
+        "gelu": "it follows rms_norm, which is computed in floats",
     }
 
 
 def test_a_float_result_is_quantized_where_a_layer_reads_it() -> None:
-    model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3))
+    model = nn.Sequential(nn.RMSNorm(6), nn.Linear(6, 3))
     network = _quantized(randomise(model, 0), torch.randn(32, 6))
-    assert "layer_norm" in network.activations
+    assert "rms_norm" in network.activations
 
 
 @pytest.mark.parametrize("act", [nn.Hardswish(), nn.Sigmoid(), nn.GELU()])
@@ -223,7 +223,7 @@ def test_an_overflow_is_named() -> None:
 
 def test_a_network_without_integer_ops_is_refused() -> None:
     with pytest.raises(StrategyError, match="nothing in the network has an integer form"):
-        _quantized(nn.LayerNorm(3), torch.randn(4, 3))
+        _quantized(nn.RMSNorm(3), torch.randn(4, 3))
 
 
 def test_int4_weights_take_half_a_byte() -> None:

@@ -33,8 +33,11 @@ SHARED_POOLS = frozenset(
         "max_pool1d",
         "max_pool2d",
         "max_pool3d",
+        "upsample_bilinear2d",
+        "upsample_linear1d",
     }
 )
+NORMS = frozenset({"layer_norm"})
 JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 MOVES = frozenset(
     {
@@ -197,7 +200,7 @@ class _Placer:
             return self._layer_obstacle(node)
         if name in {*BINARY, *PRODUCTS} and len(self._operands(node)) > 1:
             return self._binary_obstacle(node)
-        known = name in {*AVERAGES, *SHARED_POOLS, *JOINS, *MOVES, "softmax", *CLAMPS}
+        known = name in {*AVERAGES, *SHARED_POOLS, *JOINS, *MOVES, *NORMS, "softmax", *CLAMPS}
         if not known and not _is_pointwise(node):
             return f"{name} has no integer form"
         if name in {"pad", "constant_pad_nd"} and _pads_otherwise(node):
@@ -251,8 +254,10 @@ class _Placer:
         ]
 
     def _is_operand(self, node: fx.Node, stored: fx.Node) -> bool:
-        """Whether a stored tensor becomes integers: weights and operands, not biases."""
+        """Whether a stored tensor becomes integers: weights and operands, not biases and gains."""
         call = Call(node)
+        if op_name(node) in NORMS:
+            return False
         return is_real(stored) and not (is_layer(node) and call.arg("bias") is stored)
 
     def _join(self, node: fx.Node) -> None:

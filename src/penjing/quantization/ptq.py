@@ -20,6 +20,7 @@ from penjing.graph.folding import (
     norms_as_layers,
     stored_names,
 )
+from penjing.quantization.attention import attention_as_products
 from penjing.quantization.compensation import compensate
 from penjing.quantization.equalization import equalize
 from penjing.quantization.formats import Grid, fitting, stored_bits
@@ -106,9 +107,9 @@ def prepared(program: Program, settings: Settings) -> Program:
         settings: Say whether ranges are made alike.
 
     Returns:
-        Norms folded or made layers; node names stay.
+        Norms folded or made layers, attention written out; node names stay.
     """
-    folded = norms_as_layers(fold_norms(program))
+    folded = attention_as_products(norms_as_layers(fold_norms(program)))
     return equalize(folded) if settings.equalization else folded
 
 

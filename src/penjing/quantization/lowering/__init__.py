@@ -42,20 +42,26 @@ def integers(network: QuantizedNetwork) -> IntegerNet:
             _visit(builder, node)
         elif node.op == "output":
             outputs = [builder.real(builder.value(n, node)).tensor for n in node.args[0]]
-    return IntegerNet(
-        tuple(builder.values[name].tensor for name in program.inputs),
-        tuple(outputs),
-        tuple(builder.layers),
-        builder.tensors,
-        builder.constants,
-    )
+    return builder.net([builder.values[name].tensor for name in program.inputs], outputs)
 
 
 def _input(builder: Builder, node: fx.Node) -> None:
-    readers = {op_name(user) for user in node.users}
     builder.make(
-        node, builder.given(node), channels_first="linear" not in readers, grid=builder.grid(node)
+        node, builder.given(node), channels_first=not _is_read_last(node), grid=builder.grid(node)
     )
+
+
+def _is_read_last(node: fx.Node) -> bool:
+    """Whether the first layer or norm that reads a value works on its last dimension."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        for user in waiting.pop(0).users:
+            if is_layer(user) or op_name(user) == "layer_norm":
+                return op_name(user) in {"linear", "layer_norm"}
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def _visit(builder: Builder, node: fx.Node) -> None:

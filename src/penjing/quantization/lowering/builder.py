@@ -6,7 +6,7 @@ tensors holds it and how: with its channels moved to the end, or in its own orde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from penjing.quantization.integers import (
     HIGH,
     LOW,
     IntegerLayer,
+    IntegerNet,
     IntegerTensor,
     Shape,
 )
@@ -114,6 +115,7 @@ class Builder:
         layers: In order.
         tensors: By name.
         constants: Tensors that are stored, by name.
+        origins: Tensor that was moved -> the tensor it was moved from, and the positions there.
     """
 
     network: QuantizedNetwork
@@ -121,6 +123,23 @@ class Builder:
     layers: list[IntegerLayer] = field(default_factory=list)
     tensors: dict[str, IntegerTensor] = field(default_factory=dict)
     constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    origins: dict[str, tuple[str, NDArray[np.int64]]] = field(default_factory=dict)
+
+    def net(self, inputs: Sequence[str], outputs: Sequence[str]) -> IntegerNet:
+        """The network, without layers whose result nobody reads."""
+        read, kept = set(outputs), []
+        for layer in reversed(self.layers):
+            if layer.output in read:
+                kept.append(layer)
+                read.update(layer.inputs)
+        names = read.union(inputs)
+        return IntegerNet(
+            tuple(inputs),
+            tuple(outputs),
+            tuple(reversed(kept)),
+            {name: t for name, t in self.tensors.items() if name in names},
+            {name: c for name, c in self.constants.items() if name in names},
+        )
 
     # ------------------------------------------------------------------ values
 
@@ -194,7 +213,13 @@ class Builder:
         Raises:
             ExportError: The order is no nest of loops.
         """
+        index = np.asarray(index, np.int64).reshape(-1)
         loops = loops_of(index)
+        if tensor in self.origins:  # twice moved is once moved, where that is a nest of loops too
+            root, before = self.origins[tensor]
+            straight = loops_of(before[index])
+            if straight is not None:
+                tensor, index, loops = root, before[index], straight
         if loops is None:
             why = "it moves values in an order that no few loops make"
             raise ExportError(why) if node is None else self.refuse(node, why)
@@ -202,6 +227,7 @@ class Builder:
         name = self._derived(self.tensors[tensor], "moved", shape, given, channels_first)
         attributes = {"counts": loops.counts, "strides": loops.strides, "offset": loops.offset}
         self.layers.append(IntegerLayer("move", f"move_{name}", (tensor,), name, attributes))
+        self.origins[name] = (tensor, index)
         return Value(name, given, channels_first and len(given) > 1)
 
     def _derived(

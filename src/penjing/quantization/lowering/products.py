@@ -64,7 +64,7 @@ def layer_norm(b: Builder, node: fx.Node) -> None:
     made = b.make(node, source.given, channels_first=False, grid=grid)
     stored = {
         key: np.full(channels, default) if call.arg(key) is None else
-        b.network.program.tensors[b.network.program.stored[call.arg(key).name]].double().numpy()
+        b.network.program.tensors[b.network.program.stored[call.arg(key).name]].detach().double().numpy()
         for key, default in (("weight", 1.0), ("bias", 0.0))
     }  # fmt: skip
     attributes, weights = norm_scales(
