@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed
-from penjing.graph.call import Call, is_tensor, output_shapes, size_value, where
+from penjing.graph.call import Call, is_pointwise, is_tensor, output_shapes, size_value
 from penjing.graph.capture import Program, is_hinted
 from penjing.graph.movement import Move, is_movement
 from penjing.graph.recurrent import RECURRENT
@@ -23,7 +23,6 @@ from penjing.graph.rules import (
     Site,
     dead,
     fixed_outputs,
-    is_pointwise,
     locked,
     pointwise,
 )
@@ -48,6 +47,7 @@ class Analysis:
         self._labels: dict[str, list[Labels]] = {}
         self._constant: dict[str, bool] = {}
         self._values: dict[str, Any] = {}
+        self._open: set[str] = set()  # nodes with a size that depends on the data
         self._moves: set[str] = set()
         self._numbers = Numbers(self.atoms, self._carries)
         self._verdicts: Verdicts = {}
@@ -102,6 +102,8 @@ class Analysis:
             self._placeholder(node)
         elif node.op == "call_function":
             self._constant[node.name] = all(self._constant[n.name] for n in node.all_input_nodes)
+            if depends_on_data(node):
+                self._open.add(node.name)
             self._labels[node.name] = self._call(node)
         elif node.op == "output":
             for out in node.all_input_nodes:
@@ -151,11 +153,11 @@ class Analysis:
             assert isinstance(number, int)  # of an op's output
             self._numbers.pick(node, source, number)
             return [self._labels[source.name][number]]
-        if all(shape is None for shape in output_shapes(node)):
+        shapes = output_shapes(node)
+        if all(shape is None for shape in shapes):
             return []
-        site = Site(
-            Call(node), self.atoms, self.labels, self.is_constant, self.numbers, where(node)
-        )
+        known = [() if shape is None else shape for shape in shapes]
+        site = Site(Call(node), self.atoms, self.labels, self.is_constant, self.numbers, known)
         labels = self._outputs(site)
         self._numbers.visit(site)
         return labels
@@ -163,7 +165,7 @@ class Analysis:
     def _outputs(self, site: Site) -> list[Labels]:
         """Labels of the outputs of a call."""
         node, name = site.call.node, site.call.name
-        if any(depends_on_data(n) for n in [node, *node.all_input_nodes]):
+        if any(n.name in self._open for n in [node, *node.all_input_nodes]):
             return locked(site, "has a size that depends on the data")
         if name in MAKERS or name in EXPANDERS:
             return RULES[name](site)

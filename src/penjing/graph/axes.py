@@ -184,7 +184,18 @@ class Atoms:
 
     def is_live(self, dim: Dim) -> bool:
         """Whether any position may still be cut."""
-        return bool(self.live(dim).shape[1])
+        if dim.shape[1] == 0:
+            return False
+        block = self._block(dim)
+        return not block.lock if block is not None else bool(self.live(dim).shape[1])
+
+    def whole(self, dim: Dim) -> Dim | None:
+        """The plain distinct atoms that a dimension stands for; None where only `live` can tell.
+
+        The same array for every dimension that goes together with this one.
+        """
+        block = self._block(dim)
+        return None if block is None else block.labels
 
     def reason(self, atom: int) -> Reason:
         """Why `atom` is locked; "free" when it is not."""
@@ -226,7 +237,7 @@ class Atoms:
 
     def mark_normalised(self, dim: Dim) -> None:
         """May be cut, but not like zero-masking: statistics run over the kept units."""
-        self._normalised[self._atoms(dim)] = True
+        self._mark(self._normalised, dim)
 
     def demand(self, dim: Dim, least: int, reason: Reason) -> None:
         """May be cut as long as `least` positions stay."""
@@ -234,15 +245,24 @@ class Atoms:
 
     def mark_stream(self, dim: Dim) -> None:
         """Several branches add up here."""
-        self._stream[self._atoms(dim)] = True
+        self._mark(self._stream, dim)
+
+    def joined(self, left: Dim, right: Dim) -> bool:
+        """Unify two dimensions if nothing can come of it that needs a reason; whether it was done.
+
+        That is so for two whole free dimensions, which go together, and for two that never change.
+        """
+        if left is right or len(left) == 0 or left.shape[1] == right.shape[1] == 0:
+            return True
+        here, there = self._block(left), self._block(right)
+        if here is None or there is None or here.lock or there.lock:
+            return False
+        self._join(here, there)
+        return True
 
     def unify(self, left: Dim, right: Dim, reason: Reason) -> None:
         """Position by position, make two dimensions of equal length go together."""
-        if left is right or len(left) == 0:
-            return
-        here, there = self._block(left), self._block(right)
-        if here is not None and there is not None and not (here.lock or there.lock):
-            self._join(here, there)
+        if self.joined(left, right):
             return
         a, b = self.live(left), self.live(right)
         if a.shape[1] == 0 or b.shape[1] == 0:
@@ -324,6 +344,10 @@ class Atoms:
         return self.factor(labels, reason)
 
     # -------------------------------------------------------------- inside
+
+    def _mark(self, marks: NDArray[np.bool_], dim: Dim) -> None:
+        block = self._block(dim)
+        marks[block.atoms if block is not None else self._atoms(dim)] = True
 
     def _block(self, dim: Dim) -> _Block | None:
         """The whole dimension that `dim` stands for; None where its atoms differ in state."""

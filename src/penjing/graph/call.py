@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,34 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from penjing.graph.capture import concrete_shape, concrete_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What the schema of an ATen overload says; reading it from torch takes long.
+
+    Args:
+        name: ATen base name.
+        positions: Number of every argument by name.
+        defaults: Default of every argument that has one.
+        pointwise: Whether torch tags the op as element-wise.
+    """
+
+    name: str
+    positions: Mapping[str, int]
+    defaults: Mapping[str, Any]
+    pointwise: bool
+
+
+@cache
+def _signature(target: torch._ops.OpOverload) -> _Signature:
+    arguments = target._schema.arguments
+    return _Signature(
+        target._schema.name.split("::")[1],
+        {argument.name: position for position, argument in enumerate(arguments)},
+        {a.name: a.default_value for a in arguments if a.has_default_value()},
+        torch.Tag.pointwise in target.tags,
+    )
 
 
 def op_name(node: fx.Node) -> str:
@@ -21,9 +50,15 @@ def op_name(node: fx.Node) -> str:
         >>> op_name(graph.call_function(torch.ops.aten.add.Tensor, (1, 2)))
         'add'
     """
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target._schema.name.split("::")[1]
-    return getattr(node.target, "__name__", str(node.target))
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return _signature(target).name
+    return getattr(target, "__name__", str(target))
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether torch itself tags the op as element-wise."""
+    return isinstance(node.target, torch._ops.OpOverload) and _signature(node.target).pointwise
 
 
 def is_tensor(node: object) -> bool:
@@ -41,12 +76,21 @@ def output_shapes(node: fx.Node) -> list[tuple[int, ...] | None]:
 def where(node: fx.Node) -> str:
     """The user's source line of a node as `file.py:12`, empty when unknown."""
     trace = node.meta.get("stack_trace") or ""
-    lines = [row.strip() for row in trace.splitlines() if row.strip().startswith("File ")]
-    lines = [row for row in lines if "/torch/" not in row] or lines
-    if not lines:
-        return ""
-    parts = lines[-1].split('"')
-    number = lines[-1].partition("line ")[2].partition(",")[0]
+    innermost = ""
+    end = len(trace)
+    while (start := trace.rfind('File "', 0, end)) >= 0:
+        frame = trace[start:].partition("\n")[0]
+        innermost = innermost or frame
+        if "/torch/" not in frame:
+            return _place(frame)
+        end = start
+    return _place(innermost)
+
+
+def _place(frame: str) -> str:
+    """`File "/path/file.py", line 12, in forward` -> `file.py:12`; empty for anything else."""
+    parts = frame.split('"')
+    number = frame.partition("line ")[2].partition(",")[0]
     return f"{parts[1].rsplit('/', 1)[-1]}:{number}" if len(parts) > 1 and number else ""
 
 
@@ -66,28 +110,29 @@ class Call:
         return op_name(self.node)
 
     @property
-    def schema(self) -> Any:
-        """Schema of the overload, None for Python operators."""
-        return getattr(self.node.target, "_schema", None)
+    def _positions(self) -> Mapping[str, int]:
+        """Number of every argument by name; none for Python operators, which have no schema."""
+        target = self.node.target
+        return _signature(target).positions if isinstance(target, torch._ops.OpOverload) else {}
 
     def has(self, name: str) -> bool:
         """Whether the op has an argument of this name."""
-        return self.schema is not None and any(a.name == name for a in self.schema.arguments)
+        return name in self._positions
 
     def arg(self, name: str, default: Any = None) -> Any:
         """An argument by its schema name, else the schema's default, else `default`."""
-        for position, argument in enumerate(self.schema.arguments):
-            if argument.name == name:
-                if position < len(self.node.args):
-                    return self.node.args[position]
-                fallback = argument.default_value if argument.has_default_value() else default
-                given = self.node.kwargs.get(name, fallback)
-                return default if given is None else given
-        return default
+        position = self._positions.get(name)
+        if position is None:
+            return default
+        if position < len(self.node.args):
+            return self.node.args[position]
+        target: Any = self.node.target
+        given = self.node.kwargs.get(name, _signature(target).defaults.get(name, default))
+        return default if given is None else given
 
     def set_arg(self, name: str, value: Any) -> None:
         """Replace an argument of the node."""
-        position = [a.name for a in self.schema.arguments].index(name)
+        position = self._positions[name]
         if position < len(self.node.args):
             self.node.update_arg(position, value)
         else:

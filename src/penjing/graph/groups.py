@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -37,8 +37,36 @@ class Place(NamedTuple):
     factor: int
 
 
-_Owned = tuple[Place, NDArray[np.int64], NDArray[np.int64]]
-"""A place, its positions with a free atom, and those atoms."""
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A place where free atoms lie.
+
+    Args:
+        place: The place.
+        number: Of the dimension, in the order of the stored tensors.
+        positions: Those with a free atom.
+        atoms: Their atoms.
+    """
+
+    place: Place
+    number: int
+    positions: NDArray[np.int64]
+    atoms: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _Set:
+    """Interchangeable atoms.
+
+    Args:
+        atoms: In the order of their first positions.
+        first: Number of the first dimension that they own, factor and first position in it.
+        slices: What they own.
+    """
+
+    atoms: NDArray[np.int64]
+    first: tuple[int, int, int]
+    slices: list[Slice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,55 +94,75 @@ def find_units(analysis: Analysis) -> list[Units]:
     Returns:
         One entry per group of at least two units that owns part of a parameter.
     """
-    places = _places(analysis)
-    owned, number = _alike(analysis, places)
-    at: list[list[tuple[Place, NDArray[np.int64]]]] = [[] for _ in owned]
-    unit = np.empty(len(analysis.atoms), np.int64)
-    for atoms in owned:
-        unit[atoms] = np.arange(len(atoms))
-    for place, positions, column in places:
-        order = np.lexsort((positions, unit[column], number[column]))
-        groups, starts = np.unique(number[column[order]], return_index=True)
-        for group, part in zip(
-            groups.tolist(), np.split(positions[order], starts[1:]), strict=True
-        ):
-            at[group].append((place, part.reshape(len(owned[group]), -1)))
     outputs = _output_dims(analysis)
     found: list[Units] = []
     names: dict[str, int] = defaultdict(int)
     kinds = Kinds(analysis)
-    for atoms, owns in zip(owned, at, strict=True):
-        if len(atoms) < 2 or not any(p.tensor in analysis.program.parameters for p, _ in owns):
+    for one in _sets(analysis):
+        if len(one.atoms) < 2 or not any(
+            part.tensor in analysis.program.parameters for part in one.slices
+        ):
             continue
-        maker = next((p for p, _ in owns if outputs.get(p.tensor) == p.dim), owns[0][0])
+        maker = next((s for s in one.slices if outputs.get(s.tensor) == s.dim), one.slices[0])
         name = maker.tensor.removesuffix(".weight")
         names[name] += 1
         label = name if names[name] == 1 else f"{name}#{names[name]}"
-        units = _units(analysis, label, owns, atoms)
-        kind = kinds.of(units.group, units.atoms)
-        found.append(replace(units, group=replace(units.group, kind=kind)))
+        found.append(_units(analysis, kinds, label, one))
     least = least_units(analysis.atoms, [units.atoms for units in found])
     return [
-        replace(units, group=replace(units.group, least=n.units, least_why=n.why))
+        units
+        if n.units == 1
+        else replace(units, group=replace(units.group, least=n.units, least_why=n.why))
         for units, n in zip(found, least, strict=True)
     ]
 
 
-def _units(
-    analysis: Analysis,
-    name: str,
-    owns: Sequence[tuple[Place, NDArray[np.int64]]],
-    atoms: NDArray[np.int64],
-) -> Units:
+def _units(analysis: Analysis, kinds: Kinds, name: str, one: _Set) -> Units:
     algebra = analysis.atoms
     group = Group(
         name=name,
-        units=len(atoms),
-        slices=tuple(_slice(place, positions) for place, positions in owns),
-        scope="residual" if algebra.is_stream(atoms).any() else "inner",
-        exact=not algebra.is_normalised(atoms).any(),
+        units=len(one.atoms),
+        slices=tuple(one.slices),
+        scope="residual" if algebra.is_stream(one.atoms).any() else "inner",
+        exact=not algebra.is_normalised(one.atoms).any(),
     )
-    return Units(group, atoms)
+    kind = kinds.of(group, one.atoms)
+    return Units(group if kind == group.kind else replace(group, kind=kind), one.atoms)
+
+
+def _sets(analysis: Analysis) -> list[_Set]:
+    """Interchangeable atoms with what they own, in the order of their first places.
+
+    Atoms that were only ever handled as one whole dimension are a set without being looked at.
+    """
+    mixed, dims = _mixed(analysis)
+    alone: dict[int, _Set | None] = {}
+    places: list[_Owned] = []
+    for number, (fqn, axis, dim) in enumerate(_stored_dims(analysis)):
+        whole = analysis.atoms.whole(dim)
+        if whole is not None and id(whole) not in alone:
+            atoms = whole[:, 0]
+            alone[id(whole)] = None if mixed[atoms].any() else _Set(atoms, (number, 0, 0), [])
+        one = None if whole is None else alone[id(whole)]
+        if one is None:
+            places += _owned(Place(fqn, axis, 0), number, analysis.atoms.live(dim))
+        else:
+            one.slices.append(Slice(fqn, axis))
+    found = [one for one in alone.values() if one is not None]
+    return sorted([*found, *_alike(len(analysis.atoms), places, dims)], key=lambda one: one.first)
+
+
+def _mixed(analysis: Analysis) -> tuple[NDArray[np.bool_], list[Dim]]:
+    """Atoms that lie beside others or apart from their own in some dimension; these dimensions."""
+    mixed = np.zeros(len(analysis.atoms), bool)
+    dims: list[Dim] = []
+    for dim in _distinct_dims(analysis):
+        if analysis.atoms.whole(dim) is None:
+            live = analysis.atoms.live(dim)
+            if live.size:
+                mixed[live[live >= 0]] = True
+                dims.append(live)
+    return mixed, dims
 
 
 def _slice(place: Place, positions: NDArray[np.int64]) -> Slice:
@@ -124,57 +172,93 @@ def _slice(place: Place, positions: NDArray[np.int64]) -> Slice:
     return Slice(place.tensor, place.dim, tuple(tuple(row) for row in positions.tolist()))
 
 
-def _places(analysis: Analysis) -> list[_Owned]:
-    """Every factor of every dimension of every stored tensor, with the free atoms in it."""
-    found: list[_Owned] = []
+def _stored_dims(analysis: Analysis) -> Iterator[tuple[str, int, Dim]]:
+    """Every dimension of every stored tensor that may still be cut."""
     for node in analysis.program.graph.nodes:
         fqn = analysis.program.stored.get(node.name)
-        if node.op != "placeholder" or fqn is None:
-            continue
-        for axis, dim in enumerate(analysis.labels(node)):
-            live = analysis.atoms.live(dim)
-            for factor in range(live.shape[1]):
-                column = live[:, factor]
-                positions = np.flatnonzero(column >= 0)
-                if len(positions):
-                    found.append((Place(fqn, axis, factor), positions, column[positions]))
-    return found
+        if node.op == "placeholder" and fqn is not None:
+            for axis, dim in enumerate(analysis.labels(node)):
+                if analysis.atoms.is_live(dim):
+                    yield fqn, axis, dim
 
 
-def _alike(
-    analysis: Analysis, places: Sequence[_Owned]
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Atoms that lie in the same places and dimensions, equally often.
+def _owned(place: Place, number: int, live: Dim) -> Iterator[_Owned]:
+    """Every factor of a dimension with its free atoms."""
+    for factor in range(live.shape[1]):
+        column = live[:, factor]
+        positions = np.flatnonzero(column >= 0)
+        if len(positions):
+            yield _Owned(place._replace(factor=factor), number, positions, column[positions])
+
+
+def _alike(size: int, places: Sequence[_Owned], dims: Sequence[Dim]) -> list[_Set]:
+    """Sets of atoms that lie in the same places and dimensions, equally often.
 
     Where an atom lies is told by a sum of random 64-bit numbers, one for each place and one for
     each dimension and count.
 
+    Args:
+        size: Number of atoms.
+        places: Of stored tensors.
+        dims: Dimensions of all tensors, in free atoms.
+
     Returns:
-        Atoms of each set in the order of their first positions, sets in the order of their first
-        places; and for every atom the number of its set.
+        Atoms of each set in the order of their first positions.
     """
     generator = np.random.default_rng(0)
-    mark = np.zeros(len(analysis.atoms), np.uint64)
-    first = np.full(len(analysis.atoms), np.iinfo(np.int64).max)
-    for place, (_, positions, column) in reversed(list(enumerate(places))):
-        mark[column] += generator.integers(
+    mark = np.zeros(size, np.uint64)
+    first = np.full(size, np.iinfo(np.int64).max)
+    for rank, owned in reversed(list(enumerate(places))):
+        mark[owned.atoms] += generator.integers(
             2**64, dtype=np.uint64
         )  # once, however often it lies there
-        first[column[::-1]] = (place << 40) + positions[::-1]
-    owned = np.flatnonzero(first < np.iinfo(np.int64).max)
-    for dim in _distinct_dims(analysis):
-        live = analysis.atoms.live(dim)
+        first[owned.atoms[::-1]] = (rank << 40) + owned.positions[::-1]
+    there = np.flatnonzero(first < np.iinfo(np.int64).max)
+    for live in dims:
         atoms, counts = np.unique(live[live >= 0], return_counts=True)
-        numbers = generator.integers(2**64, size=int(counts.max(initial=0)) + 1, dtype=np.uint64)
+        numbers = generator.integers(2**64, size=int(counts.max()) + 1, dtype=np.uint64)
         mark[atoms] += numbers[counts]
-    order = owned[np.argsort(first[owned])]
+    order = there[np.argsort(first[there])]
     _, start, inverse = np.unique(mark[order], return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(start))
-    number = np.full(len(analysis.atoms), -1)
-    number[order] = rank[inverse]
+    number = np.full(size, -1)
+    number[order] = np.argsort(np.argsort(start))[inverse]
     by_set = order[np.argsort(number[order], kind="stable")]
     ends = np.cumsum(np.bincount(number[order], minlength=len(start)))[:-1]
-    return (np.split(by_set, ends) if len(by_set) else []), number
+    split = np.split(by_set, ends) if len(by_set) else []
+    return _with_slices(split, number, first, places)
+
+
+def _with_slices(
+    split: Sequence[NDArray[np.int64]],
+    number: NDArray[np.int64],
+    first: NDArray[np.int64],
+    places: Sequence[_Owned],
+) -> list[_Set]:
+    """Sets with what their units remove in every place.
+
+    Args:
+        split: Atoms of each set.
+        number: Set of each atom.
+        first: Place and position where each atom lies first, in one number.
+        places: All places.
+    """
+    unit = np.empty(len(number), np.int64)
+    found: list[_Set] = []
+    for atoms in split:
+        unit[atoms] = np.arange(len(atoms))
+        place, position = divmod(int(first[atoms[0]]), 1 << 40)
+        where = (places[place].number, places[place].place.factor, position)
+        found.append(_Set(atoms, where, []))
+    for owned in places:
+        column = owned.atoms
+        order = np.lexsort((owned.positions, unit[column], number[column]))
+        sets, starts = np.unique(number[column[order]], return_index=True)
+        for one, part in zip(
+            sets.tolist(), np.split(owned.positions[order], starts[1:]), strict=True
+        ):
+            rows = part.reshape(len(split[one]), -1)
+            found[one].slices.append(_slice(owned.place, rows))
+    return found
 
 
 def _distinct_dims(analysis: Analysis) -> list[Dim]:

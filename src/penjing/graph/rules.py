@@ -13,11 +13,10 @@ from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
 from types import MappingProxyType
 
-import torch
 from torch import fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed, join, product
-from penjing.graph.call import Call, is_tensor, op_name, output_shapes
+from penjing.graph.call import Call, is_tensor, op_name, output_shapes, where
 
 Labels = list[Dim]
 
@@ -32,7 +31,7 @@ class Site:
         labels_of: Labels of an argument node.
         is_constant: Whether a node does not depend on the user's inputs.
         numbers: The dimension whose positions the values of an integer node are, if any.
-        where: Source line.
+        shapes: Shapes of the outputs.
     """
 
     call: Call
@@ -40,7 +39,7 @@ class Site:
     labels_of: Callable[[fx.Node], Labels]
     is_constant: Callable[[fx.Node], bool]
     numbers: Callable[[fx.Node], Dim | None]
-    where: str
+    shapes: Sequence[tuple[int, ...]]
 
     def labels(self, name: str) -> Labels | None:
         """Labels of the argument called `name`; None when it was not given."""
@@ -51,23 +50,20 @@ class Site:
         """Labels of an argument that is always there."""
         return self.labels_of(self.call.arg(name))
 
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the outputs."""
-        return [s if s is not None else () for s in output_shapes(self.call.node)]
-
     def reason(self, what: str = "") -> Reason:
         """This op, with a cause, as a reason."""
-        return Reason(f"{self.call.name} {what}".strip(), self.where)
+        return Reason(f"{self.call.name} {what}".strip(), where(self.call.node))
 
     def unify(self, left: Dim, right: Dim, what: str = "") -> None:
         """Make two dimensions go together."""
-        self.atoms.unify(left, right, self.reason(what))
+        if not self.atoms.joined(left, right):
+            self.atoms.unify(left, right, self.reason(what))
 
     def lock(self, dims: Sequence[Dim], what: str) -> None:
         """Never cut these dimensions."""
         for dim in dims:
-            self.atoms.lock(dim, self.reason(what))
+            if self.atoms.is_live(dim):
+                self.atoms.lock(dim, self.reason(what))
 
     def axes(self, name: str = "dim", rank: int | None = None) -> list[int]:
         """Axis numbers (>= 0) of an argument, an int or a list; all axes when absent or empty."""
@@ -563,10 +559,3 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 def dead(site: Site) -> bool:
     """Whether nothing that the op reads may still be cut."""
     return not any(site.atoms.is_live(dim) for n in site.call.tensors for dim in site.labels_of(n))
-
-
-def is_pointwise(node: fx.Node) -> bool:
-    """Whether torch itself tags the op as element-wise."""
-    return (
-        isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    )
