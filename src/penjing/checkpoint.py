@@ -33,15 +33,12 @@ from penjing.graph.codec import from_json, tensors_of, to_json
 from penjing.graph.form import graph_form, identity
 from penjing.graph.network import Network
 from penjing.plan import Plan
-from penjing.pruning.depth import remove_blocks
+from penjing.pruning.depth import cut_by, shorten_whole
 from penjing.pruning.packing import Packed, described, from_description, pack, unpack
 from penjing.pruning.pretrained import describe_config
-from penjing.pruning.result import shrink_whole
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.storage import from_storage, to_storage
 from penjing.record import Record, attach, make_example, record_of
-from penjing.verbs.depth import Depth, is_of_blocks, remove
-from penjing.verbs.preparation import Choices
 
 SPEC = "spec.json"
 SPEC_VERSION = 2
@@ -460,13 +457,9 @@ def _apply(model: nn.Module, plan: Plan, saved: Saved) -> None:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         example = saved.record.example_inputs(device)
-        if is_of_blocks(plan):
-            depth = Depth.of(model, example, Choices(), None)
-            remove_blocks(model, remove(depth, None, plan).made.model)
-        else:
-            cut = Network.of(model, example).cut(plan)
-            shrink_whole(model, cut)
-            describe_config(model, model, cut)
+        cut = cut_by(Network.of(model, example), plan)
+        shorten_whole(model, cut)
+        describe_config(model, model, cut)
     except (PlanError, InputError) as error:
         raise CheckpointError(f"the plan in {saved.path} does not fit model=: {error}") from error
 

@@ -12,8 +12,20 @@ from penjing.errors import PlanError
 
 Scope = Literal["inner", "residual"]
 
-Kind = Literal["channels", "neurons", "heads", "head dims", "embedding", "hidden units", "experts"]
+Kind = Literal[
+    "channels",
+    "neurons",
+    "heads",
+    "head dims",
+    "embedding",
+    "hidden units",
+    "experts",
+    "blocks",
+]
 """What the units of a group are."""
+
+BLOCKS = "blocks"
+"""Name of the group whose units are whole residual branches, and their kind."""
 
 PLAN_VERSION = 1
 STRIP = 60  # characters of a strip
@@ -72,7 +84,7 @@ class Group:
             (statistics then run over the units that are kept).
         kind: What the units are: channels of convolutions, neurons, attention heads, dimensions of
             every head, the width of an embedding, hidden units of a recurrent layer, experts that
-            data is routed to.
+            data is routed to, whole residual branches.
         least: Fewest units that must stay, in 1..units.
         least_why: The op that needs so many, with its source line; empty where one is enough.
     """

@@ -17,21 +17,36 @@ from penjing.errors import ExportError
 KERNELS = (DenseLinear(vectors=2), WindowLinear())
 
 
-def linear(sparsity: float) -> Net:
-    """One linear layer of 64 inputs and 32 outputs."""
+RANDOM = np.random.RandomState(0)
+ROW, COLUMN = np.ogrid[:32, :64]
+
+
+def linear(kept: float | np.ndarray) -> Net:
+    """One linear layer of 64 inputs and 32 outputs, some or those weights kept."""
     random = np.random.RandomState(0)
-    weight = random.randn(32, 64).astype(np.float32) * (random.rand(32, 64) >= sparsity)
+    mask = kept if isinstance(kept, np.ndarray) else random.rand(32, 64) < kept
+    weight = random.randn(32, 64).astype(np.float32) * mask
     layer = Layer("linear", "one", ("x",), ("y",), {"activation": None}, {"weight": weight})
     return Net(("x",), ("y",), (layer,), {"x": Tensor("x", (1, 64)), "y": Tensor("y", (1, 32))})
 
 
-def test_zeros_change_the_kernel_of_a_layer() -> None:
-    names = [choose(linear(s), host_kernels(), HOST, "latency")["one"].name for s in (0.0, 0.98)]
-    assert names == ["dense_linear", "window_linear"]
+PATTERNS = {
+    "dense": (np.ones((32, 64)), "dense_linear"),
+    "element": ((COLUMN // 16 == ROW % 4) & (COLUMN % 16 < 12), "window_linear"),
+    "2:4": (np.tile([1, 0, 0, 1], (32, 16)), "run_linear"),
+    "block": (np.repeat(RANDOM.rand(2, 64) < 0.2, 16, axis=0), "block_linear"),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_zeros_change_the_kernel_of_a_layer(pattern: str) -> None:
+    kept, wanted = PATTERNS[pattern]
+    chosen = choose(linear(kept), host_kernels(), HOST, "latency")["one"]
+    assert chosen.name == wanted
 
 
 def test_flash_goes_by_bytes_of_constants() -> None:
-    names = [choose(linear(s), KERNELS, HOST, "flash")["one"].name for s in (0.3, 0.8)]
+    names = [choose(linear(s), KERNELS, HOST, "flash")["one"].name for s in (0.7, 0.2)]
     assert names == ["dense_linear", "window_linear"]
 
 

@@ -92,11 +92,12 @@ def test_repair_makes_up_for_what_is_gone() -> None:
 
 def test_as_many_go_as_a_budget_needs() -> None:
     pruned = shallow(Deep().eval(), constraints={"macs": "60%"})
-    assert (pruned.report.data.groups[0].kept, len(pruned.plan.drop["blocks"])) == (2, 2)
+    (row,) = [g for g in pruned.report.data.groups if g.name == "blocks"]
+    assert (row.kept, len(pruned.plan.drop["blocks"])) == (2, 2)
 
 
 def test_a_budget_that_no_depth_meets_names_what_does() -> None:
-    with pytest.raises(InfeasibleError, match="blocks may go"):
+    with pytest.raises(InfeasibleError, match="cannot be met"):
         shallow(Deep().eval(), constraints={"macs": "5%"})
 
 
@@ -132,11 +133,6 @@ def test_a_shallow_network_is_saved_and_loaded_into_its_class(tmp_path: Path) ->
     torch.testing.assert_close(loaded(X), pruned.model(X))
 
 
-def test_depth_and_widths_are_two_calls() -> None:
-    with pytest.raises(StrategyError, match="a call of their own"):
-        pj.prune(Deep().eval(), X, pruning_ratio=0.5, scope={"depth", "inner"}, calibration=[DATA])
-
-
 def test_a_shallow_network_can_be_cut_in_width_as_well() -> None:
     first = shallow(Deep().eval(), pruning_ratio=0.25)
     second = pj.prune(first.model, X, pruning_ratio=0.5, calibration=[DATA])
@@ -149,5 +145,5 @@ def test_without_data_there_is_nothing_to_judge_by() -> None:
 
 
 def test_a_network_without_branches_says_so() -> None:
-    with pytest.raises(StrategyError, match="no block can be removed"):
+    with pytest.raises(StrategyError, match="no branch can go whole"):
         pj.prune(nn.Linear(6, 2), X, pruning_ratio=0.25, scope="depth", calibration=[DATA])

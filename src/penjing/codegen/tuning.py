@@ -1,8 +1,8 @@
 """Measuring kernels on this machine: every candidate of a layer alone, kept on disk.
 
-Layers that differ in their weights' values only share a measurement, and so do those whose numbers
-of nonzeros are within a few percent. The key of a stored time holds the layer's sizes, the
-kernel's text, compiler, flags and processor, so that a stale one is never found.
+Layers that differ in their weights' values only share a measurement, and so do those whose lists
+of nonzeros are equally long within a few percent. The key of a stored time holds the layer's sizes,
+the kernel's text, compiler, flags and processor, so that a stale one is never found.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from penjing.codegen.kernels.standalone import Alone, alone
 from penjing.codegen.runtime import aligned
 from penjing.codegen.targets import Target
 
-CANDIDATES, FARTHEST = 6, 4.0
+CANDIDATES, FARTHEST = 8, 4.0
 """Measured per layer: the most promising, as far as their estimates are within this factor."""
 STEP = 1.06
-"""Layers whose nonzeros differ by less are taken as equal."""
+"""Lists whose lengths differ by less are taken as equal."""
 BURST_SECONDS, BURSTS = 3e-4, 9
 """One timed burst of calls, and how many; the fastest counts."""
 
@@ -93,16 +93,22 @@ def measured(
 
 def _key(net: Net, layer: Layer, program: Alone, target: Target) -> str:
     compiler = find_compiler(target)
-    kept = np.count_nonzero(layer.weights["weight"])
-    call = program.code.call.replace(program.name.removeprefix("run_"), "")
+    own = program.name.removeprefix("run_")
+    call = program.code.call.replace(own, "")
+    constants = [(b.name.replace(own, ""), b.values.dtype, _step(b)) for b in program.code.blobs]
     parts = [
         layer.kind, str([net.tensors[n].shape for n in (*layer.inputs, *layer.outputs)]),
         str(sorted(layer.attributes.items(), key=lambda item: item[0])),
-        str(round(math.log(kept + 1) / math.log(STEP))), str(sorted(program.code.functions)),
+        str(constants), str(sorted(program.code.functions)),
         "".join(program.code.functions.values()), call,
         compiler_version(compiler), " ".join(target.flags), cpu_name(),
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _step(blob: Blob) -> int:
+    """Its length, to a few percent."""
+    return round(math.log(blob.values.size) / math.log(STEP))
 
 
 def _times(net: Net, layer: Layer, candidates: Sequence[Candidate], target: Target) -> list[float]:

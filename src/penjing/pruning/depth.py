@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from penjing.errors import VerificationError
 from penjing.figures import Proof
 from penjing.graph.blocks import Block, silenced, without
 from penjing.graph.capture import Program
 from penjing.graph.form import graph_form
-from penjing.pruning.result import FAILURES, Made, module_difference, wide_difference
+from penjing.graph.network import Cut, Network
+from penjing.plan import BLOCKS, Groups, Plan
+from penjing.pruning.ablation import Branches
+from penjing.pruning.result import (
+    FAILURES,
+    Made,
+    make,
+    module_difference,
+    shrink_whole,
+    wide_difference,
+)
 from penjing.pruning.surgery import write_tensors
 from penjing.pruning.verify import TOLERANCE, random_like, randomised, relative_difference
 
-SAMPLES = 256  # that an ablation looks at
-AT_ONCE = 64  # samples in one run
-TINY = 1e-30
 REAL_TOLERANCE = 1e-4  # float32, between forms on the real weights
 
 
@@ -47,6 +54,33 @@ class Nothing(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
+class Shortened(Cut):
+    """One plan applied to the graph of a network: units go, and whole branches.
+
+    Args:
+        blocks: The branches.
+    """
+
+    blocks: tuple[Block, ...]
+
+    @cached_property
+    def widths(self) -> Cut:
+        """The cut of the units alone."""
+        drop = {name: units for name, units in self.plan.drop.items() if name != BLOCKS}
+        return Cut(self.network, replace(self.plan, drop=drop))
+
+    @property
+    def kept(self) -> Any:
+        """Positions of a dimension that stay."""
+        return self.widths.kept
+
+    @cached_property
+    def program(self) -> Program:
+        """The cut program without the branches; node names stay."""
+        return without(self.widths.program, self.blocks)
+
+
+@dataclass(frozen=True, eq=False)
 class Shallower:
     """A network and the same without some blocks.
 
@@ -63,45 +97,80 @@ class Shallower:
         """The network without the blocks; node names stay."""
         return without(self.dense, self.blocks)
 
-    def slice_like(self, node: str, value: Tensor) -> Tensor:  # noqa: ARG002 - repair's protocol
-        """All of it: widths stay."""
-        return value
+
+def with_branches(groups: Groups, branches: Branches | None) -> Groups:
+    """The groups of a network, whole branches among them where some may go."""
+    if branches is None or not branches.removable:
+        return groups
+    return replace(groups, groups=(*groups.groups, branches.group))
 
 
-def ablated(
-    program: Program, blocks: Sequence[Block], gone: Sequence[Block], batches: Sequence[list[Any]]
-) -> list[float]:
-    """What the outputs lose when one more block goes.
+def cut_by(network: Network, plan: Plan) -> Cut:
+    """Apply a plan to the graph of a network; no module is touched.
 
     Args:
-        program: The network.
-        blocks: Candidates.
-        gone: Blocks that are gone already.
-        batches: Flat inputs.
+        network: The network.
+        plan: What goes; whole branches too where it names them.
 
     Returns:
-        Per candidate the squared error of all floating outputs over their energy about the mean.
+        The cut, a `Shortened` where branches go.
 
-    Source:
-        Ablation of whole layers, as NetAdapt (Yang et al. 2018, arXiv:1804.03230) does of widths;
-        here by the outputs alone, without labels.
+    Raises:
+        PlanError: The plan was made for another network.
     """
-    found = []
-    with torch.no_grad():
-        wanted = [_floating(program.run(batch)) for batch in batches]
-        for block in blocks:
-            shallow = without(program, [*gone, block])
-            wrong = energy = 0.0
-            for batch, want in zip(batches, wanted, strict=True):
-                for mine, theirs in zip(_floating(shallow.run(batch)), want, strict=True):
-                    wrong += float((mine - theirs).double().square().sum())
-                    energy += float((theirs - theirs.mean(0)).double().square().sum())
-            found.append(wrong / max(energy, TINY))
-    return found
+    branches = Branches.of(network.program) if BLOCKS in plan.units else None
+    plan.check(with_branches(network.groups, branches))
+    if branches is None or not plan.drop.get(BLOCKS):
+        return Cut(network, plan)
+    return Shortened(network, plan, branches.chosen(plan))
 
 
-def _floating(outputs: Sequence[Any]) -> list[Tensor]:
-    return [v for v in outputs if isinstance(v, Tensor) and v.is_floating_point()]
+def shorten_whole(model: nn.Module, cut: Cut) -> None:
+    """Cut a network in place by a plan that is known to keep its class.
+
+    Args:
+        model: The network that `cut` was made from.
+        cut: What goes.
+    """
+    if not isinstance(cut, Shortened):
+        shrink_whole(model, cut)
+        return
+    if cut.widths.plan.drop:
+        shrink_whole(model, cut.widths)
+    change = Shallower(cut.widths.program, cut.blocks)
+    remove_blocks(model, make_shallow(model, change).model)
+
+
+def make_short(model: nn.Module, cut: Shortened, seed: int = 0) -> Made:
+    """Cut units and remove blocks, prove both, and choose the form.
+
+    Args:
+        model: The user's network, on the CPU; not changed.
+        cut: What goes.
+        seed: Of the random weights and inputs of the proofs.
+
+    Returns:
+        The module, and one proof of both steps.
+
+    Raises:
+        VerificationError: The result is not what it should be.
+    """
+    change = Shallower(cut.widths.program, cut.blocks)
+    if not cut.widths.plan.drop:
+        return make_shallow(model, change, seed)
+    narrow = make(model, cut.widths, seed)
+    if not cut.blocks:
+        return narrow
+    made = make_shallow(narrow.model, change, seed)
+    first, second = narrow.proof, made.proof
+    proof = replace(
+        second,
+        error=max(first.error, second.error),
+        moved=min(first.moved, second.moved),
+        nodes=first.nodes + second.nodes,
+        reason=first.reason or second.reason,
+    )
+    return Made(made.model, proof)
 
 
 def make_shallow(model: nn.Module, change: Shallower, seed: int = 0) -> Made:
@@ -150,6 +219,8 @@ def make_shallow(model: nn.Module, change: Shallower, seed: int = 0) -> Made:
     reason = "" if made is not None else "no part of the class is the branch alone"
     if made is None:
         made = graph_form(program)
+        origin = getattr(model, "meta", {}).get("original", type(model).__name__)
+        made.meta.update(original=origin, reason=reason)
     made.train(model.training)
     real = module_difference(made, program, list(program.example))
     if real > REAL_TOLERANCE:
@@ -170,6 +241,8 @@ def _of_own_class(
     model: nn.Module, change: Shallower, inputs: list[Any], tensors: Mapping[str, Tensor]
 ) -> nn.Module | None:
     """A copy of the model without the blocks, where parts of it can be swapped for nothing."""
+    if isinstance(model, fx.GraphModule):
+        return None
     for swap in (_whole, _largest_parts, _leaves):
         made = copy.deepcopy(model)
         try:

@@ -119,6 +119,17 @@ def of_kind(groups: Iterable[Group], key: str) -> set[str]:
     return found
 
 
+def kept_whole(model: nn.Module, ignored_layers: Iterable[Key]) -> frozenset[str]:
+    """Names of the layers and tensors that ignored layers mean; kinds of units mean none.
+
+    Args:
+        model: The network.
+        ignored_layers: Layers to leave exactly as they are.
+    """
+    layers = (key for key in ignored_layers if not is_kind(key))
+    return frozenset(name for key in layers for name in matches(model, key))
+
+
 def ignored_groups(
     model: nn.Module, groups: Iterable[Group], ignored_layers: Iterable[Key]
 ) -> set[str]:

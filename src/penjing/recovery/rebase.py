@@ -116,7 +116,8 @@ def rebases(cut: Cut, ties: Collection[str]) -> list[Rebase]:
         made = Rebase(cut, product, tuple((h, Scores.zeros(len(h.keys))) for h in product.heads))
         names = {n for layer in made.layers for n in (layer.weight, layer.bias) if n}
         sources = [place[layer.source] for layer in made.layers]
-        if names & set(ties) or max(sources) >= place[made.first(place)]:
+        there = all(layer.node in cut.program.nodes for layer in made.layers)
+        if not there or names & set(ties) or max(sources) >= place[made.first(place)]:
             continue
         if _loses(cut, made):
             found.append(made)

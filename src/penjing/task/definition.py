@@ -15,6 +15,7 @@ from penjing.task.batches import Batch, call, check_call, describe, fresh, predi
 from penjing.task.calibration import Calibration
 from penjing.task.metrics import Scores, higher_is_better, streams
 from penjing.task.randomness import device_of, evaluating, random_kept
+from penjing.task.sharing import ALONE, Peers, share
 
 Split = Literal["train", "val", "test"]
 Kind = Literal["classes", "binary", "values"]
@@ -126,6 +127,14 @@ class Task:
         for item in fresh(self.data(name), name):
             yield split(self.transform_fn(item) if self.transform_fn else item)
 
+    def shared(self, name: Split, peers: Peers) -> Iterator[Batch | None]:
+        """This process's batches of a split; None in a last round that has none for it."""
+        for item in share(fresh(self.data(name), name), name, peers):
+            if item is None:
+                yield None
+            else:
+                yield split(self.transform_fn(item) if self.transform_fn else item)
+
     def predict(self, model: nn.Module, inputs: Any) -> Any:
         """Outputs as the loss and the metrics get them, in the mode and grad mode of the caller."""
         outputs = self.forward(model, inputs) if self.forward else call(model, inputs)
@@ -147,7 +156,9 @@ class Task:
             )
         return value
 
-    def evaluate(self, model: nn.Module, split: Split = "val") -> dict[str, float]:
+    def evaluate(
+        self, model: nn.Module, split: Split = "val", peers: Peers = ALONE
+    ) -> dict[str, float]:
         """Metrics (first) and mean loss (last) of `model` on a split.
 
         Modes of the model, random states and metric objects are as before when this returns or
@@ -156,6 +167,7 @@ class Task:
         Args:
             model: Read, never changed.
             split: "train", "val" or "test".
+            peers: Processes that share the batches; each gets the figures over all of them.
 
         Returns:
             Name -> value, in the order of the task's metrics, then "loss" if there is a loss.
@@ -167,19 +179,27 @@ class Task:
         device, loss, samples = device_of(model), 0.0, 0
         scores = Scores(self.metrics or {}, device)
         with evaluating(model), random_kept(self.data(split)), torch.inference_mode():
-            for index, batch in enumerate(self.batches(split)):
-                batch = _labelled(batch, index, split, figure).to(device)
-                if index == 0 and self.forward is None:
-                    check_call(model, batch.inputs)
-                outputs = self.predict(model, batch.inputs)
-                scores.update(outputs, batch.labels)
-                value = self.loss_of(outputs, batch.labels)
-                loss += 0.0 if value is None else float(value) * batch.samples
-                samples += batch.samples
+            for index, batch in enumerate(self.shared(split, peers)):
+                own = None
+                if batch is not None:
+                    labelled = _labelled(batch, index, split, figure).to(device)
+                    if index == 0 and self.forward is None:
+                        check_call(model, labelled.inputs)
+                    own = self._judged(model, labelled)
+                for outputs, labels, value, count in filter(None, peers.gather(own)):
+                    scores.update(outputs, labels)
+                    loss += value * count
+                    samples += count
         if not samples:
             raise InputError(f"{split} gave no batches; is the loader empty?")
         figures = scores.compute()
         return figures if self.loss is None else {**figures, "loss": loss / samples}
+
+    def _judged(self, model: nn.Module, batch: Batch) -> tuple[Any, Any, float, int]:
+        """Outputs, labels, mean loss and samples of a batch."""
+        outputs = self.predict(model, batch.inputs)
+        value = self.loss_of(outputs, batch.labels)
+        return outputs, batch.labels, 0.0 if value is None else float(value), batch.samples
 
     def calibration(self, limit: int | None = CALIBRATION_SAMPLES, seed: int = 0) -> Calibration:
         """Unlabelled samples from the training data, or from validation where there is none.

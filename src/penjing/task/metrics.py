@@ -57,6 +57,7 @@ class Scores:
                 metric.reset()
                 if hasattr(metric, "to"):
                     metric.to(device)
+                _keep_to_itself(metric)
         self._whole = [name for name, metric in self._metrics.items() if not streams(metric)]
         self._kept: list[tuple[Any, Any]] = []
 
@@ -79,6 +80,17 @@ class Scores:
             name: _number(name, metric.compute() if streams(metric) else metric(outputs, labels))
             for name, metric in self._metrics.items()
         }
+
+
+def _keep_to_itself(metric: Any) -> None:
+    """Let no torchmetrics object talk to other processes: it is told what all of them found."""
+    for each in metric.modules() if hasattr(metric, "modules") else ():
+        if hasattr(each, "distributed_available_fn"):
+            each.distributed_available_fn = _never
+
+
+def _never() -> bool:
+    return False
 
 
 def _home(leaf: Any) -> Any:

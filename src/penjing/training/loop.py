@@ -21,14 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from penjing.errors import InputError
+from penjing.errors import CheckpointError, InputError
 from penjing.figures import EpochFigures
 from penjing.task import Batch, Task, evaluating, random_kept, random_state, set_random_state
 from penjing.task.batches import check_call, describe
-from penjing.task.randomness import device_of, modes_kept
+from penjing.task.randomness import buffers_kept, device_of, modes_kept
 from penjing.training import resume
 from penjing.training.callbacks import Callback, check_callbacks
+from penjing.training.compiling import compiled, first_call
 from penjing.training.optimizers import optimizer
+from penjing.training.processes import joined
 from penjing.training.progress import progress_bar
 from penjing.training.run import FitResult, Run, snapshot, tensors_of, write_back
 from penjing.training.schedules import schedule
@@ -64,21 +66,29 @@ def fit(
         What happened.
 
     Raises:
-        InputError: No data, no labels, nothing to train, or a first batch without a finite loss.
-        StrategyError: An unknown optimizer, or a callback with a hook that does not exist.
+        InputError: No data, no labels, nothing to train, a first batch without a finite loss, or
+            several processes where none were started.
+        StrategyError: An unknown optimizer, a callback with a hook that does not exist, or a
+            network that `torch.compile` cannot take.
         MissingDependencyError: A tracker is not installed.
         CheckpointError: The work folder holds a checkpoint that is damaged or of another run.
         OSError: A checkpoint cannot be written.
     """
-    callbacks = [*callbacks, *_trackings(settings)]
     check_callbacks(callbacks)
     if settings.patience and task.val is None:
         raise InputError("patience needs validation data; give Task(val=loader)")
     loaders = [task.data("train"), task.val]
     made = optimizer(settings.optimizer, model, settings.lr, settings.weight_decay)
-    with random_kept(*loaders), modes_kept(model), progress_bar(settings.progress) as tick:
+    processes = joined(settings.distributed, device_of(model))
+    with (
+        random_kept(*loaders),
+        modes_kept(model),
+        progress_bar(settings.progress and processes.first) as tick,
+    ):
         _seed(settings.seed)
-        run = Run(model, task, settings, made, length=_length(task.train))
+        processes.begin_alike(model)
+        callbacks = [*callbacks, *(_trackings(settings) if processes.first else ())]
+        run = Run(model, task, settings, made, processes, _length(task.train, processes.size))
         try:
             return _Loop(run, callbacks, loaders, tick).go()
         finally:
@@ -104,10 +114,15 @@ class _Loop:
     epoch_started: float = field(default_factory=time.monotonic)
     spent: float = 0.0  # seconds of earlier calls
     pending: int = 0  # batches whose gradients wait for a step
+    share: float = 1.0  # of this process in the samples of the last batch
     truncated: bool = False
     identity: dict[str, str] = field(default_factory=dict)
     epoch_random: dict[str, Any] = field(default_factory=dict)
     step_random: dict[str, Any] = field(default_factory=dict)
+    called: nn.Module = field(init=False)  # the model, or the compiled form of it
+
+    def __post_init__(self) -> None:
+        self.called = self.run.model
 
     def go(self) -> FitResult:
         run = self.run
@@ -135,6 +150,12 @@ class _Loop:
             loss = self._loss(batch)
         if not math.isfinite(float(loss)):
             raise InputError(f"the loss of the first batch is {float(loss)}: {_cause(run)}")
+        if run.settings.compile:
+            self.called = compiled(run.model)
+            with first_call(run.model), modes_kept(run.model), buffers_kept(run.model):
+                run.model.train()
+                self._loss(batch).backward()
+            run.optimizer.zero_grad(set_to_none=True)
         return batch
 
     def _resume(self, trial: Batch) -> bool:
@@ -143,11 +164,16 @@ class _Loop:
         self.identity = _identity(run, self.decisive, trial)
         saved = resume.load(self.folder, run, self.decisive, self.identity) if self.folder else None
         self.spent = run.seconds
+        if len(set(run.processes.gather(saved is None))) > 1:
+            raise CheckpointError(
+                f"some processes find a checkpoint in {self.folder} and others none; workdir must "
+                "be on a disk that all of them see"
+            )
         if saved is None:
-            run.metrics_before = run.task.evaluate(run.model) if run.validates else {}
+            run.metrics_before = self._evaluate()
             run.kept = snapshot(run.model)
             return False
-        self.step_random = saved.step_random
+        self.step_random = saved.step_random[run.processes.rank]
         set_random_state(saved.epoch_random, *self.loaders)
         return saved.finished
 
@@ -169,8 +195,10 @@ class _Loop:
     def _epoch(self) -> None:
         """Batches to the end of the epoch, a stop, or the time limit."""
         run = self.run
-        self.epoch_random, self.epoch_started = random_state(*self.loaders), time.monotonic()
-        batches = run.task.batches("train")
+        self.epoch_random = run.processes.gather(random_state(*self.loaders))[0]
+        set_random_state(self.epoch_random, *self.loaders)
+        self.epoch_started = time.monotonic()
+        batches = run.processes.batches(run.task)
         for _ in range(run.batch):  # read again, so that the loader is where it was
             next(batches)
         if run.batch:
@@ -181,10 +209,7 @@ class _Loop:
             self.tick(run)
             if self.pending:  # a checkpoint holds no gradients: first the step, then the rest
                 continue
-            late = time.monotonic() - self.saved_at >= run.settings.save_seconds
-            if late or self._expired():
-                self._save(random_state())
-            if run.stopped or (self._expired() and run.batch != run.length):
+            if self._interrupted():
                 return
         if self.pending:
             self._apply()
@@ -194,23 +219,36 @@ class _Loop:
         if run.epoch < run.settings.epochs and not run.stopped:
             self._save(self.epoch_random)
 
-    def _step(self, batch: Batch) -> None:
+    def _interrupted(self) -> bool:
+        """After a step: save when it is time; whether the epoch ends here, agreed by all."""
+        run = self.run
+        late = time.monotonic() - self.saved_at >= run.settings.save_seconds
+        late, expired, stopped = run.processes.any(late, self._overdue(), bool(run.stopped))
+        if late or expired:
+            self._save(random_state())
+        if stopped:
+            run.stop("another process ended it")
+        return stopped or (expired and run.batch != run.length)
+
+    def _step(self, batch: Batch | None) -> None:
         run = self.run
         factor = schedule(run.settings.schedule, run.settings.warmup)(run.progress)
         for group in run.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        loss = self._loss(batch)
-        value = float(loss.detach())
+        loss = None if batch is None else self._loss(batch)
+        own = 0 if batch is None else batch.samples
+        value, samples, self.share = run.processes.weigh(loss, own)
         if not math.isfinite(value):
             raise _DivergedError(f"the loss became {value} at {run.place}: {_cause(run)}")
         if not self.pending:
             run.optimizer.zero_grad(set_to_none=True)
-        (loss / run.settings.accumulate).backward()
+        if loss is not None:
+            (loss * self.share / run.settings.accumulate).backward()
         self.pending += 1
         run.outputs = pytree.tree_map(_detached, run.outputs)
         run.loss = value
-        run.loss_sum += value * batch.samples
-        run.samples += batch.samples
+        run.loss_sum += value * samples
+        run.samples += samples
         if self.pending == run.settings.accumulate:
             self._apply()
         run.batch += 1
@@ -219,6 +257,8 @@ class _Loop:
         """One step of the optimizer on the gradients that are there."""
         run = self.run
         self.pending = 0
+        run.processes.sum_gradients(run.model.parameters())
+        run.processes.average_buffers(run.model, self.share)
         for callback in self.callbacks:
             callback.on_backward(run)
         if run.settings.clip is not None:
@@ -241,7 +281,7 @@ class _Loop:
             check_call(run.model, run.inputs)
         mixed = run.settings.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            run.outputs = run.task.predict(run.model, run.inputs)
+            run.outputs = run.task.predict(self.called, run.inputs)
             loss = run.task.loss_of(run.outputs, run.labels)
             for callback in self.callbacks:
                 loss = callback.on_loss(run, loss)
@@ -258,7 +298,7 @@ class _Loop:
         run = self.run
         for callback in self.callbacks:
             callback.on_judge(run)
-        metrics = run.task.evaluate(run.model) if run.validates else {}
+        metrics = self._evaluate()
         bad = next((n for n, t in tensors_of(run.model).items() if not t.isfinite().all()), None)
         if bad or (metrics and math.isnan(metrics[run.task.headline])):
             what = f"{bad} is" if bad else f"{run.task.headline} on validation is"
@@ -277,6 +317,10 @@ class _Loop:
             run.stop(f"no better {run.task.headline} on validation for {patience} epochs")
         for callback in self.callbacks:
             callback.on_epoch(run)
+
+    def _evaluate(self) -> dict[str, float]:
+        run = self.run
+        return run.task.evaluate(run.model, peers=run.processes) if run.validates else {}
 
     def _finish(self) -> FitResult:
         run = self.run
@@ -317,16 +361,20 @@ class _Loop:
         if self.folder is None:
             return
         self.run.seconds = self._elapsed()
-        saved = resume.Saved(
-            self.epoch_random or random_state(*self.loaders), step_random, finished
-        )
-        resume.save(self.folder, self.run, self.decisive, self.identity, saved)
+        states = self.run.processes.gather(step_random)
+        saved = resume.Saved(self.epoch_random or random_state(*self.loaders), states, finished)
+        if self.run.processes.first:
+            resume.save(self.folder, self.run, self.decisive, self.identity, saved)
         self.saved_at = time.monotonic()
 
     def _elapsed(self) -> float:
         return self.spent + time.monotonic() - self.started
 
     def _expired(self) -> bool:
+        """Whether the time limit has passed, agreed by all processes, which must all ask."""
+        return self.run.processes.any(self._overdue())[0]
+
+    def _overdue(self) -> bool:
         minutes = self.run.settings.minutes
         return minutes is not None and self._elapsed() >= 60 * minutes
 
@@ -358,10 +406,10 @@ def _cause(run: Run) -> str:
     return "inputs, weights and outputs are finite, the loss function is not; look at the labels"
 
 
-def _length(data: Any) -> int | None:
-    """Batches per epoch, where the data knows."""
+def _length(data: Any, processes: int) -> int | None:
+    """Batches per epoch and process, where the data knows."""
     try:
-        return len(data)
+        return math.ceil(len(data) / processes)
     except TypeError:  # iterable data sets have no length
         return None
 
@@ -377,6 +425,8 @@ def _identity(run: Run, callbacks: Sequence[Callback], trial: Batch) -> dict[str
     return {
         "weights": weights_hash(run.model),
         **{name: in_words(getattr(run.settings, name)) for name in DECISIVE},
+        **({"compile": "True"} if run.settings.compile else {}),
+        **({"processes": str(run.processes.size)} if run.processes.size > 1 else {}),
         "callbacks": ", ".join(callback.identity() for callback in callbacks),
         "data": f"{run.length} batches, first {describe(trial.inputs)}",
     }

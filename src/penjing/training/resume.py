@@ -30,12 +30,12 @@ class Saved:
 
     Args:
         epoch_random: Random states at the start of its epoch, loaders included.
-        step_random: Random states after its last step.
+        step_random: Random states after its last step, of every process.
         finished: Whether the run was over.
     """
 
     epoch_random: dict[str, Any]
-    step_random: dict[str, Any]
+    step_random: list[dict[str, Any]]
     finished: bool
 
 
@@ -83,7 +83,7 @@ def load(
     """
     path = folder / NAME
     for part in folder.glob(f".{path.stem}-*{path.suffix}"):  # of a call that was killed writing
-        part.unlink()
+        part.unlink(missing_ok=True)  # another process may have been faster
     if not path.exists():
         return None
     content = _read(path)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from penjing.figures import EpochFigures
 from penjing.task import Task
+from penjing.training.processes import Processes
 from penjing.training.settings import Fit
 
 Tensors = dict[str, Tensor]
@@ -25,7 +26,8 @@ class Run:
         task: Its data, loss and metrics.
         settings: How to train.
         optimizer: Over the model's parameters.
-        length: Batches per epoch; None until an epoch told.
+        processes: This process among those that train together.
+        length: Batches per epoch and process; None until an epoch told.
         epoch: Epochs finished.
         batch: Batches done in the current epoch.
         step: Optimizer steps done.
@@ -48,6 +50,7 @@ class Run:
     task: Task
     settings: Fit
     optimizer: Optimizer
+    processes: Processes = field(default_factory=Processes)
     length: int | None = None
     epoch: int = 0
     batch: int = 0

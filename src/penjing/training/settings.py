@@ -37,6 +37,8 @@ class FitOptions(TypedDict, total=False):
     seed: int
     progress: bool
     tracker: Choice
+    compile: bool
+    distributed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,11 @@ class Fit:
         progress: Show a bar on a terminal when it takes more than two seconds.
         tracker: "tensorboard", "wandb", "mlflow", an object of `penjing.training.trackers`, or
             several; None tracks nothing.
+        compile: Run the training steps through `torch.compile`; sums come out in another order.
+        distributed: Share every step with the other processes that `torchrun` started, as if one
+            process had a batch as large as all of theirs. Each makes the same task and model; the
+            first one's weights count, and it alone writes files. Batch norms see their own
+            process's batch, their running statistics are averaged.
 
     Raises:
         InputError: A number outside its range.
@@ -91,6 +98,8 @@ class Fit:
     seed: int = 0
     progress: bool = True
     tracker: Choice = None
+    compile: bool = False
+    distributed: bool = False
 
     def __post_init__(self) -> None:
         ranges = (

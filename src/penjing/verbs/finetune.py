@@ -61,7 +61,8 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
         callbacks: What else happens in the training loop.
         **settings: Fields of `penjing.training.Fit`: epochs=3, optimizer="adamw", lr, weight_decay,
             schedule="cosine", warmup, clip, patience, keep="best", minutes, workdir (a checkpoint;
-            the same call goes on from there), save_seconds, seed=0, progress, tracker.
+            the same call goes on from there), save_seconds, seed=0, progress, tracker,
+            compile, distributed.
 
     Returns:
         The trained network and the report.

@@ -13,18 +13,30 @@ from torch.utils import _pytree as pytree
 
 from penjing.counts.macs import Counter
 from penjing.counts.memory import Liveness
+from penjing.counts.sizes import Shape
 from penjing.errors import BudgetError, InputError, StrategyError
 from penjing.figures import Figures, GroupFigures
+from penjing.graph.blocks import Block, without
 from penjing.graph.capture import Example, Program, call_args
 from penjing.graph.network import Cut, Network
 from penjing.graph.sizing import Sizing, node_shape
-from penjing.plan import Group, Kind, Plan, Scope
+from penjing.plan import BLOCKS, Group, Groups, Kind, Plan, Scope
+from penjing.pruning.ablation import Branches
 from penjing.pruning.allocation import resolve as resolve_allocation
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
+from penjing.pruning.allocation.space import SHARE
+from penjing.pruning.depth import cut_by, with_branches
 from penjing.pruning.importance import resolve as resolve_importance
 from penjing.pruning.importance.protocol import HasErrors, Importance, Prepares
 from penjing.pruning.saliency import Saliency
-from penjing.pruning.selection import Key, ignored_groups, ratios_by_group
+from penjing.pruning.selection import (
+    Key,
+    ignored_groups,
+    is_kind,
+    kept_whole,
+    of_kind,
+    ratios_by_group,
+)
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import How
 from penjing.recovery.tune import Tune
@@ -36,7 +48,12 @@ RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, ma
 BATCH = 128  # samples that the report's agreement is measured on at a time
 PLACES = get_args(Scope)
 KINDS = get_args(Kind)
-DEPTH = "depth"  # whole blocks, in a call of their own
+WIDTHS = tuple(kind for kind in KINDS if kind != BLOCKS)
+DEPTH = "depth"  # whole blocks, alone or beside widths
+NO_BRANCH = (
+    "no branch can go whole: there is no `x + f(x)`, or one alone, whose f nothing else reads and "
+    "that holds no layer to be left as it is"
+)
 REPAIRS = ("auto", "least_squares", "recalibrate", "tune")
 
 Repair = Literal["auto", "least_squares", "recalibrate", "tune"] | Reconstruct | Tune | None
@@ -60,8 +77,8 @@ class Choices:
             included.
         pruning_ratio_dict: Share of units to drop of single layers, by module, name, glob or type.
         scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream; kinds
-            of units among them, such as "heads", leave the other kinds alone. "depth" alone removes
-            whole blocks.
+            of units among them, such as "heads", leave the other kinds alone. "depth" removes whole
+            blocks, alone or as well.
         seed: Of everything random.
     """
 
@@ -82,10 +99,10 @@ class Choices:
             resolve_allocation(self.allocation)
         if not isinstance(self.seed, int):
             raise StrategyError(f"seed is {self.seed!r}; it is a whole number")
-        if set(self.scope) - {*PLACES, *KINDS, DEPTH} or not self.scope:
+        if set(self.scope) - {*PLACES, *WIDTHS, DEPTH} or not self.scope:
             raise StrategyError(
                 f"scope is {sorted(self.scope)}; it holds places ({', '.join(PLACES)}), kinds of "
-                f"units ({', '.join(KINDS)}), or both; or {DEPTH!r} alone"
+                f"units ({', '.join(WIDTHS)}), or both; and {DEPTH!r}, alone or as well"
             )
         if isinstance(self.round_to, Mapping) and set(self.round_to) - set(KINDS):
             raise BudgetError(
@@ -175,6 +192,8 @@ class Preparation:
     def check(self) -> None:
         """Resolve every name and look at the data before the first expensive step."""
         _ = self.importance, self.allocation, self.groups, self.ratios
+        if self.choices.scope == {DEPTH} and not self.shortens:
+            raise StrategyError(f"{NO_BRANCH}; cut widths instead, scope={{'inner', 'residual'}}")
         if self.calibration is not None:
             check_fits(self.calibration, self.network.program)
         if self._sees_data:
@@ -241,19 +260,48 @@ class Preparation:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Groups that may be cut: in scope and not ignored."""
-        ignored = ignored_groups(self.model, self.network.groups, self.choices.ignored_layers)
-        places = self.choices.scope & set(PLACES) or set(PLACES)
-        kinds = self.choices.scope & set(KINDS) or set(KINDS)
+        known = self.known
+        ignored = ignored_groups(self.model, known, self.choices.ignored_layers)
+        scope = self.choices.scope
+        widths = scope != {DEPTH}
+        places = scope & set(PLACES) or set(PLACES)
+        kinds = scope & set(WIDTHS) or set(WIDTHS)
         return tuple(
             g
-            for g in self.network.groups
-            if g.scope in places and g.kind in kinds and g.name not in ignored
+            for g in known
+            if g.name not in ignored
+            and (g.kind == BLOCKS or (widths and g.scope in places and g.kind in kinds))
         )
+
+    @cached_property
+    def known(self) -> Groups:
+        """All groups of the network, whole branches among them where they may go."""
+        return with_branches(self.network.groups, self.branches)
+
+    @cached_property
+    def branches(self) -> Branches | None:
+        """Whole branches; None where they are not in scope."""
+        if DEPTH not in self.choices.scope:
+            return None
+        untouched = kept_whole(self.model, self.choices.ignored_layers)
+        return Branches.of(self.network.program, untouched, self.calibration)
+
+    @cached_property
+    def shortens(self) -> bool:
+        """Whether whole branches may go."""
+        return any(g.kind == BLOCKS for g in self.groups)
 
     @cached_property
     def ratios(self) -> dict[str, float]:
         """Ratios of single groups."""
-        return ratios_by_group(self.model, self.groups, self.choices.pruning_ratio_dict)
+        given = self.choices.pruning_ratio_dict
+        layers = {k: v for k, v in given.items() if not is_kind(k) or k != f"kind:{BLOCKS}"}
+        widths = [g for g in self.groups if g.kind != BLOCKS]
+        found = ratios_by_group(self.model, widths, layers)
+        if len(layers) < len(given):
+            (name,) = of_kind(self.groups, f"kind:{BLOCKS}")
+            found[name] = given[f"kind:{BLOCKS}"]
+        return found
 
     # -------------------------------------------------------------- evidence
 
@@ -267,13 +315,17 @@ class Preparation:
     @cached_property
     def evidence(self) -> Evidence:
         """What is known of the units of the original network."""
-        judge = self.judge
-        return Evidence(
-            scores={g.name: checked(g, judge(self.model, g)) for g in self.groups},
-            errors={g.name: judge.errors(g) for g in self.groups}
-            if isinstance(judge, HasErrors)
-            else {},
-        )
+        widths = [g for g in self.groups if g.kind != BLOCKS]
+        scores, errors = dict[str, Tensor](), dict[str, Tensor]()
+        for group in widths:
+            scores[group.name] = checked(group, self.judge(self.model, group))
+            if isinstance(self.judge, HasErrors):
+                errors[group.name] = self.judge.errors(group)
+        if self.shortens and self.branches is not None:
+            scores[BLOCKS] = self.branches.scores
+            if len(errors) == len(widths):
+                errors[BLOCKS] = self.branches.errors
+        return Evidence(scores, errors)
 
     def after(self, cut: Cut, model: nn.Module, example_inputs: Example) -> Evidence:
         """What is known of the units once some of them are gone.
@@ -287,12 +339,20 @@ class Preparation:
             Scores and errors in the units of the original's groups. A group that is not found again
             keeps the scores it had.
         """
-        choices = replace(self.choices, ignored_layers=(), pruning_ratio_dict={})
+        scores, errors = dict(self.evidence.scores), dict[str, Tensor]()
+        if BLOCKS in self.evidence.errors:
+            errors[BLOCKS] = self.evidence.errors[BLOCKS]
+        widths = [g for g in self.groups if g.kind != BLOCKS]
+        if not widths:
+            return Evidence(scores, errors, cut.plan.drop)
+        scope = self.choices.scope - {DEPTH}
+        choices = replace(self.choices, scope=scope, ignored_layers=(), pruning_ratio_dict={})
         present = Preparation.of(model, example_inputs, self.calibration, choices)
         names = {g.places: g.name for g in present.groups}
-        scores, errors = dict(self.evidence.scores), dict[str, Tensor]()
-        for group in self.groups:
-            name = names.get(cut.group(group).places)
+        stored = set(cut.program.stored.values())
+        for group in widths:
+            places = frozenset(p for p in cut.group(group).places if p.tensor in stored)
+            name = names.get(places)
             if name is None:
                 continue
             kept = list(cut.plan.kept(group.name))
@@ -313,21 +373,35 @@ class Preparation:
     @cached_property
     def costs(self) -> dict[str, Cost]:
         """Exact cost of any candidate, by units kept per group: macs, params, ram_kb."""
-        program = self.network.program
-        sizing, counter, liveness = Sizing(self.network), Counter(program), Liveness(program)
+        sizing = Sizing(self.network)
+        counted: dict[int, tuple[Counter, Liveness]] = {}
 
-        def by_shape(count: Callable[[Any], float]) -> Cost:
+        def counters(kept: Mapping[str, int]) -> tuple[Counter, Liveness]:
+            gone = self._gone(kept)
+            if len(gone) not in counted:  # which go follows from how many do
+                program = self.network.program
+                program = without(program, gone) if gone else program
+                counted[len(gone)] = Counter(program), Liveness(program)
+            return counted[len(gone)]
+
+        def by_shape(count: Callable[[Counter, Liveness, Shape], float]) -> Cost:
             def cost(kept: Mapping[str, int]) -> float:
                 shapes = sizing.shapes(kept)
-                return count(lambda node: node_shape(shapes, node))
+                return count(*counters(kept), lambda node: node_shape(shapes, node))
 
             return cost
 
         return {
-            "macs": by_shape(counter.macs),
-            "params": by_shape(counter.params),
-            "ram_kb": by_shape(lambda shape: liveness.peak(shape).ram_bytes / KIB),
+            "macs": by_shape(lambda counter, _, shape: counter.macs(shape)),
+            "params": by_shape(lambda counter, _, shape: counter.params(shape)),
+            "ram_kb": by_shape(lambda _, live, shape: live.peak(shape).ram_bytes / KIB),
         }
+
+    def _gone(self, kept: Mapping[str, int]) -> tuple[Block, ...]:
+        """Branches that go when so many units stay."""
+        if self.branches is None or BLOCKS not in kept:
+            return ()
+        return self.branches.gone(kept)
 
     # -------------------------------------------------------------- decisions
 
@@ -343,13 +417,17 @@ class Preparation:
         Returns:
             The demand.
         """
+        ratios = dict(self.ratios)
+        if self.choices.scope == {DEPTH} and pruning_ratio is not None:  # a share of the branches
+            ratios.setdefault(BLOCKS, pruning_ratio)
+            pruning_ratio = None
         return Demand(
             pruning_ratio=pruning_ratio,
             budgets=dict(budgets or {}),
             round_to=None if isinstance(self.choices.round_to, Mapping) else self.choices.round_to,
             steps=self._steps,
             max_pruning_ratio=self.choices.max_pruning_ratio,
-            ratios=self.ratios,
+            ratios=ratios,
         )
 
     @property
@@ -374,17 +452,36 @@ class Preparation:
             InfeasibleError: No permitted number of units meets the budgets.
         """
         if not self.groups:
-            return self.network.plan({})
+            return self._plan({})
         known = self.evidence if evidence is None else evidence
-        kept = self.allocation(self.groups, known.scores, known.errors, self.costs, demand)
-        return self.network.plan(
-            {g.name: known.lowest(g.name, g.units - kept[g.name]) for g in self.groups}
-        )
+        costs = dict(self.costs)
+        if self.shortens:  # units inside a branch and the branch would count twice
+            whole = self.original["params"]
+            costs[SHARE] = lambda kept: self.costs["params"](kept) / whole
+        kept = self.allocation(self.groups, known.scores, known.errors, costs, demand)
+        drop = {g.name: known.lowest(g.name, g.units - kept[g.name]) for g in self.groups}
+        return self._plan(drop)
+
+    def _plan(self, drop: Mapping[str, list[int]]) -> Plan:
+        """A plan of units and branches; what is inside a branch that goes is not cut before."""
+        gone = self.branches.every if self.branches is not None and drop.get(BLOCKS) else ()
+        owned = {fqn for number in drop.get(BLOCKS, ()) for fqn in gone[number].owned}
+        inside = {g.name for g in self.groups if g.slices and {s.tensor for s in g.slices} <= owned}
+        chosen = {n: tuple(sorted(u)) for n, u in drop.items() if u and n not in inside}
+        return Plan(chosen, {g.name: g.units for g in self.known}, self.known.fingerprint)
+
+    def cut(self, plan: Plan) -> Cut:
+        """Apply a plan to the graph; the model is not touched.
+
+        Raises:
+            PlanError: The plan was made for another network.
+        """
+        return cut_by(self.network, plan)
 
     def group_figures(self, plan: Plan) -> tuple[GroupFigures, ...]:
         """What a plan does to every group of the network."""
         rows = []
-        for group in self.network.groups:
+        for group in self.known:
             dropped = len(plan.drop.get(group.name, ()))
             curve = self.evidence.errors.get(group.name) if "evidence" in self.__dict__ else None
             error = float(curve[dropped]) if curve is not None else None

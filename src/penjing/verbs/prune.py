@@ -19,11 +19,11 @@ from penjing.graph.attributes import differing, write
 from penjing.graph.capture import Example, capture, check_network
 from penjing.graph.form import held_sizes, spelled
 from penjing.graph.network import Cut, Network
-from penjing.plan import Plan
+from penjing.plan import BLOCKS, Plan
 from penjing.pruning.allocation.protocol import Allocation, Demand
 from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.budgets import absolute
-from penjing.pruning.depth import remove_blocks
+from penjing.pruning.depth import Shortened, make_short, remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.pretrained import carry_config, describe_config
 from penjing.pruning.result import Made, make, with_tensors
@@ -36,8 +36,14 @@ from penjing.recovery.repair import repair
 from penjing.report import Coupling, Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task.randomness import random_kept
-from penjing.verbs.depth import Depth, Shallow, check_alone, goal_of, is_of_blocks, remove
-from penjing.verbs.preparation import DEPTH, Choices, Preparation, Repair, program_figures
+from penjing.verbs.preparation import (
+    DEPTH,
+    NO_BRANCH,
+    Choices,
+    Preparation,
+    Repair,
+    program_figures,
+)
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 TOLD = 3  # groups that a note names
@@ -111,8 +117,10 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         iterative_steps: Reach the goal in this many steps, judging and repairing anew after each.
         scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
             both; with kinds of units ("channels", "neurons", "heads", "head dims", "embedding",
-            "hidden units") only those kinds. "depth" alone removes whole residual branches, the
-            one whose loss moves the outputs least first; then a ratio is a share of the branches.
+            "hidden units") only those kinds. "depth" removes whole residual branches, the one whose
+            loss moves the outputs least first: alone, when a ratio is a share of the branches, or
+            beside widths, when it is a share of the parameters under all allocations but "uniform"
+            and "isomorphic".
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express
@@ -158,48 +166,14 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     with random_kept():
         torch.manual_seed(seed)
         worker, example = _on_cpu(model, example_inputs, home)
-        if DEPTH in choices.scope or is_of_blocks(plan):
-            shallow = _shallower(worker, example, samples, choices, goal)
-            carried, data = shallow.plan, shallow.data
-            result = _swapped(model, shallow.made, home, inplace)
-        else:
-            work = _prune_in_steps(worker, example, samples, choices, goal)
-            told = (*_told_of(worker, work), *_nearest_legal(work.preparation, goal))
-            work = replace(work, notes=(*work.notes, *told))
-            carried, data = work.plan, work.report_data(worker, samples)
-            result = _placed(model, work, home, inplace)
-    remember(result, model, example_inputs, carried)
+        work = _prune_in_steps(worker, example, samples, choices, goal)
+        told = (*_told_of(worker, work), *_nearest_legal(work.preparation, goal))
+        work = replace(work, notes=(*work.notes, *told))
+        data = work.report_data(worker, samples)
+        result = _placed(model, work, home, inplace)
+    remember(result, model, example_inputs, work.plan)
     report = Report(replace(data, seconds=time.perf_counter() - started))
-    return Pruned(result, carried, report)
-
-
-def _shallower(
-    model: nn.Module,
-    example: Example,
-    samples: Calibration | None,
-    choices: Choices,
-    goal: Goal,
-) -> Shallow:
-    """Remove whole blocks; one goes after the other, so steps mean nothing here."""
-    if goal.plan is None:
-        check_alone(choices)
-    depth = Depth.of(model, example, choices, samples)
-    if goal.plan is not None:
-        return remove(depth, None, goal.plan)
-    return remove(depth, goal_of(depth, goal.pruning_ratio, goal.constraints), None)
-
-
-def _swapped(model: nn.Module, made: Made, home: torch.device, inplace: bool) -> nn.Module:
-    """A network without blocks on its device, in the network itself when asked for."""
-    if not inplace:
-        return made.model.to(home)
-    if made.proof.form != "module":
-        raise VerificationError(
-            f"{type(model).__name__} cannot express this in place ({made.proof.reason}); use "
-            "inplace=False, which returns a graph module"
-        )
-    remove_blocks(model, made.model)
-    return model
+    return Pruned(result, work.plan, report)
 
 
 def _check_kinds(ratios: object, scope: object, transform_fn: object) -> None:
@@ -383,6 +357,8 @@ def _prune_in_steps(
     Each step judges the units on the network that the step before left, and cuts the original: what
     comes out is what the final plan alone gives.
     """
+    if goal.plan is not None and BLOCKS in goal.plan.drop:
+        choices = replace(choices, scope=choices.scope | {DEPTH})
     preparation = Preparation.of(model, example, samples, choices)
     if goal.plan is not None:
         _leaves_ignored(preparation, goal.plan)
@@ -396,7 +372,7 @@ def _prune_in_steps(
 
 def _leaves_ignored(preparation: Preparation, plan: Plan) -> None:
     """Refuse a plan that cuts what the call leaves out."""
-    plan.check(preparation.network.groups)
+    plan.check(preparation.known)
     outside = sorted(set(plan.drop) - {g.name for g in preparation.groups})
     if outside:
         raise PlanError(
@@ -418,13 +394,9 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
     Raises:
         VerificationError: The cut or the repaired network is not what it should be.
     """
-    cut = preparation.network.cut(plan)
+    cut = preparation.cut(plan)
     try:
-        made = (
-            make(preparation.model, cut, preparation.choices.seed)
-            if plan.drop
-            else _untouched(preparation)
-        )
+        made = _made(preparation, cut)
     except Mismatch as error:
         raise VerificationError(
             f"{error}. Leave the layers of that node out with ignored_layers=, and please report "
@@ -439,15 +411,29 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
         proof=made.proof,
         repair=tuple(rows),
         tensors={**cut.program.tensors, **tensors},
-        notes=("nothing was cut: the network has no group in scope",)
-        if not preparation.groups
-        else (),
+        notes=_notes(preparation, cut),
     )
 
 
-def _untouched(preparation: Preparation) -> Made:
-    """A copy of a network from which nothing goes."""
+def _made(preparation: Preparation, cut: Cut) -> Made:
+    """The cut network; a copy where nothing goes."""
+    if isinstance(cut, Shortened):
+        return make_short(preparation.model, cut, preparation.choices.seed)
+    if cut.plan.drop:
+        return make(preparation.model, cut, preparation.choices.seed)
     return Made(copy.deepcopy(preparation.model), Proof(0.0, 0.0, 0.0, 0, "module"))
+
+
+def _notes(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
+    """What the reader must know of what went and of what could not."""
+    if isinstance(cut, Shortened):
+        names = ", ".join(block.name for block in cut.blocks)
+        return (f"whole branches were removed, these layers and all before them in it: {names}",)
+    if not preparation.groups:
+        return ("nothing was cut: the network has no group in scope",)
+    if preparation.branches is not None and not preparation.shortens:
+        return (NO_BRANCH,)
+    return ()
 
 
 def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], list[RepairFigures]]:
@@ -552,6 +538,8 @@ def _placed(model: nn.Module, work: Work, home: torch.device, inplace: bool) -> 
             "use inplace=False, which returns a graph module"
         )
     shrink(model, work.cut)
+    if isinstance(work.cut, Shortened):
+        remove_blocks(model, work.model)
     write(model, differing(model, work.model))
     write_tensors(model, work.tensors)
     carry_config(model, work.model)

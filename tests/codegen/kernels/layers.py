@@ -46,10 +46,33 @@ class Conv:
     dilation: int = 1
     groups: int = 1
     sparsity: float = 0.8
+    pattern: str = "element"
+    values: int | None = None
     empty_rows: bool = False
     bias: bool = True
     residual: bool = False
     activation: Activation | None = RELU6
+
+
+def mask(
+    random: np.random.RandomState, shape: tuple[int, ...], sparsity: float, pattern: str
+) -> np.ndarray:
+    """What stays: "element", "RxC" (outputs by inputs), "kernel", "n:m", or "shapes" (of four)."""
+    if pattern == "element":
+        return random.rand(*shape) >= sparsity
+    if pattern == "shapes":
+        shapes = random.rand(4, *shape[2:]) >= 0.5
+        return shapes[random.randint(4, size=shape[:2])]
+    if pattern == "kernel":
+        return np.broadcast_to((random.rand(*shape[:2]) >= sparsity)[..., None, None], shape)
+    if ":" in pattern:
+        keep, of = map(int, pattern.split(":"))
+        runs = random.rand(shape[0], -(-shape[1] // of), of, *shape[2:])
+        best = runs.argsort(2).argsort(2) < keep
+        return best.reshape(shape[0], -1, *shape[2:])[:, : shape[1]]
+    rows, columns = map(int, pattern.split("x"))
+    blocks = random.rand(-(-shape[0] // rows), -(-shape[1] // columns), *shape[2:]) >= sparsity
+    return blocks.repeat(rows, 0).repeat(columns, 1)[: shape[0], : shape[1]]
 
 
 def conv_case(name: str, kernel: Kernel, conv: Conv, seed: int = 0) -> Case:
@@ -57,7 +80,9 @@ def conv_case(name: str, kernel: Kernel, conv: Conv, seed: int = 0) -> Case:
     random, rank = np.random.RandomState(seed), len(conv.size)
     shape = (conv.filters, conv.channels // conv.groups, *conv.kernel)
     weight = random.randn(*shape).astype(np.float32)
-    weight *= random.rand(*shape) >= conv.sparsity
+    if conv.values is not None:
+        weight = random.randint(1, conv.values, shape).astype(np.float32) / 4
+    weight *= mask(random, shape, conv.sparsity, conv.pattern)
     if conv.empty_rows:
         weight[::2] = 0.0
     bias = random.randn(conv.filters).astype(np.float32) if conv.bias else None
@@ -88,12 +113,13 @@ def linear_case(
     sparsity: float,
     *,
     residual: bool = False,
+    pattern: str = "element",
 ) -> Case:
     """A linear layer of (rows, inputs, outputs) with ReLU."""
     random = np.random.RandomState(0)
     rows, ins, outs = sizes
     weight = random.randn(outs, ins).astype(np.float32)
-    weight *= random.rand(outs, ins) >= sparsity
+    weight *= mask(random, (outs, ins), sparsity, pattern)
     bias = random.randn(outs).astype(np.float32)
     inputs = [random.randn(rows, ins).astype(np.float32)]
     want = torch.from_numpy(inputs[0]).double() @ torch.from_numpy(weight).double().T

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.codegen.kernels.layers import WARNINGS, Case, Conv, build, conv_case, linear_case
 
+from penjing.codegen.encodings import INDICES
 from penjing.codegen.ir import Activation
 from penjing.codegen.kernels import (
+    BlockLinear,
     ColumnLinear,
     DenseConv,
     DenseLinear,
     Depthwise,
+    KernelConv,
+    RunLinear,
     SparseConv,
     Style,
     WindowLinear,
 )
+from penjing.codegen.targets import HOST
 
 TOLERANCE = 2e-6  # of the largest value: single precision sums of at most some hundred terms
 
@@ -64,6 +70,41 @@ DENSE = {
     "direct": DenseConv(filters=4, style=Style(vectors=3)),
     "staged": DenseConv(filters=3, style=Style(vectors=4, staged=True, cache_bytes=4000)),
 }
+BLOCKS = {
+    "plain": Conv(filters=8, pattern="4x1"),
+    "wide": Conv(filters=12, channels=8, size=(6, 37), pattern="4x2", residual=True),
+    "stride": Conv(filters=8, size=(17, 20), stride=2, pattern="4x1"),
+    "grouped": Conv(channels=6, filters=16, groups=2, pattern="4x1"),
+    "pointwise": Conv(filters=8, channels=20, size=(7, 7), kernel=(1, 1), padding=0),
+    "all_zero": Conv(filters=4, sparsity=1.0),
+    "fully_dense": Conv(filters=4, sparsity=0.0),
+    "one_dimension": Conv(filters=4, size=(50,), kernel=(9,), padding=4, dilation=2),
+}
+BUNDLES = {
+    "direct": SparseConv(style=Style(vectors=4), bundle=4),
+    "staged": SparseConv(style=Style(vectors=2, staged=True, cache_bytes=2000), bundle=4),
+}
+KERNELS = {
+    "kernel": Conv(pattern="kernel", channels=9, sparsity=0.6),
+    "shapes": Conv(pattern="shapes", channels=9, size=(11, 19), residual=True),
+    "element": Conv(sparsity=0.5),
+    "fully_dense": Conv(sparsity=0.0),
+    "all_zero": Conv(sparsity=1.0),
+    "stride": Conv(pattern="kernel", stride=2, size=(17, 20)),
+    "dilated": Conv(pattern="kernel", dilation=2, padding=2, size=(12, 13)),
+    "grouped": Conv(pattern="kernel", channels=6, filters=4, groups=2),
+    "rectangular": Conv(kernel=(2, 3), pattern="shapes", padding=2, batch=2),
+    "line": Conv(kernel=(5,), size=(40,), padding=2),
+    "empty_rows": Conv(pattern="kernel", empty_rows=True),
+}
+WRITTEN = {
+    "plain": Conv(),
+    "far": Conv(channels=40, sparsity=0.99, filters=3),
+    "pointwise": Conv(size=(7, 7), kernel=(1, 1), padding=0, channels=40),
+    "grouped": Conv(channels=6, filters=4, groups=2),
+    "all_zero": Conv(sparsity=1.0),
+    "fully_dense": Conv(sparsity=0.0, size=(1, 2)),
+}
 LINEAR = [(1, 64, 33), (1, 20, 5), (3, 100, 48), (17, 33, 40), (6, 300, 17)]
 
 
@@ -76,8 +117,52 @@ def _convolutions() -> list[Case]:
         if conv.groups == 1:
             for style, kernel in DENSE.items():
                 found.append(conv_case(f"dense_{style}_{shape}", kernel, conv))
+    return found
+
+
+def _patterns() -> list[Case]:
+    """Convolutions in blocks, of whole kernels or a few shapes, in every encoding, depthwise."""
+    found = []
+    for shape, conv in BLOCKS.items():
+        for style, kernel in BUNDLES.items():
+            found.append(conv_case(f"block_{style}_{shape}", kernel, conv))
+    for shape, conv in KERNELS.items():
+        for style, choice in SPARSE.items():
+            found.append(conv_case(f"kernel_{style}_{shape}", KernelConv(style=choice), conv))
+    for shape, conv in WRITTEN.items():
+        found += _written(shape, conv)
     for shape, conv in DEPTHWISE.items():
         found.append(conv_case(f"depthwise_{shape}", Depthwise(vectors=6), conv))
+    return found
+
+
+def _written(shape: str, conv: Conv) -> list[Case]:
+    """A layer in every encoding, staged in blocks and in place, also with few values."""
+    found = []
+    for style in ("direct", "blocks"):
+        for index in INDICES:
+            kernel = SparseConv(style=SPARSE[style], index=index)
+            found.append(conv_case(f"{index}_{style}_{shape}", kernel, conv))
+            coded, few = replace(kernel, codebook=True), replace(conv, values=5)
+            found.append(conv_case(f"{index}_codes_{style}_{shape}", coded, few))
+    return found
+
+
+def _structured() -> list[Case]:
+    """Linear layers in blocks and with as many zeros everywhere."""
+    found = []
+    for i, (rows, ins, outs) in enumerate([(1, 64, 48), (5, 80, 32), (4, 33, 7)]):
+        for pattern in ("2:4", "4x1", "1x16"):
+            kernels = [RunLinear(rows=min(rows, 4)), RunLinear(rows=1)]
+            for n in (4, 16):
+                kernels += [BlockLinear(lanes=n), BlockLinear(lanes=n, rows=min(rows, 3))]
+                kernels += [BlockLinear(lanes=n, along=True, rows=min(rows, 2))]
+            for j, kernel in enumerate(kernels):
+                name = f"structured_{i}_{j}_{pattern.replace(':', '_')}"
+                sizes, residual = (rows, ins, outs), i % 2 == 1
+                case = linear_case(name, kernel, sizes, 0.7, residual=residual, pattern=pattern)
+                if kernel.takes(case.net, case.layer, HOST):
+                    found.append(case)
     return found
 
 
@@ -89,16 +174,15 @@ def _linear() -> list[Case]:
             kernels = {
                 "window": WindowLinear(),
                 "dense": DenseLinear(rows=min(2, sizes[0]), vectors=2),
-                "column": ColumnLinear(style=Style(vectors=8)),
+                "column": ColumnLinear(conv=SparseConv(style=Style(vectors=8))),
             }
             for kind, kernel in kernels.items():
-                if kind != "column" or sizes[0] > 1:
-                    case = linear_case(f"{kind}_{name}", kernel, sizes, sparsity, residual=residual)
-                    found.append(case)
+                case = linear_case(f"{kind}_{name}", kernel, sizes, sparsity, residual=residual)
+                found.append(case)
     return found
 
 
-CASES = [*_convolutions(), *_linear()]
+CASES = [*_convolutions(), *_patterns(), *_linear(), *_structured()]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +199,6 @@ def test_a_kernel_equals_the_reference(name: str, differences: dict[str, float])
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_kernels_are_plain_c_that_runs_without_wide_vectors(tmp_path: Path) -> None:
-    few = CASES[::9]
+    few = CASES[::13]
     worst = max(build(few, tmp_path, ["-O1", *WARNINGS], "clang").values())
     assert worst < TOLERANCE

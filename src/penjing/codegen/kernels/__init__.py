@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+from penjing.codegen.encodings import INDICES
 from penjing.codegen.kernel import Kernel
+from penjing.codegen.kernels.block_linear import BlockLinear
 from penjing.codegen.kernels.cover import Style
 from penjing.codegen.kernels.dense_conv import DenseConv
 from penjing.codegen.kernels.dense_linear import DenseLinear
 from penjing.codegen.kernels.depthwise import Depthwise
+from penjing.codegen.kernels.kernel_conv import KernelConv
 from penjing.codegen.kernels.recurrent import Recurrent
+from penjing.codegen.kernels.run_linear import RunLinear
 from penjing.codegen.kernels.sparse_conv import SparseConv
 from penjing.codegen.kernels.sparse_linear import ColumnLinear, WindowLinear
 
 __all__ = [
+    "BlockLinear",
     "ColumnLinear",
     "DenseConv",
     "DenseLinear",
     "Depthwise",
+    "KernelConv",
     "Recurrent",
+    "RunLinear",
     "SparseConv",
     "Style",
     "WindowLinear",
+    "compact_kernels",
     "host_kernels",
 ]
 
 DENSE_TILES = ((8, 3), (6, 4), (12, 2), (4, 6), (4, 3), (6, 2), (3, 4), (4, 1), (1, 8))
 """Filters and vectors at once: those that fit 32 registers, then 16."""
+BLOCK_TILES = ((2, 8), (4, 4), (4, 5), (8, 2), (8, 3), (2, 4), (4, 2))
+"""Filters that share their zeros and vectors at once."""
 LINEAR_TILES = ((1, 8), (1, 4), (6, 4), (4, 4), (2, 8), (4, 2), (2, 4))
 """Rows and vectors at once."""
+BLOCKS = [(lanes, along) for lanes in (16, 8, 4) for along in (False, True)]
+"""Lengths and directions of blocks in linear layers."""
 
 
 def host_kernels() -> tuple[Kernel, ...]:
     """Every float kernel in every style; those too big for a machine's registers decline."""
+    return (*_convolutions(), *_products())
+
+
+def compact_kernels() -> tuple[Kernel, ...]:
+    """Every way to write sparse weights, for programs that shall be small."""
+    convolutions = [
+        SparseConv(style=Style(vectors=v), bundle=b, index=i, codebook=c)
+        for b, v in ((1, 8), (2, 8), (4, 4), (8, 2))
+        for i in INDICES
+        for c in (False, True)
+    ]
+    products = [ColumnLinear(conv=conv) for conv in convolutions]
+    return (*convolutions, *products, *(Recurrent(product=product) for product in products))
+
+
+def _convolutions() -> tuple[Kernel, ...]:
     sparse = [Style(staged=s, vectors=v) for s in (False, True) for v in (8, 12, 16)]
     dense = [
         DenseConv(filters=f, style=Style(vectors=v, staged=s, cache_bytes=128 << 10))
@@ -39,11 +67,22 @@ def host_kernels() -> tuple[Kernel, ...]:
     ]
     return (
         *(SparseConv(style=style) for style in sparse),
+        *(SparseConv(style=Style(vectors=v), bundle=b) for b, v in BLOCK_TILES),
+        *(KernelConv(style=style) for style in sparse),
         *dense,
         *(Depthwise(vectors=v) for v in (4, 8, 12, 16)),
+    )
+
+
+def _products() -> tuple[Kernel, ...]:
+    blocks = [BlockLinear(lanes=n, along=a, rows=m) for n, a in BLOCKS for m in (1, 4)]
+    once: list[Kernel] = [WindowLinear(), RunLinear(), DenseLinear(), *blocks[::2]]
+    return (
         *(DenseLinear(rows=m, vectors=v) for m, v in LINEAR_TILES),
         WindowLinear(),
-        Recurrent(product=WindowLinear()),
-        Recurrent(product=DenseLinear(rows=1, vectors=8)),
-        *(ColumnLinear(style=Style(vectors=v)) for v in (8, 16)),
+        *(RunLinear(rows=m) for m in (1, 4)),
+        *blocks,
+        *(Recurrent(product=product) for product in once),
+        *(ColumnLinear(conv=SparseConv(style=Style(vectors=v))) for v in (8, 16)),
+        *(ColumnLinear(conv=SparseConv(style=Style(vectors=v), bundle=b)) for b, v in BLOCK_TILES),
     )

@@ -72,11 +72,12 @@ class DenseLinear:
         """Nanoseconds, from multiplications and from the weights' way to the core."""
         outs, ins = layer.weights["weight"].shape
         lanes, rows = machine(target).lanes, rows_of(net, layer)
-        wide = ceil(outs / lanes / self.vectors) * self.vectors
+        wide = ceil(outs / lanes)
+        tiles = ceil(wide / self.vectors)
         passes = ceil(rows / self.rows)
         read = CACHED_NS if outs * ins * 4 <= CACHE_BYTES else MEMORY_NS
         each = max(self.rows * MULTIPLY_NS, read if passes == 1 else CACHED_NS)
-        return float(wide * passes * (ins * each + TILE_NS * self.rows / 4))
+        return float(passes * (wide * ins * each + TILE_NS * self.rows * tiles))
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
         """Packed rows."""

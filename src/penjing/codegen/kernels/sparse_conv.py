@@ -5,6 +5,10 @@ registers; each nonzero is one broadcast and one multiply-add per vector. The in
 lies ("direct": loads straddle cache lines, which costs double on most machines) or staged, see
 `cover`; staged channels are taken in blocks that stay in the first-level cache, and between blocks
 the sums wait in the output.
+
+With `bundle` filters at once a tap is in the list if one of them has it, so that every vector is
+loaded once for all of them: what blocks of zeros pay for. The lists are written in any of the
+encodings; only csr places are what the code adds, the others cost a few instructions per tap.
 """
 
 from __future__ import annotations
@@ -13,189 +17,185 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from penjing.codegen.encodings import Index, few_values
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Blob, Code, Needs, Site
 from penjing.codegen.kernels.conv import bias_blob, conv_needs, frames, job_at, takes_conv
 from penjing.codegen.kernels.cover import Job, Style, merged, named
 from penjing.codegen.kernels.finish import after_loop
+from penjing.codegen.kernels.geometry import geometry
+from penjing.codegen.kernels.lists import Lists
+from penjing.codegen.kernels.standalone import packed_site
 from penjing.codegen.kernels.vectors import machine
 from penjing.codegen.targets import Target
 
-STAGED_NS, DIRECT_NS = 0.21, 0.34
-"""Of one vector's multiply-add with an aligned load, and with one that straddles lines (Zen 5)."""
+MULTIPLY_NS = 0.15
+"""Of one vector's multiply-add in registers (Zen 5)."""
+STAGED_NS, DIRECT_NS = 0.06, 0.19
+"""More, where the vector is loaded for it alone; and where that load straddles lines."""
 LIST_NS, FILTER_NS, COPY_NS, FINISH_NS = 0.3, 4.0, 0.35, 0.6
 """Of one nonzero, of one list, of one staged vector, of one finished vector."""
-PER_NONZERO = 6
-"""Bytes of a weight and its place."""
+DECODE_NS = {"csr": 0.0, "delta": 0.4, "bitmap": 0.8}
+"""Of one tap."""
 STRANDS = 6
 """Independent sums that hide the latency of a multiply-add."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseConv:
-    """Element-sparse convolution: any kernel, stride, dilation and groups.
+    """Element- and block-sparse convolution: any kernel, stride, dilation and groups.
 
     Args:
         style: How it goes through memory.
+        bundle: Filters at once, which share their lists.
+        index: How the lists say where a tap is.
+        codebook: Weights are codes of one byte; for layers of few values only.
     """
 
     style: Style = field(default_factory=Style)
+    bundle: int = 1
+    index: Index = "csr"
+    codebook: bool = False
 
     @property
     def name(self) -> str:
         """Short name."""
-        return "sparse_conv"
+        return "sparse_conv" if self.bundle == 1 else "block_conv"
 
     def takes(self, net: Net, layer: Layer, target: Target, /) -> bool:
         """Float convolutions in one or two dimensions, as far as the registers go."""
-        return takes_conv(net, layer) and self.style.vectors + 2 <= machine(target).registers
+        sums = self.style.vectors * self.bundle + (self.style.vectors if self.bundle > 1 else 0)
+        if not takes_conv(net, layer) or sums + 2 > machine(target).registers:
+            return False
+        g = geometry(net, layer)
+        whole = g is not None and g.filters // g.groups % self.bundle == 0
+        return whole and (not self.codebook or few_values(layer.weights["weight"]))
 
     def cost(self, net: Net, layer: Layer, target: Target, /) -> float:
         """Nanoseconds, from the vectors that are multiplied, copied and finished."""
         f = frames(net, layer, target, self.style)[-1]
-        kept, tiles = np.count_nonzero(layer.weights["weight"]), f.tiles.tiles
-        vectors = tiles * f.tiles.vectors
-        each = STAGED_NS if f.staged else DIRECT_NS
-        lists = LIST_NS * kept + FILTER_NS * f.g.filters * f.blocks
+        tiles, vectors = f.tiles.tiles, f.tiles.tiles * f.tiles.vectors
+        taps = self._taps(layer.weights["weight"])
+        load = STAGED_NS if f.staged else DIRECT_NS
+        each = self.bundle * MULTIPLY_NS + (load if self.bundle == 1 else load / 4)
+        decode = DECODE_NS[self.index] * taps
+        bundles = f.g.filters // self.bundle * f.blocks
+        lists = LIST_NS * taps + decode + FILTER_NS * bundles
         finish = FINISH_NS * vectors * f.g.filters * f.blocks
-        work = each * kept * vectors + lists * tiles + COPY_NS * f.stage_vectors + finish
+        work = each * taps * vectors + lists * tiles + COPY_NS * f.stage_vectors + finish
         return float(work * f.g.batch)
+
+    def _taps(self, weight: np.ndarray) -> int:
+        """Entries of all lists."""
+        bundles = weight.reshape(len(weight) // self.bundle, self.bundle, -1)
+        return int(np.count_nonzero((bundles != 0).any(1)))
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """Rows of neighbouring pixels with their padding around them, and room to stage."""
         return conv_needs(net, layer, frames(net, layer, target, self.style))
 
-    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:  # noqa: ARG002
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:
         """Flash for weights, places and counts."""
-        weight = layer.weights["weight"]
-        return int(np.count_nonzero(weight)) * PER_NONZERO + 8 * len(weight)
+        site = packed_site(self, net, layer, target)
+        return self._lists(job_at(site, self.style), layer).size_bytes
 
     def emit(self, site: Site, /) -> Code:
         """One function per shape of tile; lists of taps and weights per layer."""
-        weight = site.layer.weights["weight"]
+        layer = site.layer
         job = job_at(site, self.style)
-        frame = job.frame
-        lists = _Lists.of(job, weight)
+        frame, lists = job.frame, self._lists(job, layer)
         name, text = _tile(job, lists)
-        call, functions = _call(job, lists, name)
+        call, functions = job.blocks(name, lists.parts(layer.name))
         after, more = after_loop(site)
+        shared = "" if self.bundle == 1 else f" in blocks of {self.bundle} filters"
+        kept = int(np.count_nonzero(layer.weights["weight"]))
+        blobs: list[Blob] = [*lists.blobs(layer.name), bias_blob(layer, frame.g.filters)]
         return Code(
             call=call + after,
             functions=merged(job.functions(), {name: text}, functions, more),
-            blobs=lists.blobs(site.layer),
-            note=f"{len(lists.values)} of {weight.size} weights as {lists.places.dtype} place and "
-            f"float; {'staged' if frame.staged else 'direct'}, tile of {frame.tiles.vectors} "
-            f"vectors, {frame.blocks} blocks",
+            blobs=tuple(blobs),
+            note=f"{kept} of {layer.weights['weight'].size} weights{shared}, "
+            f"{lists.blocks[0].name}; {'staged' if frame.staged else 'direct'}, tile of "
+            f"{frame.tiles.vectors} vectors, {frame.blocks} blocks",
         )
 
-
-@dataclass(frozen=True, slots=True)
-class _Lists:
-    """The nonzeros, block after block of input channels, filter after filter.
-
-    Args:
-        values: Weights.
-        places: Elements from the tile's first pixel to the tap.
-        counts: Nonzeros per block and filter.
-    """
-
-    values: np.ndarray
-    places: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def of(cls, job: Job, weight: np.ndarray) -> _Lists:
-        f, g = job.frame, job.frame.g
-        taps = weight.reshape(g.filters, -1, *g.kernel)
-        o, i, row, column = np.nonzero(taps)
-        channel = i + o // (g.filters // g.groups) * (g.channels // g.groups)
-        block = channel // f.block
-        order = np.lexsort((column, row, channel, o, block))
-        counts = np.zeros((f.blocks, g.filters), np.int64)
-        np.add.at(counts, (block, o), 1)
-        unit = [job.tap(1, 0, 0), job.tap(0, 1, 0), job.tap(0, 0, 1)]
-        places = (channel % f.block) * unit[0] + row * unit[1] + column * unit[2]
-        narrow = np.uint16 if places.max(initial=0) < 1 << 16 else np.uint32
-        return cls(taps[o, i, row, column][order], places[order].astype(narrow), counts)
-
-    @property
-    def starts(self) -> np.ndarray:
-        """Where each block begins."""
-        return np.concatenate([[0], self.counts.sum(1).cumsum()])
-
-    def blobs(self, layer: Layer) -> tuple[Blob, ...]:
-        """The arrays of the program."""
-        narrow = np.uint16 if self.counts.max(initial=0) < 1 << 16 else np.uint32
-        return (
-            Blob(f"{layer.name}_w", _some(self.values.astype(np.float32))),
-            Blob(f"{layer.name}_at", _some(self.places), "index"),
-            Blob(f"{layer.name}_n", self.counts.astype(narrow).ravel(), "index"),
-            bias_blob(layer, self.counts.shape[1]),
-        )
+    def _lists(self, job: Job, layer: Layer) -> Lists:
+        weight = layer.weights["weight"]
+        return Lists.of(job, weight, self.index, bundle=self.bundle, codebook=self.codebook)
 
 
-def _some(values: np.ndarray) -> np.ndarray:
-    """C has no empty arrays."""
-    return values if len(values) else np.zeros(1, values.dtype)
-
-
-def _tile(job: Job, lists: _Lists) -> tuple[str, str]:
+def _tile(job: Job, lists: Lists) -> tuple[str, str]:
     """The function that computes one tile for all filters."""
-    many = job.frame.blocks > 1
-    start, again, work, finish, wait = [], [], [], [], []
-    for i, row, p in job.vectors():
-        at = row * job.y[2] + p.column
-        start.append(f"pj_vf{p.lanes} a{i} = (pj_vf{p.lanes}){{0}} + *b;")
-        again.append(f"a{i} = *(const pj_vf{p.lanes} *)(y + {at});")
-        work.append(_multiply(p.lanes, f"a{i}", job.load(row, p), 0))
-        finish.append(job.finish(f"a{i}", row, p, residual="z", y="y"))
-        wait.append(job.store(f"a{i}", row, p, "y"))
+    many, bundle = job.frame.blocks > 1, lists.bundle
+    start, again, finish, wait = [], [], [], []
+    for o in range(bundle):
+        y = _ahead("y", o, job.y[1])
+        z = "" if job.residual is None else _ahead("z", o, job.residual[1])
+        for i, row, p in job.vectors():
+            a = f"a{o}_{i}"
+            start.append(f"pj_vf{p.lanes} {a} = (pj_vf{p.lanes}){{0}} + b[{o}];")
+            again.append(f"{a} = *(const pj_vf{p.lanes} *)({y} + {row * job.y[2] + p.column});")
+            finish.append(job.finish(a, row, p, residual=z, y=y))
+            wait.append(job.store(a, row, p, y))
     z = "" if job.residual is None else "const float *PJ_RESTRICT z, "
-    z_step = "" if job.residual is None else f", z += {job.residual[1]}"
+    z_step = "" if job.residual is None else f", z += {bundle * job.residual[1]}"
     flags = ", int first, int last" if many else ""
     ends = "\n        ".join(finish)
     if many:
         ends = f"if (!last) {{ {' '.join(wait)} continue; }}\n        {ends}"
-    if many:
         start.append(f"if (!first) {{ {' '.join(again)} }}")
-    begins, works = "\n        ".join(start), "\n            ".join(work)
+    begins = "\n        ".join(start)
     return named("pj_sparse", f"""
-static void @NAME@(const float *x, float *y, {z}const float *b,
-                   const float *w, const {_c(lists.places)} *at, const {_count(lists)} *n{flags}) {{
-    for (int o = 0; o < {job.frame.g.filters}; o++, b++, n++, y += {job.y[1]}{z_step}) {{
+static void @NAME@(const float *x, float *y, {z}const float *b, {lists.parameters}{flags}) {{
+    for (int o = 0; o < {job.frame.g.filters}; o += {bundle}, b += {bundle},
+         y += {bundle * job.y[1]}{z_step}) {{
         {begins}
-        unsigned k = *n;
-        {_strands(job)}
-        for (; k; k--) {{
-            const float *t0 = x + *at++;
-            const float c0 = *w++;
-            {works}
-        }}
+        {lists.before}
+        {_strands(job, lists)}
+        {lists.loop(_work(job, bundle))}
         {ends}
     }}
 }}
 """)  # fmt: skip
 
 
+def _ahead(name: str, steps: int, stride: int) -> str:
+    return f"{name} + {steps * stride}" if steps else name
+
+
+def _work(job: Job, bundle: int) -> str:
+    """The multiply-adds of one tap."""
+    if bundle == 1:
+        return "\n            ".join(
+            _multiply(p.lanes, f"a0_{i}", job.load(row, p), 0) for i, row, p in job.vectors()
+        )
+    lines = [
+        f"const pj_vf{p.lanes} v{i} = *(const pj_vf{p.lanes} *)(t0 + {job.load(row, p)});"
+        for i, row, p in job.vectors()
+    ]
+    lines += [f"a{o}_{i} += c{o} * v{i};" for o in range(bundle) for i, _, _ in job.vectors()]
+    return "\n            ".join(lines)
+
+
 def _multiply(lanes: int, name: str, at: str, strand: int) -> str:
     return f"{name} += c{strand} * *(const pj_vf{lanes} *)(t{strand} + {at});"
 
 
-def _strands(job: Job) -> str:
+def _strands(job: Job, lists: Lists) -> str:
     """Several nonzeros at a time where a tile has too few sums to hide the latency of one."""
     sums = job.vectors()
     count = STRANDS // len(sums)
-    if count < 2:
+    if count < 2 or lists.bundle > 1 or lists.index != "csr":
         return ""
     lines, body, ends = [], [], []
     for j in range(count):
-        body.append(f"const float *t{j} = x + at[{j}]; const float c{j} = w[{j}];")
+        body.append(f"const float *t{j} = x + at[{j}]; {lists.values(j)}")
         for i, row, p in sums:
-            name = f"a{i}" if j == 0 else f"s{j}_{i}"
+            name = f"a0_{i}" if j == 0 else f"s{j}_{i}"
             body.append(_multiply(p.lanes, name, job.load(row, p), j))
             if j:
                 lines.append(f"pj_vf{p.lanes} {name} = {{0}};")
-                ends.append(f"a{i} += {name};")
+                ends.append(f"a0_{i} += {name};")
     inside = "\n            ".join(body)
     return f"""if (k >= {count}) {{
         {" ".join(lines)}
@@ -204,20 +204,3 @@ def _strands(job: Job) -> str:
         }}
         {" ".join(ends)}
         }}"""
-
-
-def _c(array: np.ndarray) -> str:
-    return f"{array.dtype.name}_t"
-
-
-def _count(lists: _Lists) -> str:
-    return "uint16_t" if lists.counts.max(initial=0) < 1 << 16 else "uint32_t"
-
-
-def _call(job: Job, lists: _Lists, tile: str) -> tuple[str, dict[str, str]]:
-    name = job.site.layer.name
-    parts = [
-        f"{name}_w + {at}, {name}_at + {at}, {name}_n + {i * job.frame.g.filters}"
-        for i, at in enumerate(lists.starts[:-1])
-    ]
-    return job.blocks(tile, parts)

@@ -19,11 +19,11 @@ import numpy as np
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Blob, Code, Needs, Place, Room, Site
 from penjing.codegen.kernels.conv import bias_blob
-from penjing.codegen.kernels.cover import SLACK, Style, named
+from penjing.codegen.kernels.cover import SLACK, named
 from penjing.codegen.kernels.dense_linear import packed_needs, rows_of, takes_linear
-from penjing.codegen.kernels.finish import after_loop, in_vectors
+from penjing.codegen.kernels.finish import after_loop, finish_rows
 from penjing.codegen.kernels.sparse_conv import SparseConv
-from penjing.codegen.kernels.vectors import activated, machine, types
+from penjing.codegen.kernels.vectors import INTRINSICS, machine, types
 from penjing.codegen.targets import Target
 
 LANES = 16
@@ -146,17 +146,15 @@ class WindowLinear:
         parts = Product.of(layer.name, layer.weights["weight"], site.target)
         outs, ins = layer.weights["weight"].shape
         count = prod(site.inputs[0].shape[:-1])
-        z = f", {site.inputs[1].pointer} + m * {outs}" if len(site.inputs) > 1 else ""
-        finish, more = _finish(site)
+        finish, more = finish_rows(site)
         after, loops = after_loop(site)
         x = f"{site.inputs[0].pointer} + m * {ins}"
         y = f"{site.outputs[0].pointer} + m * {outs}"
         call = (
-            f"for (int m = 0; m < {count}; m++) {{\n"
-            f"    {parts.call(x, y, f'{layer.name}_b')}\n    {finish.format(y=y, z=z)}\n}}\n"
+            f"for (int m = 0; m < {count}; m++) {{\n    {parts.call(x, y, f'{layer.name}_b')}\n}}\n"
         )
         return Code(
-            call=call + after,
+            call=call + finish + after,
             functions={**parts.functions, **more, **loops},
             blobs=(*parts.blobs, bias_blob(layer, outs)),
             note=parts.note,
@@ -213,9 +211,6 @@ class Product:
         return f"{self.function}({x}, {y}, {b}, {names});"
 
 
-INTRINSICS = "\n#ifdef __AVX512VL__\n#include <immintrin.h>\n#endif\n"
-
-
 def _some(values: np.ndarray) -> np.ndarray:
     return values if len(values) else np.zeros(1, values.dtype)
 
@@ -267,58 +262,31 @@ WINDOW = """#ifndef PJ_WINDOW
 """
 
 
-def _finish(site: Site) -> tuple[str, dict[str, str]]:
-    """Residual and activation over the finished outputs."""
-    layer = site.layer
-    outs = layer.weights["weight"].shape[0]
-    act = in_vectors(layer)
-    with_z = len(site.inputs) > 1
-    if act is None and not with_z:
-        return "", {}
-    full, rest = divmod(outs, LANES)
-    z = "v += *(const pj_vf16 *)(z + i); " if with_z else ""
-    body = f"pj_vf16 v = *(pj_vf16 *)(y + i); {z}{activated(act, LANES, 'v') or ''}"
-    tail = ""
-    if rest:
-        one = f"pj_vf16 v = {{0}}; for (int j = 0; j < {rest}; j++) v[j] = y[{full * LANES} + j]"
-        one += f"{f' + z[{full * LANES} + j]' if with_z else ''};"
-        tail = (
-            f"{{ {one} {activated(act, LANES, 'v') or ''}"
-            f"for (int j = 0; j < {rest}; j++) y[{full * LANES} + j] = v[j]; }}"
-        )
-    name, text = named("pj_finish", f"""
-static void @NAME@(float *y{", const float *z" if with_z else ""}) {{
-    for (int i = 0; i < {full * LANES}; i += {LANES}) {{ {body}*(pj_vf16 *)(y + i) = v; }}
-    {tail}
-}}
-""")  # fmt: skip
-    return f"{name}({{y}}{{z}});", {name: text}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnLinear:
     """Sparse matrix times many vectors that lie side by side.
 
     Args:
-        style: Of the convolution that it is.
+        conv: The convolution that it is.
     """
 
-    style: Style = field(default_factory=Style)
+    conv: SparseConv = field(default_factory=SparseConv)
 
     @property
     def name(self) -> str:
         """Short name."""
         return "column_linear"
 
-    def takes(self, net: Net, layer: Layer, target: Target, /) -> bool:  # noqa: ARG002 - protocol
-        """Float linear layers of several rows."""
-        return takes_linear(net, layer) and rows_of(net, layer) > 1
+    def takes(self, net: Net, layer: Layer, target: Target, /) -> bool:
+        """Float linear layers."""
+        return takes_linear(net, layer) and self.conv.takes(*self._inner(net, layer), target)
 
     def cost(self, net: Net, layer: Layer, target: Target, /) -> float:
         """As the convolution, and turning the tensors."""
         inner, one = self._inner(net, layer)
         moved = sum(net.tensors[n].elements for n in (layer.inputs[0], layer.outputs[0]))
-        return SparseConv(style=self.style).cost(inner, one, target) + TURN_NS * moved
+        turned = TURN_NS * moved if rows_of(net, layer) > 1 else 0.0
+        return self.conv.cost(inner, one, target) + turned
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
         """Features outermost."""
@@ -334,7 +302,7 @@ class ColumnLinear:
 
     def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:
         """As the convolution."""
-        return SparseConv(style=self.style).constant_bytes(net, layer, target)
+        return self.conv.constant_bytes(*self._inner(net, layer), target)
 
     def emit(self, site: Site, /) -> Code:
         """The convolution of one tap over planes of features."""
@@ -345,7 +313,7 @@ class ColumnLinear:
             inputs=tuple(_planes(p, rows) for p in site.inputs),
             outputs=tuple(_planes(p, rows) for p in site.outputs),
         )
-        return SparseConv(style=self.style).emit(inner)
+        return self.conv.emit(inner)
 
     def _conv(self, layer: Layer) -> Layer:
         attributes = {

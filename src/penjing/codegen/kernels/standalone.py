@@ -103,15 +103,8 @@ def alone(
         name: Of the C function and prefix of its constants.
         apart: Constants are pointers that the caller sets, so that the source is short.
     """
-    needs = kernel.needs(net, layer, target)
-    rooms = [*needs.inputs] + [Room()] * (len(layer.inputs) - len(needs.inputs))
-    rooms += [*needs.outputs] + [Room()] * (len(layer.outputs) - len(needs.outputs))
-    places = tuple(
-        _place(f"m{i}", net.tensors[tensor].shape, room)
-        for i, (tensor, room) in enumerate(zip((*layer.inputs, *layer.outputs), rooms, strict=True))
-    )
-    count = len(layer.inputs)
-    site = Site(layer, places[:count], places[count:], "scratch", target)
+    site = packed_site(kernel, net, layer, target)
+    places, count = (*site.inputs, *site.outputs), len(site.inputs)
     code = kernel.emit(site)
     write = _pointer if apart else _constant
     constants = "".join(write(blob) for blob in code.blobs)
@@ -127,7 +120,28 @@ void {name}(void *const *memory) {{
     {{ {code.call} }}
 }}
 """
-    return Alone(text, name, places, needs.scratch_bytes, code)
+    scratch = kernel.needs(net, layer, target).scratch_bytes
+    return Alone(text, name, places, scratch, code)
+
+
+def packed_site(kernel: Kernel, net: Net, layer: Layer, target: Target) -> Site:
+    """The site of a layer alone: every tensor packed as the kernel asks.
+
+    Args:
+        kernel: Takes the layer.
+        net: That the layer is part of.
+        layer: Of floats.
+        target: That is compiled for.
+    """
+    needs = kernel.needs(net, layer, target)
+    rooms = [*needs.inputs] + [Room()] * (len(layer.inputs) - len(needs.inputs))
+    rooms += [*needs.outputs] + [Room()] * (len(layer.outputs) - len(needs.outputs))
+    places = tuple(
+        _place(f"m{i}", net.tensors[tensor].shape, room)
+        for i, (tensor, room) in enumerate(zip((*layer.inputs, *layer.outputs), rooms, strict=True))
+    )
+    count = len(layer.inputs)
+    return Site(layer, places[:count], places[count:], "scratch", target)
 
 
 HEADER = """#include <stddef.h>

@@ -90,6 +90,9 @@ def even(lanes: int) -> dict[str, str]:
     }
 
 
+INTRINSICS = "\n#ifdef __AVX512VL__\n#include <immintrin.h>\n#endif\n"
+
+
 def keep(lanes: int, count: int) -> dict[str, str]:
     """A function that stores the first `count` lanes; name -> text."""
     name = f"pj_keep{lanes}_{count}"
@@ -98,7 +101,7 @@ def keep(lanes: int, count: int) -> dict[str, str]:
                  4: "_mm_mask_storeu_ps(y, {m}, (__m128)*v)"}[lanes]  # fmt: skip
     masked = intrinsic.format(m=f"{(1 << count) - 1}U")
     return {
-        "pj_intrinsics": "\n#ifdef __AVX512VL__\n#include <immintrin.h>\n#endif\n",
+        "pj_intrinsics": INTRINSICS,
         name: f"""
 static inline void {name}(float *y, const pj_vf{lanes} *v) {{
 #ifdef __AVX512VL__

@@ -99,7 +99,8 @@ class Allocation(Protocol):
             scores: Importance per group, shape `(units,)`, finite, non-negative.
             errors: Error after dropping the k lowest units, shape `(units + 1,)`, for the groups
                 where it is known.
-            costs: Exact costs by name; `costs["params"]` is always there.
+            costs: Exact costs by name; `costs["params"]` is always there. `costs["pruning_ratio"]`,
+                where it is, is the share that is kept, in place of units by their parameters.
             demand: What is wanted.
 
         Raises:

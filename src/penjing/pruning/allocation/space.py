@@ -111,7 +111,8 @@ class Space:
         )
         limits = {name: (costs[name], float(bound)) for name, bound in demand.budgets.items()}
         if weighted and demand.pruning_ratio is not None:
-            limits[SHARE] = (kept_share(ordered, costs), 1 - demand.pruning_ratio)
+            share = costs[SHARE] if SHARE in costs else kept_share(ordered, costs)
+            limits[SHARE] = (share, 1 - demand.pruning_ratio)
         space = cls(ordered, choices, limits, demand)
         if not space.feasible(space.smallest):
             raise space.infeasible(costs)

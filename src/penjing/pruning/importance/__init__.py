@@ -10,11 +10,16 @@ from __future__ import annotations
 import math
 from typing import cast
 
+from penjing.pruning.importance._ablation import Ablation
+from penjing.pruning.importance._activations import Activations
 from penjing.pruning.importance._elementwise import Elementwise
 from penjing.pruning.importance._even import even
+from penjing.pruning.importance._fpgm import fpgm
 from penjing.pruning.importance._magnitude import Magnitude
+from penjing.pruning.importance._norm_scale import NormScale
 from penjing.pruning.importance._obs import Obs as OBS
 from penjing.pruning.importance._random import Random
+from penjing.pruning.importance._sensitivity import Sensitivity
 from penjing.pruning.importance._taylor import Taylor
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.lookup import lookup
@@ -22,18 +27,32 @@ from penjing.pruning.saliency import Fisher, Grasp, Saliency, Snip, SynFlow
 
 __all__ = [
     "OBS",
+    "Ablation",
+    "Activations",
     "Elementwise",
     "Magnitude",
+    "NormScale",
     "Random",
+    "Sensitivity",
     "Taylor",
+    "ablation",
+    "apoz",
+    "bn_scale",
+    "chip",
+    "entropy",
     "even",
     "fisher",
+    "fpgm",
     "grasp",
+    "hrank",
     "l1",
     "l2",
     "linf",
+    "mean_activation",
+    "mutual_information",
     "obs",
     "random",
+    "sensitivity",
     "snip",
     "synflow",
     "taylor",
@@ -49,6 +68,15 @@ fisher = Elementwise(saliency=Fisher())
 snip = Elementwise(saliency=Snip())
 grasp = Elementwise(saliency=Grasp())
 synflow = Elementwise(saliency=SynFlow(steps=1))
+bn_scale = NormScale()
+apoz = Activations(statistic="nonzero")
+mean_activation = Activations(statistic="mean")
+entropy = Activations(statistic="entropy")
+mutual_information = Activations(statistic="information")
+hrank = Activations(statistic="rank")
+chip = Activations(statistic="independence", samples=64)
+ablation = Ablation()
+sensitivity = Sensitivity(order=l2)
 
 
 def resolve(importance: str | Importance | Prepares | Saliency | type) -> Importance | Prepares:

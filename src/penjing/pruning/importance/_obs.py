@@ -17,7 +17,7 @@ from penjing.graph.capture import Program
 from penjing.graph.network import Network
 from penjing.plan import Group
 from penjing.pruning.importance._silent import trials, tried
-from penjing.pruning.importance.sums import by_unit
+from penjing.pruning.importance.sums import squared_norms
 from penjing.statistics.attention import products
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Outlet, energy_per_position, outlets
@@ -412,14 +412,7 @@ def _tried(
 
 def _by_magnitude(program: Program, group: Group) -> tuple[Tensor, Tensor, str]:
     """Order a group that no layer reads by the squared L2 norm over all its slices."""
-    norms = torch.zeros(group.units, dtype=torch.float64)
-    for piece in group.slices:
-        tensor = program.tensors[piece.tensor].detach().double().square()
-        norms += by_unit(
-            tensor.movedim(piece.dim, -1).reshape(-1, tensor.shape[piece.dim]).sum(0).cpu()[None],
-            piece,
-            group.units,
-        )[0]
+    norms = squared_norms(program, group)
     order = torch.argsort(norms, stable=True)
     curve = torch.cat([norms.new_zeros(1), norms[order].cumsum(0)])
     return (

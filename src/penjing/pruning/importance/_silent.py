@@ -19,6 +19,7 @@ from torch import Tensor
 
 from penjing.graph.capture import Program
 from penjing.plan import Group
+from penjing.pruning.importance.curves import curve_through
 from penjing.statistics.attention import Head, Product, Scores
 from penjing.statistics.grams import Layer
 from penjing.statistics.outlets import Outlet
@@ -230,26 +231,11 @@ def tried(program: Program, calibration: Samples, todo: Sequence[Trial]) -> dict
     return {
         t.group: (
             orders[t.group],
-            _curve(counts[t.group], wrong[t.group] / energy[t.group], t.units),
+            curve_through(counts[t.group], wrong[t.group] / energy[t.group], t.units),
             "" if t.product else "no layer reads these units; tried out by leaving them away",
         )
         for t in todo
     }
-
-
-def _curve(counts: Sequence[int], errors: Tensor, units: int) -> Tensor:
-    """Error by number of units gone, straight between those tried, and beyond the last."""
-    known = [0.0, *torch.cummax(errors, 0).values.tolist()] if len(errors) else [0.0]
-    at = [0, *counts]
-    last = known[-1] + (known[-1] - known[-2]) if len(known) > 1 else 1.0
-    at, known = [*at, units], [*known, max(last, known[-1])]
-    curve = torch.zeros(units + 1, dtype=torch.float64)
-    for (a, low), (b, high) in zip(
-        zip(at, known, strict=True), list(zip(at, known, strict=True))[1:], strict=False
-    ):
-        steps = torch.arange(a, b + 1, dtype=torch.float64)
-        curve[a : b + 1] = low + (high - low) * (steps - a) / (b - a)
-    return curve
 
 
 def _replayed(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from penjing.errors import InputError, StrategyError
+from penjing.graph.capture import Program
 from penjing.graph.network import Network
 from penjing.plan import Group, Slice
 
@@ -62,6 +63,23 @@ def parameters_of(network: Network) -> dict[str, Tensor]:
         for name in sorted(names & program.parameters)
         if program.tensors[name].is_floating_point()
     }
+
+
+def squared_norms(program: Program, group: Group) -> Tensor:
+    """Squared L2 norm of each unit over all its slices, for groups that cannot be judged better.
+
+    Args:
+        program: The captured network.
+        group: One of its groups.
+
+    Returns:
+        `(units,)`, float64, on the CPU.
+    """
+    norms = torch.zeros(group.units, dtype=torch.float64)
+    for piece in group.slices:
+        w_PX = program.tensors[piece.tensor].detach().double().movedim(piece.dim, 0)
+        norms += by_unit(w_PX.square().reshape(len(w_PX), -1).sum(1).cpu(), piece, group.units)
+    return norms
 
 
 def by_unit(

@@ -1,0 +1,132 @@
+"""What the readers of a unit see: its activations, batch by batch.
+
+Suffixes: B = samples, U = units, S = positions of a unit in one sample (pixels, tokens, or the
+columns that a flattened map became).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from penjing.errors import StrategyError
+from penjing.graph.capture import Program
+from penjing.graph.network import Network
+from penjing.plan import Group
+from penjing.pruning.gradients import count_samples, sample_chunks
+from penjing.statistics.grams import Layer, layers
+from penjing.task import Calibration
+
+BATCH = 50  # samples in one run: large enough for the BLAS
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one layer sees of the units of one group.
+
+    Args:
+        node: Node that holds the values.
+        dim: Dimension of the units' positions.
+        index: Positions of every unit in it, `(U, M)`.
+    """
+
+    node: str
+    dim: int
+    index: Tensor
+
+    def of(self, value: Tensor) -> Tensor:
+        """Values per unit, `(B, U, M, *positions)`."""
+        moved = value.movedim(self.dim, 1)
+        own = moved[:, self.index.flatten()]
+        found: Tensor = own.unflatten(1, tuple(self.index.shape))
+        return found
+
+
+def seen_by_readers(network: Network, groups: Iterable[Group]) -> dict[str, list[Seen]]:
+    """Where the activations of every group are read, each place once.
+
+    Args:
+        network: The captured network.
+        groups: Some of its groups.
+
+    Returns:
+        By group; an empty list where no layer with a stored weight reads the units.
+    """
+    known, _ = layers(network.program)
+    return {group.name: _places(network.program, known, group) for group in groups}
+
+
+def _places(program: Program, known: Mapping[str, Layer], group: Group) -> list[Seen]:
+    found: dict[str, Seen] = {}
+    for piece in group.slices:
+        for layer in known.values():
+            reads = layer.weight == piece.tensor and layer.input_dim == piece.dim
+            if not reads or layer.groups > 1 or layer.source in found:
+                continue
+            index = torch.tensor([piece.positions(unit) for unit in range(group.units)])
+            dims = len(program.shape(program.nodes[layer.source]))
+            found[layer.source] = Seen(layer.source, layer.channel_dim % dims, index)
+    return list(found.values())
+
+
+class _Watching(fx.Interpreter):
+    """Runs a graph and shows some values on the way."""
+
+    def __init__(self, program: Program, look: Mapping[str, Callable[[Tensor], None]]) -> None:
+        super().__init__(program.graph_module)
+        self._look = look
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self._look:
+            self._look[n.name](value)
+        return value
+
+
+@torch.no_grad()
+def watch(
+    program: Program,
+    calibration: Calibration,
+    nodes: Iterable[str],
+    see: Callable[[str, Tensor, Any], None],
+    samples: int,
+    labelled_for: str = "",
+) -> int:
+    """Run the samples through the network once.
+
+    Args:
+        program: The network.
+        calibration: The samples.
+        nodes: Whose values are shown.
+        see: Called with a node's name, its value, and the labels of the batch.
+        samples: Samples at most.
+        labelled_for: What needs labels; empty gives None for them.
+
+    Returns:
+        How many samples were seen.
+
+    Raises:
+        StrategyError: Labels are missing, or there is no whole batch for a network of a fixed one.
+    """
+    device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
+    fixed = None if program.dynamic_batch else count_samples(program.example)
+    seen = 0
+    for flat, labels in sample_chunks(program, calibration, fixed or BATCH, samples, labelled_for):
+        if fixed is not None and count_samples(flat) != fixed:
+            continue
+        placed = [v.to(device) if isinstance(v, Tensor) else v for v in flat]
+        look = {n: (lambda v, n=n, labels=labels: see(n, v, labels)) for n in nodes}
+        values = program.bind(placed)
+        order = [values[p.name] for p in program.graph.nodes if p.op == "placeholder"]
+        _Watching(program, look).run(*order)
+        seen += count_samples(flat)
+    if not seen:
+        raise StrategyError(
+            f"the network has a fixed batch of {fixed} and no batch of the calibration data is as "
+            "large; give at least one"
+        )
+    return seen

@@ -1,0 +1,169 @@
+"""What a network's outputs lose when units are zero: measured, without building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penjing.errors import StrategyError
+from penjing.graph.capture import Program
+from penjing.plan import Group
+from penjing.pruning.gradients import Loss, count_samples, sample_chunks
+from penjing.statistics.stream import evaluate
+from penjing.task import Calibration
+
+BATCH = 32  # samples of which all activations are held at once
+TINY = 1e-30
+
+
+def zeroed(program: Program, group: Group, units: Sequence[int]) -> dict[str, Tensor]:
+    """Stored tensors of a network with some units of one group set to zero.
+
+    Args:
+        program: The network.
+        group: One of its groups.
+        units: Which.
+
+    Returns:
+        The changed tensors by qualified name.
+    """
+    return masked_tensors(program, [(group, units)])
+
+
+def masked_tensors(
+    program: Program, gone: Sequence[tuple[Group, Sequence[int]]]
+) -> dict[str, Tensor]:
+    """Stored tensors of a network with units of several groups set to zero.
+
+    Args:
+        program: The network.
+        gone: Groups and their units that go.
+
+    Returns:
+        The changed tensors by qualified name.
+    """
+    found: dict[str, Tensor] = {}
+    for group, units in gone:
+        for piece in group.slices if len(units) else ():
+            tensor = found.get(piece.tensor, program.tensors[piece.tensor].detach())
+            index = torch.tensor([p for u in units for p in piece.positions(u)])
+            found[piece.tensor] = tensor.index_fill(piece.dim, index.to(tensor.device), 0)
+    return found
+
+
+def divergence(wanted: Sequence[Any], got: Sequence[Any]) -> float:
+    """How far outputs moved, summed over samples.
+
+    Scores of classes in dimension 1 are compared by the Kullback-Leibler divergence of their
+    softmax, a single column or a vector by the squared change.
+
+    Args:
+        wanted: Flat outputs of the original.
+        got: Those of the changed network.
+
+    Returns:
+        Sum over samples (and, for dense outputs, mean over positions); not negative.
+    """
+    total = 0.0
+    for want, new in zip(wanted, got, strict=True):
+        if not (isinstance(want, Tensor) and want.is_floating_point()):
+            continue
+        p, q = want.double(), new.double()
+        if p.dim() < 2 or p.shape[1] < 2:
+            total += float((p - q).square().sum())
+            continue
+        log_p, log_q = p.log_softmax(1), q.log_softmax(1)
+        each = (log_p.exp() * (log_p - log_q)).sum(1)
+        total += float(each.sum()) * len(p) / max(each.numel(), 1)
+    return max(total, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Measures what outputs lose, on a few samples that are run once as they are.
+
+    Args:
+        program: The network.
+        calibration: Samples, with labels when there is a loss.
+        samples: Samples at most.
+        loss: `loss(outputs, labels)`, a mean over samples; None compares outputs with the
+            original's.
+    """
+
+    program: Program
+    calibration: Calibration
+    samples: int = 64
+    loss: Loss | None = None
+    known: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @torch.no_grad()
+    def of(self, changes: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """What is lost by each of several changes.
+
+        Args:
+            changes: Changed tensors by qualified name.
+
+        Returns:
+            Mean over samples of the divergence, or of the rise of the loss, `(len(changes),)`
+            float64.
+
+        Raises:
+            StrategyError: Labels are missing, or no batch is as large as a fixed one.
+        """
+        fixed = None if self.program.dynamic_batch else count_samples(self.program.example)
+        total, seen = torch.zeros(len(changes), dtype=torch.float64), 0
+        needs = "ablation" if self.loss else ""
+        for flat, labels in sample_chunks(
+            self.program, self.calibration, fixed or BATCH, self.samples, needs
+        ):
+            if fixed is not None and count_samples(flat) != fixed:
+                continue
+            values = self._values(flat)
+            whole = self._outputs(values)
+            for number, change in enumerate(changes):
+                total[number] += self._lost(
+                    whole, self._outputs(self._changed(values, change)), labels
+                )
+            seen += count_samples(flat)
+        if not seen:
+            raise StrategyError(
+                f"the network has a fixed batch of {fixed} and no batch of the calibration data is "
+                "as large; give at least one"
+            )
+        return total / seen
+
+    def _lost(self, whole: list[Any], now: list[Any], labels: Any) -> float:
+        if self.loss is None:
+            return divergence(whole, now)
+        values = [self.loss(self.program.unflatten_outputs(out), labels) for out in (now, whole)]
+        return float(values[0] - values[1]) * count_samples(whole)
+
+    def _values(self, flat: Sequence[Any]) -> dict[str, Any]:
+        """Value of every node."""
+        device = next((t.device for t in self.program.tensors.values()), torch.device("cpu"))
+        placed = [v.to(device) if isinstance(v, Tensor) else v for v in flat]
+        values = self.program.bind(placed)
+        for node in self.program.graph.nodes:
+            if node.op != "placeholder":
+                values[node.name] = evaluate(self.program, node, lambda n: values[n.name])
+        return values
+
+    def _changed(self, values: Mapping[str, Any], change: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Values of the nodes that a change reaches, above those that it does not."""
+        own = {name: change[fqn] for name, fqn in self.program.stored.items() if fqn in change}
+
+        def look(node: Any) -> Any:
+            return own[node.name] if node.name in own else values[node.name]
+
+        for node in self.program.graph.nodes:
+            if any(n.name in own for n in node.all_input_nodes):
+                own[node.name] = evaluate(self.program, node, look)
+        return {**values, **own}
+
+    def _outputs(self, values: Mapping[str, Any]) -> list[Any]:
+        (last,) = (n for n in self.program.graph.nodes if n.op == "output")
+        return list(values[last.name])
