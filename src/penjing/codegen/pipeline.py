@@ -17,7 +17,7 @@ from penjing.codegen.emit import Files, write_files
 from penjing.codegen.fusion import fuse
 from penjing.codegen.ir import Net
 from penjing.codegen.kernel import Kernel
-from penjing.codegen.kernels import host_kernels
+from penjing.codegen.kernels import compact_kernels, host_kernels
 from penjing.codegen.layout import lay_out
 from penjing.codegen.lower import lower
 from penjing.codegen.preprocessing import Normalize, position_of, with_image
@@ -150,6 +150,7 @@ def compile_net(
     target, fast = settings.target, settings.kernels
     if fast is None:
         fast = host_kernels() if target.board is None else ()
+        fast += compact_kernels() if fast and settings.optimize == "flash" else ()
     sets = [tuple(fast)] if settings.optimize == "latency" or not fast else [tuple(fast), ()]
     written = [_written(net, kernels, vectors, settings) for kernels in sets]
     if settings.optimize == "ram":

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from penjing.codegen import emulator
 from penjing.codegen.build import object_sizes, write_folder
 from penjing.codegen.emit import Files
+from penjing.codegen.emit.source import Step
 from penjing.codegen.ir import Tensor
 from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.runtime import KINDS, Loaded
@@ -127,6 +128,19 @@ class Program:
                 "`check()` runs its test vector in the emulator, save() writes the files"
             )
         return Loaded(self.files, self.threads, self.target)
+
+    @property
+    def table(self) -> str:
+        """Per layer its kernel, the nonzeros among its weights, its bytes, how they are written."""
+        steps = self.files.text.steps
+        rows = [("layer", "kernel", "nonzeros", "bytes", "encoding")]
+        rows += [(s.layer.source, s.kernel, _kept(s), f"{s.constant_bytes:,}", s.code.note)
+                 for s in steps]  # fmt: skip
+        wide = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join(
+            f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}  {d:>{wide[3]}}  {e}".rstrip()
+            for a, b, c, d, e in rows
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write all files.
@@ -247,6 +261,12 @@ class Program:
             f"Program({self.files.name!r} for {self.target.name}, arena {self.arena_bytes:,} "
             f"bytes, constants {self.constant_bytes:,} bytes)"
         )
+
+
+def _kept(step: Step) -> str:
+    """Nonzeros of all weights, where a layer has any."""
+    weight = step.layer.weights.get("weight")
+    return "" if weight is None else f"{np.count_nonzero(weight):,} of {weight.size:,}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,8 @@ import numpy as np
 
 from penjing.codegen.arena import Arena
 from penjing.codegen.emit.source import Text, parameters, state_offsets, write_text
-from penjing.codegen.ir import C_TYPES
+from penjing.codegen.encodings import sizes
+from penjing.codegen.ir import C_TYPES, Layer
 from penjing.codegen.targets import Target
 
 FLAGS = ("-std=c99", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -121,11 +122,22 @@ def describe(
                 "kernel": s.kernel,
                 "encoding": s.code.note,
                 "constant_bytes": s.constant_bytes,
+                **_encodings(s.layer),
                 "output": list(net.tensors[s.layer.outputs[0]].shape),
             }
             for s in text.steps
         ],
     }
+
+
+def _encodings(layer: Layer) -> dict[str, Any]:
+    """What the weights of a layer with zeros would take, by encoding."""
+    weight = layer.weights.get("weight")
+    if weight is None or weight.ndim < 2 or weight.all():
+        return {}
+    kept = int(np.count_nonzero(weight))
+    found = {"dense": weight.nbytes, **sizes(weight.reshape(len(weight), -1))}
+    return {"nonzero": kept, "weights": weight.size, "encoding_bytes": found}
 
 
 def _preprocessing(side: str, position: int, notes: Mapping[str, Any]) -> dict[str, Any]:
