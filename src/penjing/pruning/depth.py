@@ -26,11 +26,13 @@ from penjing.pruning.ablation import Branches
 from penjing.pruning.result import (
     FAILURES,
     Made,
+    folds_of,
     make,
     module_difference,
     shrink_whole,
     wide_difference,
 )
+from penjing.pruning.scales import Folds
 from penjing.pruning.surgery import write_tensors
 from penjing.pruning.verify import TOLERANCE, random_like, randomised, relative_difference
 
@@ -137,8 +139,9 @@ def shorten_whole(model: nn.Module, cut: Cut) -> None:
         return
     if cut.widths.plan.drop:
         shrink_whole(model, cut.widths)
+    folds = folds_of(model, cut.widths)
     change = Shallower(cut.widths.program, cut.blocks)
-    remove_blocks(model, make_shallow(model, change).model)
+    remove_blocks(model, make_shallow(model, change, folds=folds).model)
 
 
 def make_short(model: nn.Module, cut: Shortened, seed: int = 0) -> Made:
@@ -161,7 +164,7 @@ def make_short(model: nn.Module, cut: Shortened, seed: int = 0) -> Made:
     narrow = make(model, cut.widths, seed)
     if not cut.blocks:
         return narrow
-    made = make_shallow(narrow.model, change, seed)
+    made = make_shallow(narrow.model, change, seed, narrow.folds)
     first, second = narrow.proof, made.proof
     proof = replace(
         second,
@@ -170,16 +173,19 @@ def make_short(model: nn.Module, cut: Shortened, seed: int = 0) -> Made:
         nodes=first.nodes + second.nodes,
         reason=first.reason or second.reason,
     )
-    return Made(made.model, proof)
+    return Made(made.model, proof, made.folds)
 
 
-def make_shallow(model: nn.Module, change: Shallower, seed: int = 0) -> Made:
+def make_shallow(
+    model: nn.Module, change: Shallower, seed: int = 0, folds: Folds | None = None
+) -> Made:
     """Remove blocks from a network, prove it, and choose the form.
 
     Args:
         model: The user's network, on the CPU; not changed.
         change: What goes.
         seed: Of the random weights and inputs of the proof.
+        folds: Factors that the model's queries have beside the program's.
 
     Returns:
         A module of the user's class where its outputs are right, else the graph form. The
@@ -215,10 +221,11 @@ def make_shallow(model: nn.Module, change: Shallower, seed: int = 0) -> Made:
             "example inputs, so their removal cannot be proved"
         )
     left = {name: t for name, t in tensors.items() if name in program.tensors}
-    made = _of_own_class(model, change, inputs, left)
+    folds = folds or {}
+    made = _of_own_class(model, change, inputs, (left, folds))
     reason = "" if made is not None else "no part of the class is the branch alone"
     if made is None:
-        made = graph_form(program)
+        folds, made = {}, graph_form(program)
         origin = getattr(model, "meta", {}).get("original", type(model).__name__)
         made.meta.update(original=origin, reason=reason)
     made.train(model.training)
@@ -229,7 +236,7 @@ def make_shallow(model: nn.Module, change: Shallower, seed: int = 0) -> Made:
             "the example inputs; the removal is refused"
         )
     form = "graph" if reason else "module"
-    return Made(made, Proof(error, moved, real, len(program.nodes), form, reason))
+    return Made(made, Proof(error, moved, real, len(program.nodes), form, reason), folds)
 
 
 def _largest(got: Sequence[Any], want: Sequence[Any]) -> float:
@@ -238,7 +245,10 @@ def _largest(got: Sequence[Any], want: Sequence[Any]) -> float:
 
 
 def _of_own_class(
-    model: nn.Module, change: Shallower, inputs: list[Any], tensors: Mapping[str, Tensor]
+    model: nn.Module,
+    change: Shallower,
+    inputs: list[Any],
+    held: tuple[Mapping[str, Tensor], Folds],
 ) -> nn.Module | None:
     """A copy of the model without the blocks, where parts of it can be swapped for nothing."""
     if isinstance(model, fx.GraphModule):
@@ -248,7 +258,7 @@ def _of_own_class(
         try:
             for block in change.blocks:
                 swap(made, block)
-            difference = wide_difference(made, change.program, inputs, dict(tensors))
+            difference = wide_difference(made, change.program, inputs, *held)
         except FAILURES:
             continue
         if difference <= TOLERANCE and not _owns(made, change.blocks):

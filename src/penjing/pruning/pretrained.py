@@ -24,7 +24,8 @@ from torch.utils import _pytree as pytree
 from penjing.graph.attributes import differing, is_settings, replaced
 from penjing.graph.capture import quiet_eval
 from penjing.graph.network import Cut
-from penjing.pruning.result import TOLERANCES, compare_forms, told
+from penjing.pruning.result import TOLERANCES, compare_forms, folds_of, told
+from penjing.pruning.scales import Folds
 from penjing.pruning.verify import relative_difference
 
 Path = tuple[str | int, ...]
@@ -61,13 +62,14 @@ def describe_config(model: nn.Module, made: nn.Module, cut: Cut, seed: int = 0) 
             "save_pretrained was not tried: the network is too large to be built beside itself, "
             f"so its config keeps the old sizes; {INSTEAD}",
         )
-    search = _Search(made, cut, seed)
+    folds = folds_of(made, cut, seed)
+    search = _Search(made, cut, seed, folds)
     with torch.random.fork_rng(devices=[]):
         found = search.run()
     if found is None:
         return (f"save_pretrained would write a config that does not fit: {search.why}; {INSTEAD}",)
     before = _hang(made, found.fresh)
-    reason = compare_forms(made, cut, seed)
+    reason = compare_forms(made, cut, seed, folds)
     if reason:
         for own, attribute, value in before:
             own[attribute] = value
@@ -101,8 +103,8 @@ class _Found:
 class _Search:
     """Looks for the numbers of a configuration that give a network its shapes."""
 
-    def __init__(self, made: nn.Module, cut: Cut, seed: int) -> None:
-        self.made, self.cut, self.seed = made, cut, seed
+    def __init__(self, made: nn.Module, cut: Cut, seed: int, folds: Folds) -> None:
+        self.made, self.cut, self.seed, self.folds = made, cut, seed, folds
         self.config: Any = made.config
         self.wanted = _shapes(made)
         self.built = self.proved = 0
@@ -237,7 +239,7 @@ class _Search:
                     f"{type(fresh).__name__} computes from it anew; leave out with ignored_layers "
                     "or scope what shares its units"
                 )
-        reason = compare_forms(fresh, self.cut, self.seed)
+        reason = compare_forms(fresh, self.cut, self.seed, self.folds)
         if reason:
             return f"with sizes that fit, {reason}"
         example = pytree.tree_unflatten(list(program.example), program.in_spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from penjing.graph.attributes import compared_values, new_values, readings, writ
 from penjing.graph.capture import Program, quiet_eval
 from penjing.graph.form import graph_form
 from penjing.graph.network import Cut
+from penjing.pruning.scales import Folds, folded, scale_folds
 from penjing.pruning.surgery import cut_module, shrink, write_tensors
 from penjing.pruning.verify import (
     TOLERANCE,
@@ -53,10 +54,16 @@ class Made:
     Args:
         model: The module.
         proof: What the comparison showed.
+        folds: Factors that the module's queries have taken on beside the cut graph's.
     """
 
     model: nn.Module
     proof: Proof
+    folds: Folds = field(default_factory=dict)
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the module new values of the cut graph's tensors, in place."""
+        write_tensors(self.model, folded(tensors, self.folds))
 
 
 def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
@@ -79,7 +86,12 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
     reason = _refused(model, made, cut, seed)
     if reason:
         reason = _with_attributes(model, made, cut, seed)
+    folds = scale_folds(cut) if reason else {}
+    if folds and not _refused(model, made, cut, seed, folds):
+        reason = ""
+        write_tensors(made, folded(cut.program.tensors, folds))
     if reason:
+        folds = {}
         made = graph_form(cut.program)
         made.meta.update(original=type(model).__name__, reason=reason)
         made.train(model.training)
@@ -92,19 +104,21 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
         reason=reason,
     )
     limit = TOLERANCES.get(_dtype(cut.program), 1e-4)
-    if proof.real_error > limit and _really_differs(made, cut.program):
+    if proof.real_error > limit and _really_differs(made, cut.program, folds):
         raise VerificationError(
             f"the cut {proof.form} form differs from the cut graph by {proof.real_error:.1e} "
             "(relative) on the example "
             f"inputs, more than {limit:.0e}; the cut is refused"
         )
-    return Made(made, proof)
+    return Made(made, proof, folds)
 
 
-def _refused(model: nn.Module, made: nn.Module, cut: Cut, seed: int) -> str:
+def _refused(
+    model: nn.Module, made: nn.Module, cut: Cut, seed: int, folds: Folds | None = None
+) -> str:
     """Why the cut module is not what the cut graph is; else empty."""
     try:
-        return compare_forms(made, cut, seed) or _trains_no_more(model, made, cut)
+        return compare_forms(made, cut, seed, folds) or _trains_no_more(model, made, cut)
     except FAILURES as error:
         return told(error)
 
@@ -157,14 +171,26 @@ def _runs(model: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]]) -> 
     return True
 
 
-def _really_differs(module: nn.Module, program: Program) -> bool:
+def folds_of(module: nn.Module, cut: Cut, seed: int = 0) -> Folds:
+    """Factors of queries with which a cut module is the cut graph; none where it is without.
+
+    Args:
+        module: A cut network of the user's class.
+        cut: What went.
+        seed: Of the random weights that tell.
+    """
+    folds = scale_folds(cut)
+    return folds if folds and compare_forms(module, cut, seed) else {}
+
+
+def _really_differs(module: nn.Module, program: Program, folds: Folds) -> bool:
     """Whether a module differs from a program on the real weights, or narrow floats only round."""
     wide = {n: t.double() if t.is_floating_point() else t for n, t in program.tensors.items()}
     inputs = [
         v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
         for v in program.example
     ]
-    return wide_difference(module, program, inputs, wide) > TOLERANCE
+    return wide_difference(module, program, inputs, wide, folds) > TOLERANCE
 
 
 def told(error: Exception) -> str:
@@ -192,13 +218,13 @@ def _trains_no_more(model: nn.Module, made: nn.Module, cut: Cut) -> str:
     return ""
 
 
-def compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
+def compare_forms(module: nn.Module, cut: Cut, seed: int, folds: Folds | None = None) -> str:
     """Why the module, on random weights in float64, differs from the cut graph; else empty."""
     generator = torch.Generator().manual_seed(seed)
     program = cut.program
     tensors = randomised(program, generator)
     inputs = [random_like(v, generator) for v in program.example]
-    difference = wide_difference(module, program, inputs, tensors)
+    difference = wide_difference(module, program, inputs, tensors, folds)
     return (
         ""
         if difference <= TOLERANCE
@@ -207,7 +233,11 @@ def compare_forms(module: nn.Module, cut: Cut, seed: int) -> str:
 
 
 def wide_difference(
-    module: nn.Module, program: Program, inputs: list[Any], tensors: Mapping[str, Tensor]
+    module: nn.Module,
+    program: Program,
+    inputs: list[Any],
+    tensors: Mapping[str, Tensor],
+    folds: Folds | None = None,
 ) -> float:
     """Largest relative difference between a module and a program, both in float64.
 
@@ -216,12 +246,13 @@ def wide_difference(
         program: What it should compute.
         inputs: Flat inputs, floating ones in float64.
         tensors: Every stored tensor by qualified name, floating ones in float64.
+        folds: Factors that the module's tensors have beside the program's.
 
     Returns:
         The difference in evaluation mode.
     """
     twin = _wide(copy.deepcopy(module)).eval()
-    write_tensors(twin, tensors)
+    write_tensors(twin, folded(tensors, folds or {}))
     args, kwargs = pytree.tree_unflatten(list(inputs), program.in_spec)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -403,7 +403,7 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
             "the network"
         ) from error
     tensors, rows = repaired(preparation, cut)
-    write_tensors(made.model, tensors)
+    made.write(tensors)
     return Work(
         model=made.model,
         preparation=preparation,
@@ -541,6 +541,7 @@ def _placed(model: nn.Module, work: Work, home: torch.device, inplace: bool) -> 
     if isinstance(work.cut, Shortened):
         remove_blocks(model, work.model)
     write(model, differing(model, work.model))
-    write_tensors(model, work.tensors)
+    made = work.model
+    write_tensors(model, {**dict(made.named_parameters()), **dict(made.named_buffers())})
     carry_config(model, work.model)
     return model
