@@ -25,6 +25,8 @@ from penjing.statistics.stream import Samples
 
 TINY = 1e-12
 LOOKS = 8  # at the held-out samples, evenly over the steps
+REACH = 0.03  # step size times layers; ResNet-56 on held-out images: 0.06 gains half, 0.18 harms
+WARM_UP = 0.1  # share of the steps in which the step size grows to its full
 DECAY = 0.01  # share of the step size that is left at the end
 Augment = Callable[[Any], Any]
 
@@ -38,7 +40,8 @@ class Tune:
         first_samples: Samples that the least squares looks at, at most.
         steps: Gradient steps.
         batch: Samples of one step.
-        lr: Step size of Adam at the start, falling as a cosine.
+        lr: Largest step size of Adam, after a warm-up and before it falls as a cosine; None for
+            0.03 over the number of layers, since what they change adds up along the depth.
         features: Weight of the error behind additions beside that of the outputs; 0 leaves it out.
         divergence: Weight of the Kullback-Leibler divergence of softmaxed outputs beside their
             squared error, for classifiers; 0 leaves it out.
@@ -57,7 +60,7 @@ class Tune:
     first_samples: int = 4000
     steps: int = 300
     batch: int = 64
-    lr: float = 3e-3
+    lr: float | None = None
     features: float = 1.0
     divergence: float = 0.0
     hold_out: float = 0.1
@@ -66,16 +69,15 @@ class Tune:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("first_samples", "steps", "batch", "lr"):
-            if not getattr(self, name) > 0:
-                raise StrategyError(f"tune: {name} is {getattr(self, name)}; it must be above 0")
+        for name in ("first_samples", "steps", "batch", "lr", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise StrategyError(f"tune: {name} is {value}; it must be above 0")
         for name in ("features", "divergence"):
             if getattr(self, name) < 0:
                 raise StrategyError(f"tune: {name} is {getattr(self, name)}; it is at least 0")
         if not 0 < self.hold_out < 1:
             raise StrategyError(f"tune: hold_out is {self.hold_out}; it lies between 0 and 1")
-        if self.minutes is not None and not self.minutes > 0:
-            raise StrategyError(f"tune: minutes is {self.minutes}; it must be above 0")
 
 
 def tune(
@@ -120,6 +122,7 @@ class _Tuning:
         }
         self.live = {name: t != 0 for name, t in self.values.items() if t.dim() > 1}
         self.features = _features(changed.dense) if settings.features else ()
+        self.lr = self.settings.lr or REACH / max(1, len(layers(program)[0]))
         self.random = torch.Generator().manual_seed(settings.seed)
 
     def run(self) -> tuple[dict[str, Tensor], RepairFigures]:
@@ -128,11 +131,11 @@ class _Tuning:
         before = least = self._held_error()
         best: dict[str, Tensor] = {}
         tuned = [t for t in self.values.values() if t.requires_grad]
-        optimizer = torch.optim.Adam(tuned, lr=self.settings.lr)
+        optimizer = torch.optim.Adam(tuned, lr=self.lr)
         ended = False
         for step, chosen in enumerate(self._batches(steps), 1):
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.lr * _cosine(step / steps)
+                group["lr"] = self.lr * _pace(step / steps)
             self._step(optimizer, chosen)
             ended = step == steps or self._late(began)
             if ended or step % max(1, steps // LOOKS) == 0:
@@ -290,5 +293,9 @@ def _zero() -> Tensor:
     return torch.zeros(())
 
 
-def _cosine(done: float) -> float:
-    return DECAY + (1 - DECAY) * (1 + math.cos(math.pi * done)) / 2
+def _pace(done: float) -> float:
+    """Share of the step size, from the share of steps that were done."""
+    if done < WARM_UP:
+        return done / WARM_UP
+    falling = (done - WARM_UP) / (1 - WARM_UP)
+    return DECAY + (1 - DECAY) * (1 + math.cos(math.pi * falling)) / 2
