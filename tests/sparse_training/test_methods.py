@@ -9,9 +9,12 @@ from torch.nn import functional as F
 
 from penjing.errors import InputError, StrategyError
 from penjing.sparse_training import (
+    STR,
     Alternating,
     Evolving,
     Gradual,
+    Movement,
+    Rewinding,
     Sparsifier,
     SparsitySchedule,
 )
@@ -23,6 +26,10 @@ METHODS = {
     "set": Evolving(sparsity=0.8, grow="random", every=0.1),
     "from noise": Evolving(sparsity=0.8, start="random", every=0.1),
     "ac/dc": Alternating(sparsity=0.8, phases=2),
+    "movement": Movement(schedule=0.8, every=0.05),
+    "str": STR(schedule=0.8),
+    "lottery": Rewinding(sparsity=0.8),
+    "rate": Rewinding(sparsity=0.8, rewind="rate"),
 }
 OPTIMIZERS = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
@@ -143,15 +150,16 @@ def test_patterns_hold_all_along(pattern):
         assert set((weight != 0).sum((2, 3)).flatten().tolist()) <= {0, 9}
 
 
-def test_a_run_goes_on_where_it_was():
-    whole, _, _ = run(METHODS["set"], steps=30)
+@pytest.mark.parametrize("name", ["set", "movement", "str", "lottery"])
+def test_a_run_goes_on_where_it_was(name):
+    whole, _, _ = run(METHODS[name], steps=30)
     half = net()
     optimizer = OPTIMIZERS["momentum"](half.parameters())
-    sparsifier = Sparsifier.on(half, X[:1], METHODS["set"], total_steps=30)
+    sparsifier = Sparsifier.on(half, X[:1], METHODS[name], total_steps=30)
     for step in range(30):
         if step == 15:
             state = sparsifier.state_dict()
-            sparsifier = Sparsifier.on(half, X[:1], METHODS["set"], total_steps=30, seed=9)
+            sparsifier = Sparsifier.on(half, X[:1], METHODS[name], total_steps=30, seed=9)
             sparsifier.load_state_dict(state)
         optimizer.zero_grad()
         F.cross_entropy(half(X), Y).backward()
@@ -160,6 +168,98 @@ def test_a_run_goes_on_where_it_was():
         sparsifier.step(optimizer)
     masks = sparsifier.masks.weights
     assert all(torch.equal(w, masks[n]) for n, w in whole.masks.weights.items())
+
+
+def gradient(model):
+    """Of the loss at the weights as they are."""
+    model.zero_grad()
+    F.cross_entropy(model(X), Y).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_movement_scores_are_what_autograd_learns_through_the_mask():
+    model = net()
+    sparsifier = Sparsifier.on(model, X[:1], METHODS["movement"], total_steps=10)
+    expected = {name: torch.zeros_like(w) for name, w in sparsifier.masks.weights.items()}
+    for _ in range(6):
+        dense = sparsifier.moment.memory
+        for name, slope in gradient(model).items():
+            if name in expected:
+                weight = dense.get(f"weight {name}", model.get_parameter(name).detach())
+                expected[name] -= slope * weight  # d loss / d mask, straight through
+        sparsifier.before_step()
+        sparsifier.step()
+    assert all(torch.allclose(dense[f"score {n}"], e) for n, e in expected.items())
+
+
+def test_weights_that_movement_drops_keep_the_value_that_they_had():
+    model = net()
+    before = model[5].weight.detach().clone()
+    sparsifier = Sparsifier.on(model, X[:1], METHODS["movement"], total_steps=10)
+    for _ in range(6):
+        gradient(model)
+        sparsifier.before_step()
+        sparsifier.step()
+    assert (model[5].weight == 0).any()
+    assert torch.equal(sparsifier.moment.memory["weight 5.weight"], before)
+
+
+def test_str_learns_the_proportion_of_thresholds_as_autograd_does():
+    model = net()
+    sparsifier = Sparsifier.on(model, X[:1], STR(schedule=0.5, lr=0.1), total_steps=10)
+    for _ in range(3):
+        gradient(model)
+        sparsifier.before_step()
+        sparsifier.step()
+    memory = {name: t.clone() for name, t in sparsifier.moment.memory.items()}
+    log = torch.zeros((), requires_grad=True)
+    latent, threshold = memory["weight 3.weight"], memory["threshold 3.weight"]
+    shrunk = latent.sign() * F.relu(latent.abs() - threshold * log.exp())
+    outputs = torch.func.functional_call(model, {"3.weight": shrunk}, (X,))
+    F.cross_entropy(outputs, Y).backward()
+    gradient(model)
+    sparsifier.before_step()
+    learned = sparsifier.moment.memory["log 3.weight"] - memory["log 3.weight"]
+    assert torch.allclose(learned, -0.1 * log.grad, rtol=1e-4)
+
+
+def test_str_shrinks_what_it_keeps_by_the_threshold_of_the_layer():
+    sparsifier, _, _ = run(METHODS["str"])
+    weight, memory = sparsifier.masks.weights["5.weight"], sparsifier.moment.memory
+    shrunk = memory["weight 5.weight"].abs() - weight.abs()
+    kept = weight != 0
+    assert torch.allclose(shrunk[kept], memory["threshold 5.weight"].expand_as(shrunk)[kept])
+
+
+def test_str_refuses_patterns_that_it_cannot_shrink():
+    with pytest.raises(StrategyError, match="single weights"):
+        run(METHODS["str"], steps=1, pattern="2:4")
+
+
+def test_a_lottery_ticket_is_the_early_network_under_the_mask():
+    model = net()
+    method = Rewinding(sparsity=0.8, rounds=1, to=0.5)
+    sparsifier = Sparsifier.on(model, X[:1], method, total_steps=20)
+    made = OPTIMIZERS["adamw"](model.parameters())
+    for step in range(1, 11):  # step 10 opens the second pass; half of the first are five steps
+        gradient(model)
+        sparsifier.before_step()
+        if step == 5:
+            early = {name: p.detach().clone() for name, p in model.state_dict().items()}
+        made.step()
+        sparsifier.step(made)
+    masks = sparsifier.masks.kept
+    assert sparsifier.sparsity == pytest.approx(0.8, abs=0.01)
+    assert all(
+        torch.equal(p, early[n] * masks[n] if n in masks else early[n])
+        for n, p in model.state_dict().items()
+    )
+    assert not any(v.any() for s in made.state.values() for v in s.values())
+
+
+def test_a_rewound_rate_begins_every_later_pass_where_it_was():
+    rate = Rewinding(sparsity=0.8, rounds=2, to=0.25).restarted(lambda progress: progress)
+    assert [rate(p) for p in (0, 0.25, 1 / 3, 0.5, 1)] == pytest.approx([0, 0.75, 0.25, 0.625, 1])
 
 
 def test_a_mask_of_another_shape_is_refused_with_both():
@@ -186,6 +286,11 @@ def test_steps_must_be_known_somehow():
         lambda: Evolving(sparsity=0.5, grow="weights"),
         lambda: Evolving(sparsity=0.5, share=1.0),
         lambda: Alternating(sparsity=0.5, start=0.8, end=0.2),
+        lambda: SparsitySchedule(sparsity=0.5, start=0.8, end=0.2),
+        lambda: Movement(schedule=0.5, every=2),
+        lambda: STR(schedule=0.5, lr=0),
+        lambda: Rewinding(sparsity=0.5, rounds=0),
+        lambda: Rewinding(sparsity=0.5, rewind="all"),
     ],
 )
 def test_settings_outside_their_range_are_refused(make):

@@ -1,8 +1,9 @@
 """Zeros that grow while a network trains.
 
-Methods: `Gradual` (magnitude, by a schedule), `Evolving` (RigL, SET), `Alternating` (AC/DC). They
-run as a callback of the training loop (`SparseTraining`), or in any other loop (`Sparsifier`).
-Penalties draw weights or units to zero instead: `L1`, `Slimming`, `GroupLasso`, `Growing`.
+Methods: `Gradual` (magnitude, by a schedule), `Movement`, `STR` (learned thresholds), `Evolving`
+(RigL, SET), `Alternating` (AC/DC), `Rewinding` (lottery tickets). They run as a callback of the
+training loop (`SparseTraining`), or in any other loop (`Sparsifier`). Penalties draw weights or
+units to zero instead: `L1`, `Slimming`, `GroupLasso`, `Growing`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from penjing.pruning.lookup import lookup
 from penjing.sparse_training._alternating import Alternating
 from penjing.sparse_training._evolving import Evolving
 from penjing.sparse_training._gradual import Gradual
+from penjing.sparse_training._movement import Movement
+from penjing.sparse_training._rewinding import Rewinding
+from penjing.sparse_training._str import STR
 from penjing.sparse_training.callback import SparseTraining
 from penjing.sparse_training.masks import Masks
 from penjing.sparse_training.penalties import (
@@ -31,6 +35,7 @@ from penjing.sparse_training.sparsifier import Sparsifier
 __all__ = [
     "L1",
     "SHAPES",
+    "STR",
     "Alternating",
     "Evolving",
     "Gradual",
@@ -39,8 +44,10 @@ __all__ = [
     "Masks",
     "Method",
     "Moment",
+    "Movement",
     "Penalised",
     "Penalty",
+    "Rewinding",
     "Slimming",
     "SparseTraining",
     "Sparsifier",
@@ -54,9 +61,10 @@ def resolve(method: str | Method, schedule: SparsitySchedule) -> Method:
     """The method that a short name, "module:thing" or an object stands for.
 
     Args:
-        method: "gradual", "rigl", "set", "ac/dc", or a method, which has its own sparsity.
-        schedule: What a method by name is made with: its final sparsity, and for "gradual" all of
-            it; the others take its end.
+        method: "gradual", "movement", "str", "rigl", "set", "ac/dc", "lottery", or a method, which
+            has its own sparsity.
+        schedule: What a method by name is made with: all of it for the first three, its final
+            sparsity and its end for the next three, its final sparsity for "lottery".
 
     Returns:
         The method.
@@ -74,6 +82,9 @@ def resolve(method: str | Method, schedule: SparsitySchedule) -> Method:
     share, end = schedule.sparsity, schedule.end
     known = {
         "gradual": lambda: Gradual(schedule=schedule),
+        "movement": lambda: Movement(schedule=schedule),
+        "str": lambda: STR(schedule=schedule),
+        "lottery": lambda: Rewinding(sparsity=share),
         "rigl": lambda: Evolving(sparsity=share, end=end),
         "set": lambda: Evolving(sparsity=share, end=end, grow="random"),
         "ac/dc": lambda: Alternating(sparsity=share, end=min(end, 0.95)),

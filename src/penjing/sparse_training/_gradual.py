@@ -35,37 +35,36 @@ class Gradual:
     def __post_init__(self) -> None:
         check_every(self.every)
         resolve(self.allocation)
-        if not isinstance(self.schedule, SparsitySchedule):
-            object.__setattr__(self, "schedule", SparsitySchedule(sparsity=float(self.schedule)))
+        object.__setattr__(self, "schedule", SparsitySchedule.of(self.schedule))
 
     @property
     def final_sparsity(self) -> float:
         """Share of zeros at the end."""
-        return self._schedule.sparsity
+        return SparsitySchedule.of(self.schedule).sparsity
 
     @property
     def complete_at(self) -> float:
         """The end of the schedule."""
-        return self._schedule.end
-
-    @property
-    def _schedule(self) -> SparsitySchedule:
-        schedule = self.schedule
-        assert isinstance(schedule, SparsitySchedule)
-        return schedule
+        return SparsitySchedule.of(self.schedule).end
 
     def on_gradients(self, _moment: Moment, /) -> None:
         """Nothing to do."""
 
     def on_weights(self, moment: Moment, /) -> None:
         """Choose anew among all weights; those that are zero go first."""
-        wanted = self._schedule(moment.progress)
-        last = moment.progress >= self._schedule.end and moment.masks.sparsity < wanted - 1e-3
-        if wanted <= 0 or (moment.progress > self._schedule.end and not last):
-            return
-        if moment.due(self.every) or last:
+        wanted = due_sparsity(moment, SparsitySchedule.of(self.schedule), self.every)
+        if wanted is not None:
             scores = {n: w.detach().square() for n, w in moment.masks.weights.items()}
             moment.masks.choose(scores, wanted, resolve(self.allocation))
+
+
+def due_sparsity(moment: Moment, schedule: SparsitySchedule, every: float) -> float | None:
+    """The sparsity that masks should now be chosen for; None when it is not time to choose."""
+    wanted = schedule(moment.progress)
+    last = moment.progress >= schedule.end and moment.masks.sparsity < wanted - 1e-3
+    if wanted <= 0 or (moment.progress > schedule.end and not last):
+        return None
+    return wanted if moment.due(every) or last else None
 
 
 def check_every(every: float) -> None:

@@ -109,6 +109,11 @@ class SparsitySchedule:
                 f"{', '.join(SHAPES)}; a function of progress is one too"
             )
 
+    @classmethod
+    def of(cls, schedule: SparsitySchedule | float) -> SparsitySchedule:
+        """The schedule itself; a number is that sparsity by the cubic schedule."""
+        return schedule if isinstance(schedule, SparsitySchedule) else cls(sparsity=float(schedule))
+
     def __call__(self, progress: float) -> float:
         """Share of zeros that there should be at `progress`, in [0, 1]."""
         if progress < self.start:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from penjing.errors import InputError
@@ -131,14 +131,20 @@ class Sparsifier:
         self.moment.progress = self._progress(progress)
         self.method.on_weights(self.moment)
         self.masks.apply()
-        if optimizer is not None and self._seen != self.masks.changes:
+        behind = bool(self.moment.memory)  # weights behind masks decay, and moments see that
+        if optimizer is not None and (behind or self._seen != self.masks.changes):
             self.masks.apply_to_moments(optimizer)
             self._seen = self.masks.changes
+        if optimizer is not None and self.moment.restarts:
+            _begin_anew(optimizer)
+        self.moment.restarts = False
         self.taken += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, random state and place in the run."""
-        return {**self.masks.state_dict(), "updated": self.moment.updated, "taken": self.taken}
+        memory = {name: tensor.clone() for name, tensor in self.moment.memory.items()}
+        place = {"updated": self.moment.updated, "taken": self.taken, "memory": memory}
+        return {**self.masks.state_dict(), **place}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave.
@@ -147,7 +153,10 @@ class Sparsifier:
             InputError: The masks are those of another network.
         """
         self.masks.load_state_dict(state)
+        self._seen = self.masks.changes
         self.moment.updated, self.taken = float(state["updated"]), int(state["taken"])
+        device = next(iter(self.masks.weights.values())).device
+        self.moment.memory = {name: t.to(device) for name, t in state["memory"].items()}
 
     def _progress(self, progress: float | None) -> float:
         if progress is not None:
@@ -155,3 +164,14 @@ class Sparsifier:
         if self.total_steps < 1:
             raise InputError("give total_steps to Sparsifier.on, or progress to each step")
         return min((self.taken + 1) / self.total_steps, 1.0)
+
+
+@torch.no_grad()
+def _begin_anew(optimizer: Optimizer) -> None:
+    """Make all that an optimizer remembers zero, its counts of steps too."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                value.zero_()
+            elif isinstance(value, (int, float)):
+                state[name] = type(value)(0)

@@ -23,6 +23,7 @@ from penjing.sparse_training import (
     Method,
     Penalised,
     Penalty,
+    Rewinding,
     SparseTraining,
     SparsitySchedule,
     resolve,
@@ -30,6 +31,7 @@ from penjing.sparse_training import (
 from penjing.sparse_training.callback import zeros
 from penjing.task import Task
 from penjing.training import Callback, Fit, FitOptions, Teacher, fit
+from penjing.training.schedules import schedule
 from penjing.verbs.finetune import Tuned
 from penjing.verbs.trained import Trained, in_choices
 
@@ -91,7 +93,8 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
             unless a schedule or a method object says more.
         sparsity_schedule: How it grows: a `SparsitySchedule`, the name of its shape ("cubic",
             "linear", "exponential", "cosine", "one_cycle", "one_shot"), or its fields as a dict.
-        method: "gradual", "rigl", "set", "ac/dc", or an object of `penjing.sparse_training`.
+        method: "gradual", "movement", "str", "rigl", "set", "ac/dc", "lottery", or an object of
+            `penjing.sparse_training`.
         pattern: "element", "n:m", "block:RxC", "kernel".
         penalty: Draws weights or units to zero by proximal steps; for a penalty in the loss give
             `callbacks=[Penalised(penalty, "loss")]`.
@@ -147,6 +150,8 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     sparse = _Sparse(growing, chosen)
     settings.setdefault("epochs", EPOCHS)
     settings.setdefault("keep_from", sparse.keep_from(settings["epochs"]))
+    if isinstance(chosen, Rewinding):
+        settings = _restarted(chosen, settings)
     fitting = Fit(**settings)
     before = copy.deepcopy(model) if inplace else model
     trained = model if inplace else copy.deepcopy(model)
@@ -159,6 +164,13 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     taught = {"teacher": "none" if teacher is None else type(teacher).__name__}
     data = told.report_data({**in_choices(fitting), **taught, **sparse.told()})
     return Tuned(trained, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def _restarted(method: Rewinding, settings: FitOptions) -> FitOptions:
+    """The learning rate of every pass begins as that of the run would, warm-up included."""
+    usual = Fit(**settings)
+    rate = method.restarted(schedule(usual.schedule, usual.warmup))
+    return {**settings, "schedule": rate, "warmup": 0.0}
 
 
 def _method(
