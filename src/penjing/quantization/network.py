@@ -42,7 +42,7 @@ class QuantizedNetwork:
         weights: Grid of every weight that is held in integers, by qualified name.
         fallbacks: Why a node is computed in floats, by name.
         scheme: Name of the scheme, such as "int8".
-        notes: What is to be said about how it was made, one sentence each; not stored.
+        notes: What is to be said about how it was made, one sentence each.
     """
 
     program: Program
@@ -137,6 +137,16 @@ class QuantizedNetwork:
         for fqn in self.program.stored.values():
             seen.setdefault(id(self.program.tensors[fqn]), fqn)
         return {fqn: self.program.tensors[fqn] for fqn in seen.values()}
+
+    @cached_property
+    def layer_bits(self) -> Mapping[str, int]:
+        """Bits of the weight of every integer layer, by the layer's qualified name."""
+        found: dict[str, int] = {}
+        for node in layer_nodes(self.program):
+            fqn = stored_names(self.program, node).get("weight", "")
+            if self.integer(node) and fqn in self.weights:
+                found[fqn.rpartition(".")[0]] = self.weights[fqn].bits
+        return found
 
     def summary(self) -> Mapping[str, int]:
         """How many nodes run in integers, how many fell back, and how many layers there are."""

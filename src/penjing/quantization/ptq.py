@@ -89,12 +89,7 @@ def quantize_program(
     """
     settings = settings or Settings()
     folded = prepared(program, settings)
-    placement = place(folded, settings.keep_float)
-    if not placement.groups:
-        raise StrategyError(
-            "nothing in the network has an integer form: "
-            + "; ".join(f"{n}: {r}" for n, r in list(placement.fallbacks.items())[:3])
-        )
+    placement = placed(folded, settings)
     ranges = activation_ranges(folded, placement, calibration, settings)
     return assemble(folded, placement, ranges, calibration, settings)
 
@@ -111,6 +106,21 @@ def prepared(program: Program, settings: Settings) -> Program:
     """
     folded = attention_as_products(norms_as_layers(fold_norms(program)))
     return equalize(folded) if settings.equalization else folded
+
+
+def placed(folded: Program, settings: Settings) -> Placement:
+    """Which of a folded network's values are integers.
+
+    Raises:
+        StrategyError: None.
+    """
+    placement = place(folded, settings.keep_float)
+    if not placement.groups:
+        raise StrategyError(
+            "nothing in the network has an integer form: "
+            + "; ".join(f"{n}: {r}" for n, r in list(placement.fallbacks.items())[:3])
+        )
+    return placement
 
 
 def activation_ranges(

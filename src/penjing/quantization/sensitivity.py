@@ -102,6 +102,36 @@ def sensitivity(
     )
 
 
+@torch.no_grad()
+def alone(
+    folded: Program,
+    network: QuantizedNetwork,
+    samples: Calibration,
+    found: list[Unit],
+    say: Say,
+) -> list[float]:
+    """The error of the outputs when one unit alone is integer; half of `sensitivity`.
+
+    Args:
+        folded: The network in floats, with the names of the quantized one.
+        network: All of it in integers.
+        samples: What both are run on.
+        found: Units of interest.
+        say: Told what is being done.
+
+    Returns:
+        Relative squared errors, in the order of `found`.
+    """
+    simulation, errors, scale = simulate(network), [0.0] * len(found), 0.0
+    for flat in flat_batches(folded, samples):
+        wanted = walk(folded, list(flat))
+        scale += sum(float(t.double().square().sum()) for t in _reals(wanted))
+        walked = _Walk(folded, simulation.program, network, flat)
+        for place, got in walked.forks(found, say):
+            errors[place] += _squared(wanted, got)
+    return [error / (scale or 1.0) for error in errors]
+
+
 def _reals(values: Sequence[Any]) -> list[Tensor]:
     return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
 

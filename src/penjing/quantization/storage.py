@@ -49,6 +49,7 @@ def to_storage(network: QuantizedNetwork) -> tuple[Any, Any, dict[str, Tensor]]:
             for fqn, grid in network.weights.items()
         },
         "fallbacks": dict(network.fallbacks),
+        "notes": list(network.notes),
     }
     return to_json(form), content, tensors
 
@@ -82,7 +83,9 @@ def from_storage(
         with random_kept():
             program = _renamed(capture(form, example), content["nodes"], content["inputs"])
         fallbacks = {str(k): str(v) for k, v in content["fallbacks"].items()}
-        return QuantizedNetwork(program, activations, weights, fallbacks, str(content["scheme"]))
+        notes = tuple(str(note) for note in content.get("notes", ()))  # none in older files
+        scheme = str(content["scheme"])
+        return QuantizedNetwork(program, activations, weights, fallbacks, scheme, notes)
     except (KeyError, TypeError, ValueError, RuntimeError, InputError, CaptureError) as error:
         raise CheckpointError(
             f"this is not a quantized network that penjing wrote: {type(error).__name__}: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from penjing.task.randomness import device_of, random_kept
 from penjing.verbs.drop import likeness
 from penjing.verbs.preparation import check_finite, check_fits
 from penjing.verbs.quantize import (
+    bits_by_weight,
     check_in_floats,
     figures_in_floats,
     kept_in_floats,
@@ -62,6 +63,7 @@ def prepare(  # noqa: PLR0913 - the public contract, its options are keywords
     observer: str | Observer = "mse",
     equalization: bool = False,
     ignored_layers: Iterable[Key] | Key = (),
+    weight_bits_dict: Mapping[Key, int] | None = None,
     transform_fn: Callable[[Any], Any] | None = None,
     seed: int = 0,
 ) -> Prepared:
@@ -83,6 +85,7 @@ def prepare(  # noqa: PLR0913 - the public contract, its options are keywords
         observer: Which range of an activation the grid covers at first.
         equalization: Make the ranges of neighbouring layers alike first.
         ignored_layers: Modules, names, globs or types that stay in floats.
+        weight_bits_dict: As for `quantize`; `layer_bits` of a network of mixed precision fits.
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random.
 
@@ -119,7 +122,11 @@ def prepare(  # noqa: PLR0913 - the public contract, its options are keywords
         worker, example = on_cpu(model, example_inputs)
         program = capture(worker, example)
         check_fits(samples, program)
-        settings = replace(settings, keep_float=kept_in_floats(worker, program, ignored_layers))
+        settings = replace(
+            settings,
+            keep_float=kept_in_floats(worker, program, ignored_layers),
+            weight_bits=bits_by_weight(worker, program, weight_bits_dict or {}),
+        )
         result = prepare_program(
             program,
             samples,

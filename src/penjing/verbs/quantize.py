@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from penjing.errors import InputError
+from penjing.errors import BudgetError, InputError
 from penjing.figures import Figures
 from penjing.graph.capture import Example, Program, capture, check_network
 from penjing.graph.folding import layer_nodes, stored_names
 from penjing.pruning.selection import Key, matches
 from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.control import control
+from penjing.quantization.mixed import BITS, mix, words
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.observers import Observer
@@ -58,6 +59,9 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     equalization: bool = False,
     bias_correction: bool = True,
     ignored_layers: Iterable[Key] | Key = (),
+    weight_bits_dict: Mapping[Key, int] | None = None,
+    constraints: Mapping[str, float | str] | None = None,
+    weight_bits: Sequence[int] = BITS,
     max_drop: float | str | None = None,
     task: Task | None = None,
     transform_fn: Callable[[Any], Any] | None = None,
@@ -82,6 +86,12 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         equalization: Make the ranges of neighbouring layers alike first.
         bias_correction: Let biases make up for the mean error of each channel.
         ignored_layers: Modules, names, globs or types that stay in floats.
+        weight_bits_dict: Bits of the weights of single layers, by module, name, glob or type,
+            instead of the scheme's; the last that matches counts.
+        constraints: Mixed precision: upper bounds on "weight_bytes" (packed weights and scales) or
+            "bit_operations", a number or "12%" of the network in floats. Every layer then gets of
+            `weight_bits` those with which the outputs lose least, by the solver of pruning.
+        weight_bits: Bits to choose from under `constraints`, each from 1 to 8.
         max_drop: How much may be lost, as a share (0.01 or "1%"). Layers are kept higher, those
             first through which the outputs lose most, until that holds: weights below 7 bits get 8,
             then layers stay in floats. Judged on data that ranges and roundings have not seen.
@@ -99,8 +109,9 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         CaptureError: The network does not export.
         StrategyError: An unknown scheme, observer or rounding, layers that match nothing, or a
             network without anything that has an integer form.
-        BudgetError: `max_drop` is no share.
-        InfeasibleError: Even a single layer in integers loses more than `max_drop`.
+        BudgetError: `max_drop` is no share, or a constraint is none.
+        InfeasibleError: Even a single layer in integers loses more than `max_drop`, or the fewest
+            bits are above a constraint.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -114,6 +125,10 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     check_in_floats(model)
     check_finite(model)
     limit = None if max_drop is None else bound(max_drop)
+    if limit is not None and constraints is not None:
+        raise BudgetError(
+            "max_drop keeps layers higher, constraints take bits away: give one of them"
+        )
     samples = Calibration.of(calibration, transform_fn, seed=seed)
     settings = Settings(
         scheme=resolve_scheme(scheme),
@@ -128,14 +143,20 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         worker, example = on_cpu(model, example_inputs)
         program = capture(worker, example)
         check_fits(samples, program)
-        settings = replace(settings, keep_float=kept_in_floats(worker, program, ignored_layers))
-        if limit is None:
-            result = QuantizedModule(quantize_program(program, samples, settings))
-            share = likeness(result, worker, program, samples)
-            data = report_of(worker, program, result.network, samples, settings)
-            data = replace(data, agreement=share)
-        else:
+        settings = replace(
+            settings,
+            keep_float=kept_in_floats(worker, program, ignored_layers),
+            weight_bits=bits_by_weight(worker, program, weight_bits_dict or {}),
+        )
+        if limit is not None:
             result, data = _controlled(worker, program, samples, settings, limit, task)
+        elif constraints is not None:
+            asked = (constraints, weight_bits)
+            result, data = _mixed(worker, program, samples, settings, *asked)
+        else:
+            result = QuantizedModule(quantize_program(program, samples, settings))
+            data = report_of(worker, program, result.network, samples, settings)
+            data = replace(data, agreement=likeness(result, worker, program, samples))
     remember_inputs(result, model, example_inputs)
     return Quantized(result, Report(replace(data, seconds=time.perf_counter() - started)))
 
@@ -193,6 +214,33 @@ def _controlled(
     )
 
 
+def _mixed(
+    model: nn.Module,
+    program: Program,
+    samples: Calibration,
+    settings: Settings,
+    constraints: Mapping[str, float | str],
+    weight_bits: Sequence[int],
+) -> tuple[QuantizedModule, ReportData]:
+    """The network whose weights have the bits that the constraints allow, and the report."""
+    with watched() as say:
+        found = mix(
+            program, samples, settings, constraints=constraints, allowed=weight_bits, say=say
+        )
+    result = QuantizedModule(found.network)
+    data = report_of(model, program, found.network, samples, settings)
+    spent = (
+        f"{name} is {found.costs[name]:,.0f}, at most {most:,.0f} was allowed"
+        for name, most in found.budgets.items()
+    )
+    return result, replace(
+        data,
+        agreement=likeness(result, model, program, samples),
+        choices={**data.choices, "bits to choose from": ", ".join(map(str, sorted(weight_bits)))},
+        notes=(words(found.bits), *spent, *data.notes),
+    )
+
+
 def on_cpu(model: nn.Module, example: Example) -> tuple[nn.Module, Example]:
     """The network and its inputs on the CPU; copies where they are elsewhere."""
     home = device_of(model)
@@ -218,6 +266,29 @@ def kept_in_floats(
         names = matches(model, key)
         kept.update({n: "ignored_layers has it" for n, owner in owners.items() if owner in names})
     return kept
+
+
+def bits_by_weight(model: nn.Module, program: Program, chosen: Mapping[Key, int]) -> dict[str, int]:
+    """Bits of single weights.
+
+    Args:
+        model: Its modules are named.
+        program: As it was captured.
+        chosen: Bits by module, name, glob or type.
+
+    Returns:
+        Bits by qualified name of the weight.
+
+    Raises:
+        StrategyError: A key that matches nothing, or bits that no weight has.
+    """
+    weights = [stored_names(program, node).get("weight", "") for node in layer_nodes(program)]
+    found: dict[str, int] = {}
+    for key, bits in chosen.items():
+        Scheme(weight_bits=bits)
+        names = matches(model, key)
+        found.update({fqn: bits for fqn in weights if fqn.rpartition(".")[0] in names})
+    return found
 
 
 def remember_inputs(result: nn.Module, source: nn.Module, example_inputs: Example) -> None:
