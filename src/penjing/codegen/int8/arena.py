@@ -18,7 +18,9 @@ from penjing.quantization.integers import IntegerNet
 
 ALIGN = 8
 _ORDERS = 60  # of placing, of which the best is kept
-_SAME_PLACE = frozenset({"add", "mul", "lookup", "rescale", "softmax", "mean", "image"})
+_SAME_PLACE = frozenset(
+    {"add", "add_lanes", "mul", "lookup", "rescale", "softmax", "mean", "image"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,9 @@ def _own_margin(net: IntegerNet, step: Step, name: str) -> int | None:
     if step.kernel in TILES:
         own = step.pitch == 0 and step.add is None  # a fused step writes a tile after it was read
         return _tile_margin(net, step, TILES[step.kernel], writes_while_reading=own)
-    if step.kernel in {"depthwise", "average", "max"}:
+    if step.kernel == "wide":  # the input is copied before anything is written
+        return -net.tensors[name].size_bytes
+    if step.kernel in {"depthwise", "depthwise_lanes", "average", "max"}:
         return _tile_margin(net, step, 1, writes_while_reading=True)
     return None
 

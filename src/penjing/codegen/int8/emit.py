@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 
 from penjing.codegen.int8.arena import ALIGN, Arena
 from penjing.codegen.int8.image import images
-from penjing.codegen.int8.steps import TILES, Step
-from penjing.codegen.int8.weights import as_list, as_pairs, as_rows
+from penjing.codegen.int8.steps import LANES, TILES, Frame, Step
+from penjing.codegen.int8.weights import as_list, as_pairs, as_rows, as_sixteens
 from penjing.errors import ExportError
 from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet, Scale
 
 _C_TYPES: Mapping[str, str] = {"int8": "int8_t", "int32": "int32_t"}
 _PER_LINE = 24
 _Q31 = 31
+_FLIP = 128  # what is added to bytes where products want them without sign
 
 _ORDER = (
-    "scale", "words", "both", "halves", "layer", "columns", "finish", "four", "conv_pairs",
-    "conv_rows", "conv_sparse", "grouped", "depthwise", "add", "conv_add", "mul", "pool", "mean",
+    "scale", "words", "both", "halves", "lanes", "layer", "columns", "finish", "four",
+    "conv_pairs", "conv_rows", "conv_sparse", "conv_wide", "grouped", "depthwise_lanes",
+    "depthwise", "add", "conv_add", "add_lanes", "wide_add", "mul", "pool", "mean",
     "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed", "matmul",
     "resize", "norm",
 )  # fmt: skip
@@ -36,6 +38,17 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "rows": (*_CONV, "columns", "four", "conv_rows"),
     "sparse": (*_CONV, "columns", "conv_sparse"),
     "grouped": (*_CONV, "grouped"),
+    "wide": ("scale", "lanes", "conv_wide"),
+    "add_lanes": ("scale", "lanes", "add", "add_lanes"),
+    "depthwise_lanes": (
+        *_CONV,
+        "lanes",
+        "four",
+        "words",
+        "halves",
+        "depthwise_lanes",
+        "depthwise",
+    ),
     "depthwise": (*_CONV, "four", "words", "halves", "depthwise"),
     "add": ("scale", "add"),
     "mul": ("scale", "mul"),
@@ -170,8 +183,11 @@ def _image_note(layer: IntegerLayer) -> list[str]:
 
 def _functions(steps: Sequence[Step]) -> list[str]:
     wanted = {part for step in steps for part in _PARTS[step.kernel]}
-    if any(step.add is not None for step in steps):
-        wanted |= {"add", "conv_add"}
+    for step in steps:
+        if step.add is not None:
+            wanted |= (
+                {"add", "conv_add"} if step.frame is None else {"add", "add_lanes", "wide_add"}
+            )
     pitch = max((s.pitch for s in steps if s.kernel == "sparse"), default=0)
     found = [f"#define PJ_PITCH {pitch}\n"] if "conv_sparse" in wanted else []
     folder = files("penjing.codegen.int8").joinpath("c")
@@ -190,6 +206,8 @@ def _used(text: str, steps: Sequence[Step]) -> str:
 def _call(text: Text, step: Step) -> str:
     if step.kernel in TILES:
         return _conv_call(text, step)
+    if step.frame is not None:
+        return _wide_call(text, step, step.frame)
     return _CALLS[step.kernel](text, step.layer)
 
 
@@ -208,7 +226,12 @@ def _clamped(layer: IntegerLayer) -> dict[str, int]:
 
 
 def _conv_structure(
-    text: Text, layer: IntegerLayer, encoded: NDArray[np.int8], pitch: int, output: str
+    text: Text,
+    layer: IntegerLayer,
+    encoded: NDArray[np.int8],
+    pitch: int,
+    output: str,
+    lanes: int = 1,
 ) -> str:
     net = text.net
     source, result = net.tensors[layer.inputs[0]], net.tensors[output]
@@ -223,8 +246,8 @@ def _conv_structure(
     (top, _), (left, _) = layer.attributes["padding"]
     values: dict[str, Any] = {
         "weight": text.array(layer, "weight", encoded),
-        "bias": text.array(layer, "bias", bias.astype(np.int32)),
-        **_scales(text, layer),
+        "bias": text.array(layer, "bias", _filled(bias, lanes).astype(np.int32)),
+        **_scales(text, layer, lanes),
         **dict(zip(("height", "width", "channels"), source.shape, strict=True)),
         **dict(zip(("rows", "columns", "outputs"), result.shape, strict=True)),
         **dict(zip(("kernel_height", "kernel_width"), kernel, strict=True)),
@@ -237,10 +260,16 @@ def _conv_structure(
     return text.structure(layer, "conv", values)
 
 
-def _scales(text: Text, layer: IntegerLayer) -> dict[str, Any]:
+def _filled(values: NDArray[Any], lanes: int) -> NDArray[Any]:
+    """Values of all channels, filled up to whole lanes."""
+    return np.pad(values, (0, -len(values) % lanes), mode="edge")
+
+
+def _scales(text: Text, layer: IntegerLayer, lanes: int) -> dict[str, Any]:
     """Multipliers and shifts, one of each where all channels have the same."""
-    multiplier, shift = layer.weights["multiplier"], (-layer.weights["shift"]).astype(np.int8)
-    alike = bool((multiplier == multiplier[0]).all() and (shift == shift[0]).all())
+    multiplier = _filled(layer.weights["multiplier"], lanes)
+    shift = _filled(-layer.weights["shift"], lanes).astype(np.int8)
+    alike = lanes == 1 and bool((multiplier == multiplier[0]).all() and (shift == shift[0]).all())
     count = 1 if alike else len(shift)
     return {
         "multiplier": text.array(layer, "multiplier", multiplier[:count]),
@@ -290,6 +319,47 @@ def _conv_call(text: Text, step: Step) -> str:
     )
 
 
+def _wide_call(text: Text, step: Step, frame: Frame) -> str:
+    layer, at = step.layer, f"m + {text.arena.scratch[step.layer.name]}"
+    struct, x = _wide_structure(text, layer, frame), text.at(layer.inputs[0])
+    if step.add is None or step.residual is None:
+        return f"pj_wide({struct}, {x}, {text.at(layer.output)}, {at});"
+    swapped = int(step.add.inputs[0] == step.residual)
+    return (
+        f"pj_wide_add({struct}, {_add_structure(text, step.add)}, {swapped}, {x}, "
+        f"{text.at(step.residual)}, {text.at(step.output)}, {at}, {at} + {step.column_bytes});"
+    )
+
+
+def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
+    _check_sums(layer, weight, bias, (1, 2, 3))
+    sums = weight.astype(np.int64).sum((1, 2, 3))
+    bias = bias - source.zero_point * sums
+    height, width, channels = frame.shape
+    (top, _), (left, _) = layer.attributes["padding"]
+    (down, right), (apart, _) = layer.attributes["stride"], layer.attributes["dilation"]
+    row = frame.framed[1] * channels
+    filled = {
+        "bias": bias,
+        "flipped": bias - _FLIP * sums,
+        "multiplier": layer.weights["multiplier"],
+        "shift": -layer.weights["shift"],
+    }
+    values: dict[str, Any] = {"weight": text.array(layer, "weight", as_sixteens(weight))}
+    for key, numbers in filled.items():
+        values[key] = text.array(layer, key, _filled(numbers, LANES).astype(np.int32))
+    values |= {"height": height, "width": width, "channels": channels}
+    values |= {"rows": frame.rows, "columns": frame.columns, "outputs": result.shape[2]}
+    values |= {"tall": frame.framed[0], "wide": frame.framed[1], "top": top, "left": left}
+    run = weight.shape[2] * channels
+    values |= {"kernel_height": weight.shape[1], "run": run, "reach": apart * row}
+    values |= {"down": down * row, "right": right * channels}
+    values |= {"input_zero": source.zero_point, "zero": result.zero_point, **_clamped(layer)}
+    return text.structure(layer, "wide", values)
+
+
 def _grouped(text: Text, layer: IntegerLayer) -> str:
     weight = layer.weights["weight"]
     struct = _conv_structure(text, layer, as_rows(weight), 0, layer.output)
@@ -299,9 +369,14 @@ def _grouped(text: Text, layer: IntegerLayer) -> str:
     )
 
 
-def _depthwise(text: Text, layer: IntegerLayer) -> str:
-    struct = _conv_structure(text, layer, as_rows(layer.weights["weight"]), 0, layer.output)
+def _depthwise(text: Text, layer: IntegerLayer, lanes: int = 1) -> str:
+    weight = as_rows(layer.weights["weight"])
+    struct = _conv_structure(text, layer, weight, 0, layer.output, lanes)
     return f"pj_depthwise({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)});"
+
+
+def _depthwise_lanes(text: Text, layer: IntegerLayer) -> str:
+    return _depthwise(text, layer, LANES)
 
 
 def _add_structure(text: Text, layer: IntegerLayer) -> str:
@@ -312,6 +387,10 @@ def _add_structure(text: Text, layer: IntegerLayer) -> str:
     zeros = [text.net.tensors[n].zero_point for n in (*layer.inputs, layer.output)]
     values |= dict(zip(("left_zero", "right_zero", "zero"), zeros, strict=True))
     return text.structure(layer, "add", {**values, **_clamped(layer)})
+
+
+def _add_lanes(text: Text, layer: IntegerLayer) -> str:
+    return _add(text, layer).replace("pj_add(", "pj_add_lanes(", 1)
 
 
 def _add(text: Text, layer: IntegerLayer) -> str:
@@ -493,6 +572,8 @@ def _layer_norm(text: Text, layer: IntegerLayer) -> str:
 _CALLS = {
     "grouped": _grouped,
     "depthwise": _depthwise,
+    "depthwise_lanes": _depthwise_lanes,
+    "add_lanes": _add_lanes,
     "add": _add,
     "mul": _mul,
     "average": _pool,

@@ -12,7 +12,7 @@ from typing import Literal
 
 from penjing.codegen.int8.weights import sparse_bytes
 from penjing.codegen.targets import Target
-from penjing.quantization.integers import IntegerLayer, IntegerNet
+from penjing.quantization.integers import IntegerLayer, IntegerNet, Shape
 
 Optimize = Literal["latency", "flash", "ram"]
 
@@ -20,6 +20,32 @@ TILES: Mapping[str, int] = {"pairs": 2, "rows": 1, "sparse": 4}
 """Pixels that a convolution kernel takes at a time."""
 
 WORD = 4
+LANES = 16
+"""Values that the kernels of large processors take at a time."""
+
+SLACK = 64  # bytes behind a framed input that may be read
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A convolution as a wide kernel sees it: rows of the kernel are runs of bytes.
+
+    Args:
+        shape: Height, width and channels of the input.
+        framed: Its height and width with the frame.
+        rows: Of the output.
+        columns: Of the output.
+    """
+
+    shape: Shape
+    framed: tuple[int, int]
+    rows: int
+    columns: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory for the framed input."""
+        return self.framed[0] * self.framed[1] * self.shape[2] + SLACK * LANES // WORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +54,13 @@ class Step:
 
     Args:
         layer: The layer; for a fused step its convolution.
-        kernel: "pairs", "rows" or "sparse" for a convolution, else the kind of layer.
+        kernel: "pairs", "rows", "wide" or "sparse" for a convolution, else the kind of layer, with
+            "_lanes" where sixteen values are taken at a time.
         add: The addition fused with it, if any.
         residual: The other tensor of that addition.
         pitch: Bytes between the columns that a convolution gathers; 0 when it reads its input as it
             lies.
+        frame: The input with its frame that a wide kernel copies, and what it makes of it.
     """
 
     layer: IntegerLayer
@@ -40,17 +68,22 @@ class Step:
     add: IntegerLayer | None = None
     residual: str | None = None
     pitch: int = 0
+    frame: Frame | None = None
 
     @property
     def column_bytes(self) -> int:
-        """Memory for the columns of one tile."""
+        """Memory for the columns of one tile, or for the framed input."""
+        if self.frame is not None:
+            return self.frame.size_bytes
         return self.pitch * TILES.get(self.kernel, 0)
 
     @property
     def scratch_bytes(self) -> int:
         """Memory that is used only meanwhile: columns, then results that are to be added."""
-        made = 0 if self.add is None else TILES[self.kernel] * len(self.layer.weights["weight"])
-        return self.column_bytes + made
+        if self.add is None:
+            return self.column_bytes
+        pixels = TILES[self.kernel] if self.frame is None else self.frame.columns
+        return self.column_bytes + pixels * len(self.layer.weights["weight"])
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -83,13 +116,24 @@ class Cost:
 COSTS: Mapping[str, Mapping[str, Cost]] = {
     "dsp": {"pairs": Cost(1.95, 1.51, 31), "sparse": Cost(1.51, 3.51, 47)},
     "mve": {"rows": Cost(1.71, 0.16, 21), "sparse": Cost(1.44, 2.94, 52)},
-    "host": {"rows": Cost(0.3, 0.08, 6), "sparse": Cost(0.3, 1.0, 6)},
+    "host": {
+        "wide": Cost(0.05, 0.03, 1.5),
+        "rows": Cost(0.3, 0.08, 6),
+        "sparse": Cost(0.3, 1.0, 6),
+    },
 }
 
 
-def dense_kernel(target: Target) -> str:
-    """The dense convolution kernel that suits a target."""
-    return "pairs" if _family(target) == "dsp" else "rows"
+def dense_kernel(layer: IntegerLayer, target: Target, optimize: Optimize) -> str:
+    """The dense convolution kernel that suits a layer and a target."""
+    if _family(target) != "host":
+        return "pairs" if _family(target) == "dsp" else "rows"
+    near = layer.attributes["dilation"][1] == 1
+    return "wide" if near and optimize == "latency" and _shifts_right(layer) else "rows"
+
+
+def _shifts_right(layer: IntegerLayer) -> bool:
+    return bool((layer.weights["shift"] <= 0).all())
 
 
 def _family(target: Target) -> str:
@@ -112,6 +156,7 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
     partners = _partners(net)
     fused = {conv: add for add, conv in partners.items()}
     steps = []
+    lanes = _lanes(net) if _family(target) == "host" and optimize == "latency" else {}
     for layer in net.layers:
         if layer.name in fused.values():
             convolution = next(la for la in net.layers if partners[layer.name] == la.name)
@@ -121,9 +166,15 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
         elif layer.kind == "conv":
             steps.append(_conv(net, layer, target, optimize, None))
         else:
-            steps.append(Step(layer, layer.kind))
+            steps.append(Step(layer, layer.kind + lanes.get(layer.kind, "")))
     widest = max((s.pitch for s in steps if s.kernel == "sparse"), default=0)
     return tuple(replace(s, pitch=widest) if s.kernel == "sparse" and s.pitch else s for s in steps)
+
+
+def _lanes(net: IntegerNet) -> dict[str, str]:
+    """Kinds of layers that take sixteen values at a time, with the ending of the kernel's name."""
+    depthwise = all(_shifts_right(la) for la in net.layers if la.kind == "depthwise")
+    return {"add": "_lanes", **({"depthwise": "_lanes"} if depthwise else {})}
 
 
 def _partners(net: IntegerNet) -> dict[str, str]:
@@ -159,12 +210,26 @@ def _conv(
     if not _is_plain(layer):
         return Step(layer, "grouped")
     kernel = _choose(layer, target, optimize)
+    frame = _frame(net, layer) if kernel == "wide" else None
     depth = layer.weights["weight"][0].size
-    pitch = 0 if is_direct(net, layer, kernel) else -(-depth // WORD) * WORD
+    direct = frame is not None or is_direct(net, layer, kernel)
+    pitch = 0 if direct else -(-depth // WORD) * WORD
     if add is None:
-        return Step(layer, kernel, pitch=pitch)
+        return Step(layer, kernel, pitch=pitch, frame=frame)
     residual = next(name for name in add.inputs if name != layer.output)
-    return Step(layer, kernel, add, residual, pitch)
+    return Step(layer, kernel, add, residual, pitch, frame)
+
+
+def _frame(net: IntegerNet, layer: IntegerLayer) -> Frame:
+    """The frame of a convolution; where each pixel is its own column, all pixels are one row."""
+    shape, (rows, columns, _) = net.tensors[layer.inputs[0]].shape, net.tensors[layer.output].shape
+    tall, across = layer.weights["weight"].shape[1:3]
+    (down, right), (apart, _) = layer.attributes["stride"], layer.attributes["dilation"]
+    if is_direct(net, layer, "wide") and (tall, across) == (1, 1):
+        pixels = shape[0] * shape[1]
+        return Frame((1, pixels, shape[2]), (1, pixels), 1, pixels)
+    framed = ((rows - 1) * down + (tall - 1) * apart + 1, (columns - 1) * right + across)
+    return Frame(shape, framed, rows, columns)
 
 
 def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
@@ -182,7 +247,7 @@ def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
 
 
 def _choose(layer: IntegerLayer, target: Target, optimize: Optimize) -> str:
-    dense = dense_kernel(target)
+    dense = dense_kernel(layer, target, optimize)
     weight = layer.weights["weight"]
     if optimize == "flash":
         return "sparse" if sparse_bytes(weight) < weight.size else dense

@@ -11,6 +11,7 @@ FARTHEST = 255
 """Largest distance between two weights of a list; a weight of zero bridges what is farther."""
 
 _WORD = 4
+SIXTEEN = 16
 
 
 def as_rows(weight: NDArray[Any]) -> NDArray[np.int8]:
@@ -25,6 +26,22 @@ def as_pairs(weight: NDArray[Any]) -> NDArray[np.int8]:
     even = len(rows) // 2 * 2
     pairs = rows[:even].reshape(even // 2, 2, -1, _WORD).transpose(0, 2, 1, 3)
     return np.concatenate([pairs.reshape(-1), rows[even:].reshape(-1)])
+
+
+def as_sixteens(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Sixteen outputs, row of the kernel, four bytes of the row, output, byte; filled with zeros.
+
+    Args:
+        weight: (outputs, rows, columns, channels).
+
+    Returns:
+        The bytes in that order.
+    """
+    runs = weight.reshape(len(weight), weight.shape[1], -1)
+    fill = ((0, -len(runs) % SIXTEEN), (0, 0), (0, -runs.shape[2] % _WORD))
+    filled = np.pad(runs, fill).astype(np.int8)
+    blocks = filled.reshape(-1, SIXTEEN, filled.shape[1], filled.shape[2] // _WORD, _WORD)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4)).reshape(-1)
 
 
 def as_list(weight: NDArray[Any]) -> NDArray[np.int8]:

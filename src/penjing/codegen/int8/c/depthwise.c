@@ -42,6 +42,11 @@ static void pj_depthwise_pixel(const pj_conv_t *k, const int8_t *x, const int8_t
                                int32_t wide, int8_t *y) {
     const int32_t channels = k->channels;
     int32_t c = 0;
+#ifdef PJ_DEPTHWISE_LANES
+    for (; c + 16 <= channels; c += 16) {
+        pj_depthwise_lanes16(k, c, x + c, w + c, tall, wide, y + c);
+    }
+#endif
     for (; c + 4 <= channels; c += 4) {
         pj_depthwise4(k, c, x + c, w + c, tall, wide, y + c);
     }
