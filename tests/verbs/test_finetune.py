@@ -126,3 +126,20 @@ def test_a_model_cannot_teach_itself_in_place():
 def test_an_unknown_setting_lists_the_known():
     with pytest.raises(StrategyError, match=r"unknown setting 'epoch'; the known ones are epochs"):
         tune(Net(), task(), epoch=3)
+
+
+def test_zeros_may_be_freed():
+    model = Net()
+    with torch.no_grad():
+        model.inside.weight[0] = 0
+    kept, freed = (
+        tune(model, task(), keep="last", keep_zeros=kept).model for kept in (True, False)
+    )
+    assert not kept.inside.weight[0].any()
+    assert freed.inside.weight[0].any()
+
+
+def test_a_weight_of_zeros_alone_is_trained():
+    model = Net()
+    nn.init.zeros_(model.outside.weight)
+    assert tune(model, task(), keep="last").model.outside.weight.any()

@@ -8,6 +8,7 @@ from torch import nn
 
 from penjing.errors import InputError
 from penjing.quantization.aware import QuantizationAware
+from penjing.quantization.module import QuantizedModule
 from penjing.quantization.steps import LearnedGrid
 from penjing.training import Callback, Run
 
@@ -77,7 +78,15 @@ def callbacks_of(model: nn.Module) -> list[Callback]:
 
     Returns:
         Callbacks.
+
+    Raises:
+        InputError: The network is in integers.
     """
+    if isinstance(model, QuantizedModule):
+        raise InputError(
+            "the network is in integers, which are constants; train it before `quantize`, or "
+            "`prepare` the network in floats, train that and `convert` it"
+        )
     return [FreezeGrids(model.freeze_at)] if isinstance(model, QuantizationAware) else []
 
 

@@ -23,6 +23,7 @@ from penjing.errors import InputError, StrategyError
 from penjing.pruning.lookup import lookup
 from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
+from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task
 from penjing.training import Callback, Fit, FitOptions, Teacher, Teachers, fit
 from penjing.verbs.trained import Trained, in_choices
@@ -50,6 +51,7 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     *,
     loss: Losses = "logits",
     layers: Mapping[str, str] | None = None,
+    keep_zeros: bool = True,
     inplace: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Unpack[FitOptions],
@@ -70,6 +72,7 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
         layers: For losses of inner tensors: module of the student -> module of the teacher. None
             matches by name where both keep the same stages (a pruned student does), else the end
             of each stage of equal resolution or length.
+        keep_zeros: Zeros of the student's sparse matrices and kernels stay zero.
         inplace: Train `student` itself.
         callbacks: What else happens in the training loop.
         **settings: Fields of `penjing.training.Fit`, as for `finetune`.
@@ -106,7 +109,8 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     fitting = Fit(**settings)
     teachers = [Teacher(model, losses, layers) for model in models]
     lesson = teachers[0] if len(teachers) == 1 else Teachers(teachers)
-    result = fit(learning, task, fitting, [lesson, *callbacks, *callbacks_of(learning)])
+    hooks = [lesson, *callbacks, *callbacks_of(learning), *([KeepZeros()] if keep_zeros else [])]
+    result = fit(learning, task, fitting, hooks)
     trained = Trained(before, learning, models[0], task, result, kind="distill")
     told = {
         "teacher": ", ".join(type(model).__name__ for model in models),

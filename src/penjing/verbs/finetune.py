@@ -15,6 +15,7 @@ from penjing.errors import InputError
 from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
+from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task
 from penjing.task.randomness import device_of
 from penjing.training import Callback, Fit, FitOptions, Teacher, fit
@@ -41,6 +42,7 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
     teacher: nn.Module | Literal["parent"] | None = "parent",
     temperature: float = 4.0,
     weight: float = 0.9,
+    keep_zeros: bool = True,
     inplace: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Unpack[FitOptions],
@@ -57,6 +59,7 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
             "parent" is the network that `prepare` was given, and no teacher for any other.
         temperature: Softens the outputs of both, above 0.
         weight: The teacher's share of the loss, in [0, 1].
+        keep_zeros: Zeros of sparse matrices and kernels stay zero.
         inplace: Train `model` itself.
         callbacks: What else happens in the training loop.
         **settings: Fields of `penjing.training.Fit`: epochs=3, optimizer="adamw", lr, weight_decay,
@@ -92,7 +95,8 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
     loss = Logits(temperature=temperature, weight=weight, kind=task.kind, class_dim=task.class_dim)
     teacher = parent_of(tuned) if teacher == "parent" else teacher
     taught = [] if teacher is None else [Teacher(teacher, loss)]
-    result = fit(tuned, task, fitting, [*taught, *callbacks, *callbacks_of(tuned)])
+    hooks = [*taught, *callbacks, *callbacks_of(tuned), *([KeepZeros()] if keep_zeros else [])]
+    result = fit(tuned, task, fitting, hooks)
     trained = Trained(before, tuned, teacher, task, result)
     data = trained.report_data({**in_choices(fitting), **_taught_by(teacher, loss)})
     return Tuned(tuned, Report(replace(data, seconds=time.perf_counter() - started)))
