@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import penjing as pj
 from penjing.errors import StrategyError
 from penjing.graph.network import Network
 from penjing.pruning.importance import OBS
@@ -134,3 +135,30 @@ def test_another_networks_group_is_refused():
     )
     with pytest.raises(StrategyError, match="prepare"):
         obs.errors(other.groups.groups[0])
+
+
+class _SharedScale(nn.Module):
+    """Two layers whose queries and keys are scaled by one stored tensor, as a rotation is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.key = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.value = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.head = nn.Linear(8, 3)
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for q, k, v in zip(self.query, self.key, self.value, strict=True):
+            scores = torch.cos(q(x) * self.scale) @ torch.cos(k(x) * self.scale).mT
+            x = x + v(scores.softmax(-1) @ x)
+        return self.head(x)
+
+
+def test_units_that_several_layers_share_are_tried_out_behind_the_last_of_them():
+    torch.manual_seed(0)
+    model, batches = _SharedScale(), [torch.randn(6, 5, 8) for _ in range(3)]
+
+    pruned = pj.prune(model, batches[0], pruning_ratio=0.5, calibration=batches, repair=None)
+
+    assert len(pruned.plan.drop["query.0"]) > 0

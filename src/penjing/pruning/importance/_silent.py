@@ -170,16 +170,17 @@ def _path(
     outlets: Mapping[str, Outlet],
     starts: set[str],
 ) -> tuple[str, tuple[str, ...]]:
-    """Where the next layer answers, and the nodes from the starts to there."""
-    touched = set(starts)
+    """Where the next layer behind all starts answers, and the nodes from the starts to there."""
+    touched, ahead = set(starts), set(starts)
     stop = ""
     for node in program.graph.nodes:
+        ahead.discard(node.name)
         if node.name in starts or not any(n.name in touched for n in node.all_input_nodes):
             continue
         if node.op == "output":
             break
         touched.add(node.name)
-        if not stop and node.name in layers:
+        if not stop and not ahead and node.name in layers:
             stop = outlets[node.name].add or node.name
         if node.name == stop:
             break
