@@ -78,6 +78,8 @@ class Rewriter:
             dims for n in [*old.all_input_nodes, old] for dims in self.analysis.all_labels(n)
         ]
         if not any(self.changed(dim) for dims in touched for dim in dims):
+            if op_name(old) == "view" and Call(old).has("size"):
+                _reshape(twin)
             return
         rule = _RULES.get(op_name(old))
         if rule is not None:
@@ -144,6 +146,12 @@ def _scaled(size: fx.Node, numerator: int, denominator: int, twin: fx.Node) -> f
         )
         quotient.meta["val"] = int(value * numerator // denominator)
     return quotient
+
+
+def _reshape(twin: fx.Node) -> None:
+    """Reshape in place of a view: kernels for other sizes may lay out memory in other ways."""
+    size = Call(twin).arg("size")
+    twin.target, twin.args, twin.kwargs = torch.ops.aten.reshape.default, (twin.args[0], size), {}
 
 
 def _view(rewriter: Rewriter, old: Call, twin: Call) -> None:
