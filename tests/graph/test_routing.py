@@ -168,3 +168,47 @@ def test_a_plan_that_leaves_too_few_experts_is_refused():
 
     with pytest.raises(PlanError, match=r"keeps 1, but topk chooses 2 .* needs 2; drop 2 at most"):
         network.cut(plan)
+
+
+def _mixtral(way: str | None) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    options = {} if way is None else {"experts_implementation": way}
+    config = transformers.MixtralConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=8, vocab_size=20, max_position_embeddings=8, num_local_experts=4,
+        num_experts_per_tok=2, use_cache=False, **options,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.MixtralForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("way", [None, "eager"], ids=["default", "eager"])
+def test_experts_of_the_hub_keep_their_class_and_the_way_they_run(way):
+    model, words = _mixtral(way), torch.randint(0, 20, (2, 6))
+    before = model.config._experts_implementation
+
+    pruned = pj.prune(model, {"input_ids": words}, pruning_ratio=0.5, scope={"experts"})
+
+    experts = pruned.model.model.layers[0].mlp.experts
+    now = (type(pruned.model), experts.num_experts, pruned.model.config._experts_implementation)
+    assert now == (type(model), 2, before)
+    assert model.config._experts_implementation == before
+
+
+def test_a_config_of_the_hub_says_how_many_experts_are_left(tmp_path):
+    model, words = _mixtral(None), torch.randint(0, 20, (2, 6))
+    pruned = pj.prune(model, {"input_ids": words}, pruning_ratio=0.5, scope={"experts"}).model
+
+    pruned.save_pretrained(tmp_path)
+
+    again = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(words).logits, pruned(words).logits)
+
+
+def test_experts_whose_rows_are_no_whole_sixteen_bytes_run_as_batched_products():
+    model, words = _mixtral(None), torch.randint(0, 20, (2, 6))
+
+    pruned = pj.prune(model, {"input_ids": words}, pruning_ratio=0.2, scope={"embedding"})
+
+    assert pruned.model.config._experts_implementation == "batched_mm"
+    assert any("batched_mm" in note for note in pruned.report.data.notes)

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError, InputError
+from penjing.graph.experts import batched_experts
 from penjing.graph.functional import functionalise
 from penjing.task.randomness import evaluating
 
@@ -275,10 +276,13 @@ def describe(value: Any) -> str:
 
 @contextmanager
 def quiet_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no warnings inside; modes, buffers and the RNG as before afterwards."""
+    """Eval mode and no warnings inside; modes, buffers and the RNG as before afterwards.
+
+    Stacked experts of `transformers` run inside in the way that can be captured.
+    """
     generator = torch.get_rng_state()
     try:
-        with evaluating(model), warnings.catch_warnings():
+        with evaluating(model), batched_experts(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -15,6 +15,7 @@ from penjing.errors import PenjingError, VerificationError
 from penjing.figures import Proof
 from penjing.graph.attributes import compared_values, new_values, readings, write
 from penjing.graph.capture import Program, quiet_eval
+from penjing.graph.experts import batched_experts, settle_experts
 from penjing.graph.form import graph_form
 from penjing.graph.network import Cut
 from penjing.pruning.scales import Folds, folded, scale_folds
@@ -95,6 +96,9 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
         made = graph_form(cut.program)
         made.meta.update(original=type(model).__name__, reason=reason)
         made.train(model.training)
+    else:
+        args, kwargs = pytree.tree_unflatten(list(cut.program.example), cut.program.in_spec)
+        settle_experts(made, args, kwargs, _experts(cut))
     proof = Proof(
         error=evidence.error,
         moved=evidence.moved,
@@ -111,6 +115,18 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
             f"inputs, more than {limit:.0e}; the cut is refused"
         )
     return Made(made, proof, folds)
+
+
+def _experts(cut: Cut) -> dict[str, tuple[int, int]]:
+    """Modules that hold stacked experts, with their number before and after the cut."""
+    before, after = cut.dense.tensors, cut.program.tensors
+    return {
+        piece.tensor.rpartition(".")[0]: (len(before[piece.tensor]), len(after[piece.tensor]))
+        for group in cut.network.groups
+        if group.kind == "experts" and group.name in cut.plan.drop
+        for piece in group.slices
+        if piece.dim == 0
+    }
 
 
 def _refused(
@@ -259,7 +275,7 @@ def wide_difference(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             drawn = torch.get_rng_state()
-            with Widened():
+            with Widened(), batched_experts(twin):
                 got = pytree.tree_leaves(twin(*args, **kwargs))
             torch.set_rng_state(drawn)
             want = run_wide(program, inputs, tensors)

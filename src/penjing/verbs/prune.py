@@ -17,6 +17,7 @@ from penjing.errors import BudgetError, InputError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
 from penjing.graph.attributes import differing, write
 from penjing.graph.capture import Example, capture, check_network
+from penjing.graph.experts import run_anew
 from penjing.graph.form import held_sizes, spelled
 from penjing.graph.network import Cut, Network
 from penjing.plan import BLOCKS, Plan
@@ -47,6 +48,10 @@ from penjing.verbs.preparation import (
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 TOLD = 3  # groups that a note names
+TOLD_OF_EXPERTS = (
+    "the experts now run as experts_implementation='batched_mm': torch's grouped product takes "
+    "rows of whole 16 bytes only (round_to=4, or 8 in half precision, leaves such)"
+)
 PLAIN_RANK = 2  # rows of features, whose number no network leaves open
 HISTOGRAMS = 6  # the largest weights are drawn
 
@@ -476,7 +481,8 @@ def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogr
 def _told_of(original: nn.Module, work: Work) -> tuple[str, ...]:
     """What the reader must know about the form of the result."""
     seed = work.preparation.choices.seed
-    return (*_sizes_held(work), *describe_config(original, work.model, work.cut, seed))
+    told = (*_sizes_held(work), *describe_config(original, work.model, work.cut, seed))
+    return (*told, TOLD_OF_EXPERTS) if run_anew(original, work.model) else told
 
 
 def _sizes_held(work: Work) -> tuple[str, ...]:
