@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from penjing.pruning.ablation import Branches
 from penjing.pruning.allocation import resolve as resolve_allocation
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
 from penjing.pruning.allocation.space import SHARE
+from penjing.pruning.allocation.trying import Tries
 from penjing.pruning.depth import cut_by, with_branches
 from penjing.pruning.importance import resolve as resolve_importance
 from penjing.pruning.importance.protocol import HasErrors, Importance, Prepares
@@ -42,6 +43,7 @@ from penjing.recovery.repair import How
 from penjing.recovery.tune import Tune
 from penjing.task import Batch, Calibration
 from penjing.task.batches import describe
+from penjing.verbs.trials import Measure, watched
 
 KIB = 1024  # a kB of flash or RAM is 1024 bytes, as data sheets have it
 RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, masks for instance
@@ -196,7 +198,9 @@ class Preparation:
             raise StrategyError(f"{NO_BRANCH}; cut widths instead, scope={{'inner', 'residual'}}")
         if self.calibration is not None:
             check_fits(self.calibration, self.network.program)
-        if self._sees_data:
+        if isinstance(self.allocation, Tries) and self.allocation.proxy != "predicted":
+            what = f"allocation {self.allocation_name!r} measures candidates and"
+        elif self._sees_data:
             what = f"importance {self.importance_name!r}"
         elif self.repair is not None:
             what = f"repair {self.repair_name!r}"
@@ -238,9 +242,10 @@ class Preparation:
     def allocation(self) -> Allocation:
         """The allocation that is used."""
         chosen = self.choices.allocation
-        return resolve_allocation(
+        found = resolve_allocation(
             chosen if chosen is not None else "dp" if self.calibration else "uniform"
         )
+        return _seeded(found, self.choices.seed) if isinstance(chosen, (str, type)) else found
 
     @property
     def allocation_name(self) -> str:
@@ -458,7 +463,7 @@ class Preparation:
         if self.shortens:  # units inside a branch and the branch would count twice
             whole = self.original["params"]
             costs[SHARE] = lambda kept: self.costs["params"](kept) / whole
-        kept = self.allocation(self.groups, known.scores, known.errors, costs, demand)
+        kept = self._allocated(known, costs, demand)
         drop = {g.name: known.lowest(g.name, g.units - kept[g.name]) for g in self.groups}
         return self._plan(drop)
 
@@ -477,6 +482,27 @@ class Preparation:
             PlanError: The plan was made for another network.
         """
         return cut_by(self.network, plan)
+
+    def _allocated(
+        self, known: Evidence, costs: Mapping[str, Cost], demand: Demand
+    ) -> dict[str, int]:
+        """Units kept of every group; an allocation that tries candidates gets a measure."""
+        chosen, arguments = self.allocation, (known.scores, known.errors, costs, demand)
+        if not isinstance(chosen, Tries) or chosen.proxy == "predicted":
+            return chosen(self.groups, *arguments)
+        assert self.calibration is not None  # `check` refused the other case
+        measure = Measure(
+            program=self.network.program,
+            groups=self.groups,
+            lowest=known.lowest,
+            cut=lambda drop: self.cut(self._plan(drop)),
+            calibration=self.calibration,
+            proxy=chosen.proxy,
+            seed=self.choices.seed,
+        )
+        lost, line = watched(measure, self.allocation_name, chosen.evaluations)
+        with line:
+            return cast("Allocation", chosen.measuring(lost))(self.groups, *arguments)
 
     def group_figures(self, plan: Plan) -> tuple[GroupFigures, ...]:
         """What a plan does to every group of the network."""

@@ -105,11 +105,15 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         constraints: Upper bounds instead of a ratio: macs, params, ram_kb; a number, or "50%" of
             the original.
         plan: A plan made before, instead of a ratio or constraints.
-        calibration: Unlabelled batches (inputs alone, or with labels that are ignored).
-        importance: "l1", "l2", "random", "taylor", "obs" or an object; None is "obs" with
-            calibration, else "l2".
-        allocation: "uniform", "global", "isomorphic", "dp" or an object; None is "dp" with
-            calibration, else "uniform".
+        calibration: Batches of inputs alone, or with labels, which only an importance with a loss
+            reads ("snip", "grasp", "mutual_information", losses of your own).
+        importance: "l1", "l2", "linf", "bn_scale", "fpgm", "random", "taylor", "fisher", "obs",
+            "snip", "grasp", "synflow", "apoz", "mean_activation", "entropy", "mutual_information",
+            "hrank", "chip", "ablation", "sensitivity" or an object; None is "obs" with calibration,
+            else "l2".
+        allocation: "uniform", "global", "lamp", "isomorphic", "sensitivity", "dp", or one that
+            tries candidates out ("netadapt", "local_search", "genetic", "reinforcement"), or an
+            object; None is "dp" with calibration, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`,
             "tune" (then gradient steps towards the original), a `Tune`, "recalibrate", None.
         round_to: Units that remain are rounded up to a multiple of this; by kind of units, as

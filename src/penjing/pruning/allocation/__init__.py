@@ -1,7 +1,9 @@
 """How much is cut where.
 
 An allocation turns scores, error curves and exact costs into units kept per group. Short names:
-"uniform", "global", "isomorphic", "dp"; any callable of the shape `protocol.Allocation` is one.
+"uniform", "global", "lamp", "isomorphic", "sensitivity", "dp", and "netadapt", "local_search",
+"genetic", "reinforcement", which try candidates out; any callable of the shape
+`protocol.Allocation` is one.
 """
 
 from __future__ import annotations
@@ -9,20 +11,48 @@ from __future__ import annotations
 from typing import cast
 
 from penjing.pruning.allocation._dp import dp
-from penjing.pruning.allocation._global import global_
+from penjing.pruning.allocation._genetic import Genetic
+from penjing.pruning.allocation._global import Global
 from penjing.pruning.allocation._isomorphic import isomorphic
+from penjing.pruning.allocation._local_search import LocalSearch
+from penjing.pruning.allocation._netadapt import NetAdapt
+from penjing.pruning.allocation._reinforcement import Reinforcement
+from penjing.pruning.allocation._sensitivity import sensitivity
 from penjing.pruning.allocation._uniform import uniform
 from penjing.pruning.allocation.protocol import Allocation
 from penjing.pruning.lookup import lookup
 
-__all__ = ["dp", "global_", "isomorphic", "uniform"]
+__all__ = [
+    "Genetic",
+    "Global",
+    "LocalSearch",
+    "NetAdapt",
+    "Reinforcement",
+    "dp",
+    "genetic",
+    "global_",
+    "isomorphic",
+    "lamp",
+    "local_search",
+    "netadapt",
+    "reinforcement",
+    "sensitivity",
+    "uniform",
+]
+
+global_ = Global()
+lamp = Global(normalizer="lamp")
+netadapt = NetAdapt()
+local_search = LocalSearch()
+genetic = Genetic()
+reinforcement = Reinforcement()
 
 
 def resolve(allocation: str | Allocation | type) -> Allocation:
     """The allocation that a short name, "module:thing", a class or an object stands for.
 
     Args:
-        allocation: "uniform", "global", "isomorphic", "dp", "module:thing", or an allocation.
+        allocation: A short name, "module:thing", or an allocation.
 
     Returns:
         A callable of the shape `protocol.Allocation`.
@@ -34,5 +64,5 @@ def resolve(allocation: str | Allocation | type) -> Allocation:
         >>> resolve("uniform") is uniform
         True
     """
-    known = {name.removesuffix("_"): globals()[name] for name in __all__}
+    known = {name.removesuffix("_"): globals()[name] for name in __all__ if name.islower()}
     return cast("Allocation", lookup(allocation, known, "allocation"))

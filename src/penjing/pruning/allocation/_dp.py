@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from penjing.errors import StrategyError
 from penjing.plan import Group
 from penjing.pruning.allocation._uniform import smallest_share
-from penjing.pruning.allocation.protocol import Cost, Demand, checked_scores, error_curve
+from penjing.pruning.allocation.losses import losses_of
+from penjing.pruning.allocation.protocol import Cost, Demand
 from penjing.pruning.allocation.space import TOLERANCE, Candidate, Floats, Space
 
 ROUNDS = 8  # redrawn cost tables; two or three reach a fixed point in practice
@@ -76,32 +76,14 @@ def dp(
         {'a': 1, 'b': 2}
     """
     space = Space.of(groups, costs, demand, weighted=True)
-    losses = tuple(
-        _losses(group, scores, errors)[group.units - choice]
-        for group, choice in zip(space.groups, space.options, strict=True)
-    )
-    solver = _Solver(space, losses)
+    losses = losses_of(space, scores, errors)
+    solver = Solver(space, losses)
     return space.in_order(solver.solve(), groups)
 
 
-def _losses(group: Group, scores: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> Floats:
-    """Error by units dropped, shape (units + 1,), non-decreasing; the last may be infinite."""
-    if group.name not in errors:
-        return error_curve(checked_scores(group, scores)).numpy()
-    curve = errors[group.name].detach().cpu().double().numpy()
-    if curve.shape != (group.units + 1,):
-        raise StrategyError(
-            f"group {group.name!r} has {group.units} units and errors of shape {curve.shape}; "
-            f"there must be one per number of dropped units, ({group.units + 1},)"
-        )
-    if not np.isfinite(curve[:-1]).all():
-        raise StrategyError(f"group {group.name!r} has errors that are not finite")
-    return np.maximum.accumulate(curve)
-
-
 @dataclass(frozen=True, eq=False)
-class _Solver:
-    """One demand.
+class Solver:
+    """One demand and the errors of all options.
 
     Args:
         space: What may be kept, and its exact costs.
@@ -114,6 +96,7 @@ class _Solver:
     degrees: dict[int, int] = field(default_factory=dict)
 
     def solve(self) -> Candidate:
+        """The candidate of least total error that was found within the budgets."""
         if self.space.feasible(self.space.largest):
             return self.space.largest
         best, point = smallest_share(self.space, 0.0), self.space.largest
@@ -130,6 +113,7 @@ class _Solver:
         return self.total(candidate), candidate
 
     def total(self, candidate: Candidate) -> float:
+        """Sum of the errors of all groups."""
         return float(sum(loss[number] for loss, number in zip(self.losses, candidate, strict=True)))
 
     def tables(self, point: Candidate) -> list[Floats]:
@@ -207,15 +191,15 @@ class _Solver:
 
     def improved(self, point: Candidate, tables: list[Floats]) -> Candidate:
         """Fill what is left of the budgets, then swap units while the error falls."""
-        point = self._filled(point, tables)
+        point = self.filled(point, tables)
         for _ in range(EXCHANGES):
             better = self._exchanged(point, tables)
             if better is None:
                 break
-            point = self._filled(better, tables)
+            point = self.filled(better, tables)
         return point
 
-    def _filled(self, point: Candidate, tables: list[Floats]) -> Candidate:
+    def filled(self, point: Candidate, tables: list[Floats]) -> Candidate:
         """Keep more units, best gain per cost first, until no step fits."""
         blocked: set[tuple[int, int]] = set()
         while True:

@@ -1,0 +1,141 @@
+"""Genetic search: candidates that breed within the budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from torch import Tensor
+
+from penjing.plan import Group
+from penjing.pruning.allocation._uniform import smallest_share
+from penjing.pruning.allocation.protocol import Cost, Demand
+from penjing.pruning.allocation.space import Candidate
+from penjing.pruning.allocation.trying import Lost, Proxy, Trials, check_settings
+
+ELITE = 2  # candidates that live on
+TOURNAMENT = 3  # candidates drawn for a parent
+HALF = 0.5
+MUTATION = 0.15  # share of the groups that move
+SPREAD = 0.15  # of a step, as a share of a group's options
+MISSES = 4  # generations per trial budget, since some children were tried before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Genetic:
+    """Breed candidates: parents by tournament, groups from either, a few mutated, all fitted.
+
+    The first population is the solver's answer, the uniform one and mutations of both; the best
+    two of every generation live on.
+
+    Args:
+        evaluations: Candidates that are tried at most.
+        population: Candidates of one generation.
+        proxy: How candidates are judged: "predicted" by the sum of the error curves, "masked" on
+            the network with their units set to zero, "recalibrated" cut, its norm statistics
+            measured anew, "repaired" cut and re-solved on a few samples. All but the first need
+            calibration data.
+        seed: Of everything random.
+        lost: Measures a candidate; `prune` gives it.
+
+    Raises:
+        StrategyError: A setting is outside its range.
+
+    Source:
+        Evolutionary search over widths within a constraint as in Guo et al. 2020, arXiv:1904.00420,
+        section 3.4.
+    """
+
+    evaluations: int = 120
+    population: int = 20
+    proxy: Proxy = "masked"
+    seed: int = 0
+    lost: Lost | None = None
+
+    def __post_init__(self) -> None:
+        check_settings("genetic", self.proxy, self.evaluations)
+
+    def measuring(self, lost: Lost) -> Self:
+        """The same allocation with a measure.
+
+        Args:
+            lost: What the outputs lose at a candidate.
+        """
+        return replace(self, lost=lost)
+
+    def __call__(
+        self,
+        groups: Sequence[Group],
+        scores: Mapping[str, Tensor],
+        errors: Mapping[str, Tensor],
+        costs: Mapping[str, Cost],
+        demand: Demand,
+    ) -> dict[str, int]:
+        """Units kept per group, in the order of `groups`.
+
+        Args:
+            groups: What can be cut.
+            scores: Importance per group, read where `errors` has no entry.
+            errors: Error after dropping the k lowest units, shape `(units + 1,)`.
+            costs: Exact costs by name; `pruning_ratio` needs "params".
+            demand: `pruning_ratio` is the share of all units, weighted by the parameters of one
+                unit.
+
+        Returns:
+            Units kept by name.
+
+        Raises:
+            BudgetError: The demand does not fit the groups or the costs.
+            InfeasibleError: Every group at its floor is still above a budget.
+        """
+        trials = Trials.of(groups, scores, errors, costs, demand, self)
+        space = trials.space
+        if space.feasible(space.largest):
+            return space.in_order(space.largest, groups)
+        return space.in_order(self._search(trials), groups)
+
+    def _search(self, trials: Trials) -> Candidate:
+        rng = np.random.default_rng(self.seed)
+        first = [trials.solver.solve(), smallest_share(trials.space, 0.0)]
+        crowd = [*first]
+        while len(crowd) < self.population:
+            crowd.append(_mutated(trials, first[len(crowd) % 2], rng))
+        for _ in range(MISSES * self.evaluations // self.population + 1):
+            crowd.sort(key=lambda c: (trials(c), c))
+            if not trials.left:
+                break
+            children = [
+                _mutated(trials, _crossed(*_parents(trials, crowd, rng), rng), rng)
+                for _ in range(self.population - ELITE)
+            ]
+            crowd = [*crowd[:ELITE], *children]
+        return trials.best
+
+
+def _parents(
+    trials: Trials, crowd: Sequence[Candidate], rng: np.random.Generator
+) -> tuple[Candidate, Candidate]:
+    """Two winners of small tournaments."""
+
+    def winner() -> Candidate:
+        drawn = rng.integers(len(crowd), size=TOURNAMENT)
+        return min((crowd[int(i)] for i in drawn), key=trials)
+
+    return winner(), winner()
+
+
+def _crossed(one: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
+    """Every group from either parent."""
+    mine = rng.random(len(one)) < HALF
+    return tuple(a if own else b for a, b, own in zip(one, other, mine, strict=True))
+
+
+def _mutated(trials: Trials, point: Candidate, rng: np.random.Generator) -> Candidate:
+    """Some groups moved by a normal step, then fitted into the budgets."""
+    sizes = np.array([len(options) for options in trials.space.options])
+    moved = rng.random(len(point)) < max(MUTATION, 1 / max(len(point), 1))
+    step = np.rint(rng.normal(size=len(point)) * SPREAD * sizes) * moved
+    new = np.clip(np.array(point) + step.astype(int), 0, sizes - 1)
+    return trials.fitted(tuple(int(n) for n in new), rng)
