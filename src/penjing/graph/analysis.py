@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection, Hashable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor, fx
 from penjing.graph.axes import Atoms, Dim, Reason, fixed
 from penjing.graph.call import Call, is_pointwise, is_tensor, output_shapes, size_value
 from penjing.graph.capture import Program, is_hinted
-from penjing.graph.movement import Move, is_movement
+from penjing.graph.movement import Move, is_movement, movable
 from penjing.graph.recurrent import RECURRENT
+from penjing.graph.routes import Route, by_numbers, by_strides, signature
 from penjing.graph.routing import LOOKUPS, ROUTING, Numbers
 from penjing.graph.rules import (
     EXPANDERS,
@@ -48,9 +50,10 @@ class Analysis:
         self._constant: dict[str, bool] = {}
         self._values: dict[str, Any] = {}
         self._open: set[str] = set()  # nodes with a size that depends on the data
-        self._moves: set[str] = set()
+        self._moves: dict[str, fx.Node] = {}
         self._numbers = Numbers(self.atoms, self._carries)
         self._verdicts: Verdicts = {}
+        self._routes: dict[Hashable, list[Route] | None] = {}
         self._tied: dict[tuple[Any, ...], Labels] = {}
         for node in program.graph.nodes:
             self._visit(node)
@@ -77,6 +80,15 @@ class Analysis:
     def is_move(self, node: fx.Node) -> bool:
         """Whether a node was followed as data movement."""
         return node.name in self._moves
+
+    @property
+    def moves(self) -> Collection[fx.Node]:
+        """Nodes that were followed as data movement, in order."""
+        return self._moves.values()
+
+    def signature(self, node: fx.Node) -> Hashable:
+        """What a call does to positions depends on: equal for calls that differ in labels alone."""
+        return signature(Call(node), self.program.shape, self.value)
 
     def value(self, node: fx.Node) -> Any:
         """Value of a node that is a size or does not depend on the inputs, computed once.
@@ -197,13 +209,25 @@ class Analysis:
         indices = integers(site.call)
         if any(not self.is_constant(n) for n in indices):
             return locked(site, "gathers by data")
-        if not self._verdict(site.call):
+        routes = self._routes_of(site.call)
+        if routes is None:
             return locked(site)
-        self._moves.add(site.call.node.name)
+        self._moves[site.call.node.name] = site.call.node
+        move = Move(
+            movable(site.call), self.labels, self.atoms, site.reason(), indexed=bool(indices)
+        )
+        return [move.output(route) for route in routes]
+
+    def _routes_of(self, call: Call) -> list[Route] | None:
+        """Where the outputs' positions come from; None for an op that does not only move values."""
         shape = self.program.shape
-        return Move(
-            site.call, shape, self.value, self.labels, self.atoms, site.reason(), bool(indices)
-        ).outputs()
+        key = self.signature(call.node)
+        if key not in self._routes:
+            found = by_strides(call, shape, self.value)
+            if found is None and self._verdict(call):
+                found = by_numbers(call, movable(call), shape, self.value)
+            self._routes[key] = found
+        return self._routes[key]
 
     def _verdict(self, call: Call) -> bool:
         """Whether the op is data movement; one answer per op and arguments other than sizes."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from penjing.graph.capture import concrete_shape, concrete_size
 
@@ -23,12 +22,14 @@ class _Signature:
         positions: Number of every argument by name.
         defaults: Default of every argument that has one.
         pointwise: Whether torch tags the op as element-wise.
+        view: Whether the result may share the storage of an argument, and nothing is written.
     """
 
     name: str
     positions: Mapping[str, int]
     defaults: Mapping[str, Any]
     pointwise: bool
+    view: bool
 
 
 @cache
@@ -39,6 +40,7 @@ def _signature(target: torch._ops.OpOverload) -> _Signature:
         {argument.name: position for position, argument in enumerate(arguments)},
         {a.name: a.default_value for a in arguments if a.has_default_value()},
         torch.Tag.pointwise in target.tags,
+        any(a.alias_info is not None for a in arguments) and not target._schema.is_mutable,
     )
 
 
@@ -115,6 +117,12 @@ class Call:
         target = self.node.target
         return _signature(target).positions if isinstance(target, torch._ops.OpOverload) else {}
 
+    @property
+    def is_view(self) -> bool:
+        """Whether the result may share the storage of an argument, in which nothing is written."""
+        target = self.node.target
+        return isinstance(target, torch._ops.OpOverload) and _signature(target).view
+
     def has(self, name: str) -> bool:
         """Whether the op has an argument of this name."""
         return name in self._positions
@@ -157,15 +165,21 @@ class Call:
         """
         swap = replace or {}
 
-        def lookup(argument: Any) -> Any:
-            if not isinstance(argument, fx.Node):
-                return argument
+        def lookup(argument: fx.Node) -> Any:
             return swap[argument] if argument in swap else values(argument)
 
-        args, kwargs = pytree.tree_map(lookup, (tuple(self.node.args), dict(self.node.kwargs)))
+        args = [_filled(a, lookup) for a in self.node.args]
+        kwargs = {name: _filled(a, lookup) for name, a in self.node.kwargs.items()}
         target: Any = self.node.target
         with torch.no_grad():
             return target(*args, **kwargs)
+
+
+def _filled(argument: Any, lookup: Callable[[fx.Node], Any]) -> Any:
+    """An argument with its nodes replaced by values."""
+    if isinstance(argument, (list, tuple)):
+        return type(argument)([_filled(a, lookup) for a in argument])
+    return lookup(argument) if isinstance(argument, fx.Node) else argument
 
 
 def size_value(node: fx.Node) -> int | float | bool:

@@ -1,7 +1,7 @@
 """Data movement, found by what an op does and not by its name.
 
-An op that commutes with a random relabelling of its input values only moves them. It is then run
-once on linear indices, which tells for every output position the input position it came from.
+A view moves the values of its argument, and so does an op that commutes with a random relabelling
+of them. The labels of its output follow from its routes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from penjing.graph.axes import Atoms, Dim, Label, Reason, fixed, pack
 from penjing.graph.call import Call
+from penjing.graph.routes import Route, Trace, tensors
 
 VALUES = 498  # random integers lie in -498..498: exact in every float type that is captured
 
@@ -56,8 +57,8 @@ def is_movement(
         return bijection[value.long() + VALUES]
 
     try:
-        plain = _tensors(call.run(values, inputs))
-        mapped = _tensors(call.run(values, {n: moved(v) for n, v in inputs.items()}))
+        plain = tensors(call.run(values, inputs))
+        mapped = tensors(call.run(values, {n: moved(v) for n, v in inputs.items()}))
     except (RuntimeError, TypeError, NotImplementedError, IndexError):
         return False
     if not plain or any(not p.is_floating_point() for p in plain):
@@ -74,9 +75,7 @@ class Move:
     """One movement op with the labels of its inputs.
 
     Args:
-        call: The op.
-        shape: Shape of an argument.
-        values: Value of an argument that is not movable.
+        sources: Arguments whose values move.
         labels: Labels of an argument's dimensions.
         atoms: The algebra.
         reason: Given to what cannot be followed.
@@ -84,76 +83,61 @@ class Move:
             be renumbered.
     """
 
-    call: Call
-    shape: Callable[[fx.Node], tuple[int, ...]]
-    values: Callable[[fx.Node], Any]
+    sources: Sequence[fx.Node]
     labels: Callable[[fx.Node], list[Dim]]
     atoms: Atoms
     reason: Reason
     indexed: bool
 
-    def outputs(self) -> list[list[Dim]]:
-        """Labels of every output."""
-        sources = movable(self.call)
-        sizes = [int(np.prod(self.shape(n))) for n in sources]
-        starts = np.cumsum([1, *sizes])
-        linear = {
-            n: torch.arange(s, s + size, dtype=torch.float64).reshape(self.shape(n))
-            for n, s, size in zip(sources, starts, sizes, strict=False)
-        }
-        found = [t.numpy().astype(np.int64) for t in _tensors(self.call.run(self.values, linear))]
-        return [self._labels_of(index, sources, starts) for index in found]
-
-    def _labels_of(
-        self, index: NDArray[np.int64], sources: Sequence[fx.Node], starts: NDArray[np.int64]
-    ) -> list[Dim]:
-        """Labels of one output from the linear index where each position came from (0: padding)."""
-        candidates: list[list[Dim | None]] = [[] for _ in index.shape]
-        for number, source in enumerate(sources):
-            inside = (index >= starts[number]) & (index < starts[number + 1])
-            if not inside.any():
+    def output(self, route: Route) -> list[Dim]:
+        """Labels of one output from where its positions came from."""
+        candidates: list[list[Dim | None]] = [[] for _ in route.shape]
+        for number, source in enumerate(self.sources):
+            inside = route.inside(number)
+            if inside is not None and not inside.any():
                 continue
-            whole = bool(inside.all())
-            here = self._from_source(source, index - starts[number], None if whole else inside)
+            here = self._from_source(number, source, route)
+            if inside is None:
+                return here
             for axis, dim in enumerate(here):
-                rest = tuple(a for a in range(index.ndim) if a != axis)
-                gapless = dim if whole else _with_gaps(dim, inside.any(axis=rest))
-                candidates[axis].append(gapless)
-        return [self._merge(dims, size) for dims, size in zip(candidates, index.shape, strict=True)]
+                rest = tuple(a for a in range(inside.ndim) if a != axis)
+                reached = np.asarray(inside.any(axis=rest))
+                candidates[axis].append(_with_gaps(dim, reached))
+        return [self._merge(dims, size) for dims, size in zip(candidates, route.shape, strict=True)]
 
-    def _from_source(
-        self, source: fx.Node, offset: NDArray[np.int64], inside: NDArray[np.bool_] | None
-    ) -> list[Dim]:
-        """Labels that one source gives to each output axis, from linear positions in it."""
-        out = [fixed(size) for size in offset.shape]
-        stride = int(np.prod(self.shape(source)))
-        for dim, size in zip(self.labels(source), self.shape(source), strict=True):
-            stride //= size
+    def _from_source(self, number: int, source: fx.Node, route: Route) -> list[Dim]:
+        """Labels that one source gives to each output axis."""
+        out = [fixed(size) for size in route.shape]
+        for place, dim in enumerate(self.labels(source)):
             if len(dim) == 1 or not self.atoms.is_live(dim):
                 continue
-            place = offset // stride % size + 1
-            axes, core = _varying(place if inside is None else np.where(inside, place, 0))
-            if not axes:
-                if core.flat[0] > 0:
-                    picked = int(core.flat[0]) - 1
+            trace = route.trace(number, place)
+            if not trace.axes:
+                if trace.core.flat[0] > 0:
+                    picked = int(trace.core.flat[0]) - 1
                     why = f"{self.reason.why} picks one position"
                     self.atoms.lock(dim[picked : picked + 1], Reason(why, self.reason.where))
                 continue
-            if self.indexed and not (
-                len(axes) == 1 and np.array_equal(core, np.arange(1, len(dim) + 1))
-            ):
+            if self.indexed and not trace.same:
                 self.atoms.lock(
                     dim, Reason(f"{self.reason.why} with a constant index", self.reason.where)
                 )
                 continue
-            if len(axes) == 1:
-                taken = np.where((core > 0)[:, None], dim[np.maximum(core - 1, 0)], -1)
-                parts = [taken]
-            else:
-                parts = self._factor(dim, core)
-            for axis, part in zip(axes, parts, strict=True):
-                out[axis] = np.concatenate([out[axis], part], axis=1)
+            for axis, part in zip(trace.axes, self._parts(dim, trace), strict=True):
+                alone = out[axis].shape[1] == 0
+                out[axis] = part if alone else np.concatenate([out[axis], part], axis=1)
         return out
+
+    def _parts(self, dim: Dim, trace: Trace) -> list[Dim]:
+        """Labels along each axis over which a dimension lies."""
+        if trace.same:
+            return [dim]
+        if trace.split:
+            return self.atoms.factor_at(dim, trace.core, self.reason)
+        if len(trace.axes) == 1:
+            core = trace.core
+            return [np.where((core > 0)[:, None], dim[np.maximum(core - 1, 0)], -1)]
+        return self._factor(dim, trace.core)
 
     def _factor(self, dim: Dim, core: NDArray[np.int64]) -> list[Dim]:
         """Labels along each axis of `core`; equal slices are looked at once."""
@@ -185,7 +169,6 @@ class Move:
         return pack([labels[0] if labels else () for labels in rows])
 
 
-_FAR = np.iinfo(np.int64).max
 GAP = -2  # a position of an output that a source does not reach
 
 
@@ -195,19 +178,3 @@ def _with_gaps(dim: Dim, reached: NDArray[np.bool_]) -> Dim:
         return dim
     wide = dim if dim.shape[1] else np.full((len(dim), 1), -1, np.int64)
     return np.where(reached[:, None], wide, GAP)
-
-
-def _varying(place: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
-    """Axes along which a source coordinate (1-based, 0 for none) varies, and it over those axes."""
-    there = place if place.min(initial=1) > 0 else np.where(place == 0, _FAR, place)
-    axes = []
-    for axis in range(place.ndim):
-        high = place.max(axis=axis)
-        if ((high > there.min(axis=axis)) & (high > 0)).any():
-            axes.append(axis)
-    rest = tuple(a for a in range(place.ndim) if a not in axes)
-    return axes, np.asarray(place.max(axis=rest)) if rest else place
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    return list(result) if isinstance(result, (list, tuple)) else [result]

@@ -12,16 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from penjing.graph.analysis import Analysis, kept
-from penjing.graph.axes import Dim, Reason
+from penjing.graph.analysis import Analysis
+from penjing.graph.axes import Reason
 from penjing.graph.call import op_name, where
 from penjing.graph.capture import Example, Program, capture
 from penjing.graph.groups import Units, describe, find_units
-from penjing.graph.rewrite import Rewriter, masked, shape_after, sliced, unproved
+from penjing.graph.rewrite import Rewriter, masked, shape_after, sliced
+from penjing.graph.trials import KeptPositions, Trials
 from penjing.plan import Group, Groups, Plan, Slice
-
-PASSES = 3
-"""Trial cuts in a row that must be proved: a rolled dimension passes one in eight by chance."""
 
 
 class Network:
@@ -122,45 +120,18 @@ class Network:
         self.groups = describe(self.analysis, units)
 
     def _prove_movement(self) -> None:
-        """Cut a random half of every group; lock those whose data movement cannot be rewritten."""
+        """Lock the groups around data movement that cannot be rewritten when they are cut."""
         self._find()
-        passed, trial = 0, 0
-        while passed < PASSES and self.groups.groups:
-            generator = np.random.default_rng(trial)
-            drop = {
-                g.name: sorted(
-                    generator.permutation(g.units)[: min(g.units // 2, g.units - g.least)].tolist()
-                )
-                for g in self.groups
-            }
-            failed = unproved(self.analysis, self._kept(drop))
-            passed, trial = 0 if failed else passed + 1, trial + 1
-            if failed:
-                self.lock(failed, drop, "its rewritten constants are not proved equal")
+        trials = Trials(self.analysis)
+        while failed := trials.failed(list(self._units.values())):
+            whole = {group.name: range(group.units) for group in self.groups}
+            self.lock(failed, whole, "its rewritten constants are not proved equal")
 
-    def _kept(self, drop: Mapping[str, Sequence[int]]) -> _Kept:
+    def _kept(self, drop: Mapping[str, Sequence[int]]) -> KeptPositions:
         gone = np.zeros(len(self.analysis.atoms), bool)
         for name, units in drop.items():
             gone[self.atoms(name)[list(units)]] = True
-        return _Kept(self.analysis, gone)
-
-
-class _Kept:
-    """Positions of a dimension that stay; remembered, since a dimension is asked for often."""
-
-    def __init__(self, analysis: Analysis, gone: NDArray[np.bool_]) -> None:
-        self._analysis, self._gone = analysis, gone
-        self._seen: dict[int, tuple[Dim, Tensor | None]] = {}
-
-    def __call__(self, dim: Dim) -> Tensor | None:
-        if dim.shape[1] == 0:
-            return None
-        if id(dim) not in self._seen:
-            self._seen[id(dim)] = (
-                dim,
-                kept(self._analysis.atoms, dim, self._gone),
-            )  # holds `dim`, so its id stays taken
-        return self._seen[id(dim)][1]
+        return KeptPositions(self.analysis, gone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +152,7 @@ class Cut:
         return self.network.program
 
     @cached_property
-    def kept(self) -> _Kept:
+    def kept(self) -> KeptPositions:
         """Positions of a dimension that stay."""
         return self.network._kept(self.plan.drop)
 

@@ -347,25 +347,13 @@ def masked(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
     return value
 
 
-def unproved(analysis: Analysis, kept: Kept) -> list[fx.Node]:
-    """Data movement whose rewritten form does not do to the kept positions what the original did.
+def moves_alike(rewriter: Rewriter, old: fx.Node) -> bool:
+    """Whether the rewritten form of a data movement does to what is kept as the original did.
 
     Args:
-        analysis: Labels of the original graph.
-        kept: Positions that stay in the trial cut.
-
-    Returns:
-        Nodes of the original graph; each was run alone on numbers that all differ.
+        rewriter: With the positions that stay in a trial cut.
+        old: A node of the original graph; it is run alone on numbers that all differ.
     """
-    rewriter = Rewriter(analysis, kept)
-    return [
-        node
-        for node in analysis.program.graph.nodes
-        if analysis.is_move(node) and not _moves_alike(rewriter, node)
-    ]
-
-
-def _moves_alike(rewriter: Rewriter, old: fx.Node) -> bool:
     analysis, kept = rewriter.analysis, rewriter.kept
     if not any(
         rewriter.changed(d)

@@ -1,0 +1,155 @@
+"""Trial cuts: whether the rewritten form of every data movement does what the original did.
+
+Whether it does depends on the op, its arguments, and how the units of groups lie in the dimensions
+around it. Identical blocks of a network agree in all of these, so each *situation* is tried once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from penjing.graph.analysis import Analysis, kept
+from penjing.graph.axes import Dim
+from penjing.graph.groups import Units
+from penjing.graph.rewrite import Rewriter, moves_alike
+
+PASSES = 3
+"""Trial cuts in a row that must be proved: a rolled dimension passes one in eight by chance."""
+
+
+class KeptPositions:
+    """Positions of a dimension that stay; remembered, since a dimension is asked for often.
+
+    Args:
+        analysis: Labels of every tensor.
+        gone: Atoms that are cut.
+    """
+
+    def __init__(self, analysis: Analysis, gone: NDArray[np.bool_]) -> None:
+        self._analysis, self._gone = analysis, gone
+        self._seen: dict[int, tuple[Dim, Tensor | None]] = {}
+
+    def __call__(self, dim: Dim) -> Tensor | None:
+        """Kept positions, int64, ascending; None when all stay."""
+        if dim.shape[1] == 0:
+            return None
+        if id(dim) not in self._seen:
+            self._seen[id(dim)] = (
+                dim,
+                kept(self._analysis.atoms, dim, self._gone),
+            )  # holds `dim`, so its id stays taken
+        return self._seen[id(dim)][1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How units lie in one dimension.
+
+    Args:
+        form: Which unit of which of the groups lies where; equal for dimensions alike.
+        groups: Numbers of these groups, in the order of their first positions.
+    """
+
+    form: Hashable
+    groups: tuple[int, ...]
+
+
+class Trials:
+    """Trials of the data movement of one network; what passed is not tried again.
+
+    Args:
+        analysis: Labels of every tensor.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._verdicts: dict[Hashable, bool] = {}
+
+    def failed(self, units: Sequence[Units]) -> list[fx.Node]:
+        """Data movement that cannot be rewritten when units of these groups go.
+
+        Args:
+            units: All groups.
+
+        Returns:
+            Nodes of the original graph, in order.
+        """
+        if not self._analysis.moves or not units:
+            return []
+        layouts = _Layouts(self._analysis, units)
+        failed = []
+        for node in self._analysis.moves:
+            situation, groups = self._situation(node, layouts, units)
+            if not groups:
+                continue
+            if situation not in self._verdicts:
+                self._verdicts[situation] = self._passes(node, [units[g] for g in groups])
+            if not self._verdicts[situation]:
+                failed.append(node)
+        return failed
+
+    def _situation(
+        self, node: fx.Node, layouts: _Layouts, units: Sequence[Units]
+    ) -> tuple[Hashable, list[int]]:
+        """What a verdict on a node depends on, and the groups around it."""
+        groups: dict[int, int] = {}
+        around: list[Hashable] = []
+        for neighbour in [*node.all_input_nodes, node]:
+            for labels in self._analysis.all_labels(neighbour):
+                for dim in labels:
+                    layout = layouts.of(dim)
+                    numbers = [groups.setdefault(g, len(groups)) for g in layout.groups]
+                    around.append((layout.form, *numbers))
+        sizes = tuple((units[g].group.units, units[g].group.least) for g in groups)
+        return (self._analysis.signature(node), tuple(around), sizes), list(groups)
+
+    def _passes(self, node: fx.Node, around: Sequence[Units]) -> bool:
+        """Cut a random half of every group around a node, a few times."""
+        for trial in range(PASSES):
+            generator = np.random.default_rng(trial)
+            gone = np.zeros(len(self._analysis.atoms), bool)
+            for one in around:
+                count = min(one.group.units // 2, one.group.units - one.group.least)
+                gone[one.atoms[generator.permutation(one.group.units)[:count]]] = True
+            rewriter = Rewriter(self._analysis, KeptPositions(self._analysis, gone))
+            if not moves_alike(rewriter, node):
+                return False
+        return True
+
+
+class _Layouts:
+    """Layouts of dimensions, remembered."""
+
+    def __init__(self, analysis: Analysis, units: Sequence[Units]) -> None:
+        self._atoms = analysis.atoms
+        self._owner = np.full(len(self._atoms), -1)
+        self._unit = np.zeros(len(self._atoms), np.int64)
+        for number, one in enumerate(units):
+            self._owner[one.atoms] = number
+            self._unit[one.atoms] = np.arange(len(one.atoms))
+        self._seen: dict[int, _Layout] = {}
+
+    def of(self, dim: Dim) -> _Layout:
+        """The layout of one dimension of the network."""
+        if dim.shape[1] == 0:
+            return _Layout(len(dim), ())
+        if id(dim) not in self._seen:
+            self._seen[id(dim)] = self._found(dim)
+        return self._seen[id(dim)]
+
+    def _found(self, dim: Dim) -> _Layout:
+        resolved = self._atoms.resolve(dim)
+        owner = np.where(resolved >= 0, self._owner[resolved], -1)
+        if not (owner >= 0).any():
+            return _Layout(len(dim), ())
+        groups, first, local = np.unique(owner, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.argsort(order)[local].reshape(owner.shape)
+        unit = np.where(owner >= 0, self._unit[resolved], -1)
+        form = (owner.shape, np.where(owner >= 0, rank, -1).tobytes(), unit.tobytes())
+        return _Layout(form, tuple(int(g) for g in groups[order] if g >= 0))
