@@ -116,7 +116,7 @@ class Listed:
         if source not in self._inside:
             low, high = self._starts[source], self._starts[source + 1]
             inside = (self._index >= low) & (self._index < high)
-            self._inside[source] = None if inside.all() else inside
+            self._inside[source] = None if inside.size and inside.all() else inside
         return self._inside[source]
 
     def trace(self, source: int, dim: int) -> Trace:
