@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from penjing.errors import BudgetError
 
+COUNTS = ("macs", "params", "nonzero")
+
 
 def absolute(
     constraints: Mapping[str, float | str], original: Mapping[str, float]
@@ -52,6 +54,11 @@ def _bound(name: str, given: float | str, whole: float) -> float:
             "positive"
         )
     if not text.endswith("%"):
+        if value < 1 and name in COUNTS:
+            raise BudgetError(
+                f"constraint {name!r} is {given!r}, less than one of them; a share of the original "
+                f"is '{100 * value:g}%'"
+            )
         return value
     if value > 100:
         raise BudgetError(

@@ -16,11 +16,13 @@ from penjing.errors import StrategyError
 from penjing.exporters import c_name, compile_checked, compile_quantized
 from penjing.graph.capture import Example
 from penjing.quantization.module import QuantizedModule
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.preparation import check_finite
 
 OPTIMIZE = ("latency", "flash", "ram")
 
 
+@arguments_checked
 def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     model: nn.Module,
     example_inputs: Example,

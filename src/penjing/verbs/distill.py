@@ -26,6 +26,7 @@ from penjing.report import Report
 from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task
 from penjing.training import Callback, Fit, FitOptions, Teacher, Teachers, fit
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.trained import Trained, in_choices
 
 Losses = str | Distillation | Sequence[str | Distillation]
@@ -44,6 +45,7 @@ class Distilled:
     report: Report
 
 
+@arguments_checked
 def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     student: nn.Module,
     teacher: nn.Module | Sequence[nn.Module],

@@ -8,9 +8,11 @@ from torch import nn
 
 from penjing.exporters import Exported, write
 from penjing.graph.capture import Example
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.preparation import check_finite
 
 
+@arguments_checked
 def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Exported:
     """Export a network; the file is loaded again and compared before it is put at `path`.
 

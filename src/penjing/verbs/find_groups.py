@@ -8,8 +8,10 @@ from penjing.counts.reach import with_reach
 from penjing.graph.capture import Example
 from penjing.graph.network import Network
 from penjing.plan import Groups
+from penjing.verbs.arguments import arguments_checked
 
 
+@arguments_checked
 def find_groups(model: nn.Module, example_inputs: Example) -> Groups:
     """Find the coupled units of a network.
 

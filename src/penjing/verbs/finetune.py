@@ -19,6 +19,7 @@ from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task
 from penjing.task.randomness import device_of
 from penjing.training import Callback, Fit, FitOptions, Teacher, fit
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.trained import Trained, in_choices
 
 
@@ -35,6 +36,7 @@ class Tuned:
     report: Report
 
 
+@arguments_checked
 def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     model: nn.Module,
     task: Task,

@@ -19,10 +19,12 @@ from penjing.latency.compiled import time_program
 from penjing.latency.onnxruntime import Timing, time_onnx, time_pair
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.preparation import program_figures
 from penjing.verbs.quantize import quantized_figures
 
 
+@arguments_checked
 def measure(  # noqa: PLR0913 - a public verb, its options are keywords
     model: nn.Module,
     example_inputs: Example,

@@ -23,6 +23,7 @@ from penjing.quantization.scheme import resolve as resolve_scheme
 from penjing.report import Report
 from penjing.task import Calibration
 from penjing.task.randomness import device_of, random_kept
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import likeness
 from penjing.verbs.preparation import check_finite, check_fits
 from penjing.verbs.quantize import (
@@ -52,6 +53,7 @@ class Prepared:
     report: Report
 
 
+@arguments_checked
 def prepare(  # noqa: PLR0913 - the public contract, its options are keywords
     model: nn.Module,
     example_inputs: Example,

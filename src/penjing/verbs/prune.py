@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from penjing.counts.reach import with_reach
-from penjing.errors import BudgetError, InputError, PlanError, VerificationError
+from penjing.errors import BudgetError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
 from penjing.graph.attributes import differing, write
-from penjing.graph.capture import Example, capture, check_network
+from penjing.graph.capture import Example, capture
 from penjing.graph.experts import run_anew
 from penjing.graph.form import held_sizes, spelled
 from penjing.graph.network import Cut, Network
@@ -37,6 +37,7 @@ from penjing.recovery.repair import repair
 from penjing.report import Coupling, Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task.randomness import random_kept
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.preparation import (
     DEPTH,
     NO_BRANCH,
@@ -73,6 +74,7 @@ class Pruned:
     report: Report
 
 
+@arguments_checked
 def prune(  # noqa: PLR0913 - the public contract: names that users of other pruners know
     model: nn.Module,
     example_inputs: Example,
@@ -154,8 +156,6 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         4
     """
     started = time.perf_counter()
-    check_network(model)
-    _check_kinds(pruning_ratio_dict, scope, transform_fn)
     goal = Goal(pruning_ratio, constraints, plan, iterative_steps)
     if goal.is_empty and not pruning_ratio_dict:
         raise BudgetError("give one of pruning_ratio, constraints and plan; got none")
@@ -183,26 +183,6 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     remember(result, model, example_inputs, work.plan)
     report = Report(replace(data, seconds=time.perf_counter() - started))
     return Pruned(result, work.plan, report)
-
-
-def _check_kinds(ratios: object, scope: object, transform_fn: object) -> None:
-    """Refuse arguments of a type that nothing could be made of.
-
-    Raises:
-        InputError: One is; it is named with what it should be.
-    """
-    if not isinstance(ratios, (Mapping, type(None))):
-        raise InputError(
-            f"pruning_ratio_dict is {ratios!r}; give a dict of layers (modules, names, globs or "
-            "types) and shares of units"
-        )
-    if not isinstance(scope, Iterable):
-        raise InputError(f"scope is {scope!r}; give a name or several, such as {{'inner'}}")
-    if transform_fn is not None and not callable(transform_fn):
-        raise InputError(
-            f"transform_fn is {transform_fn!r}; give a function that makes a batch from what "
-            "calibration yields"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from penjing.record import Record, attach, record_of
 from penjing.report import Report, ReportData, environment
 from penjing.task import Calibration, Task
 from penjing.task.randomness import device_of, random_kept
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.preparation import check_finite, check_fits, program_figures
 
@@ -48,6 +49,7 @@ class Quantized:
     report: Report
 
 
+@arguments_checked
 def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     model: nn.Module,
     example_inputs: Example,

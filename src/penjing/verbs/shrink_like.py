@@ -12,11 +12,13 @@ from penjing.errors import InputError
 from penjing.graph.capture import Example
 from penjing.pruning.selection import Key
 from penjing.task.randomness import random_kept
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.prune import Pruned, prune
 
 Weights = Literal["selected", "fresh"]
 
 
+@arguments_checked
 def shrink_like(  # noqa: PLR0913 - the names of `prune`
     model: nn.Module,
     example_inputs: Example,

@@ -45,6 +45,7 @@ from penjing.report import Histogram, Report, ReportData, environment
 from penjing.task import Batch, Calibration
 from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.preparation import (
     REPAIRS,
     Repair,
@@ -74,6 +75,7 @@ class Sparsified:
     report: Report
 
 
+@arguments_checked
 def sparsify(  # noqa: PLR0913 - the public contract: names that users of other pruners know
     model: nn.Module,
     example_inputs: Example,

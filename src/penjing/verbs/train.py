@@ -32,6 +32,7 @@ from penjing.sparse_training.callback import zeros
 from penjing.task import Task
 from penjing.training import Callback, Fit, FitOptions, Teacher, fit
 from penjing.training.schedules import schedule
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.finetune import Tuned
 from penjing.verbs.trained import Trained, in_choices
 
@@ -63,6 +64,7 @@ class _Sparse:
         }
 
 
+@arguments_checked
 def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     model: nn.Module,
     task: Task,
