@@ -20,7 +20,7 @@ from penjing.graph.capture import Example, capture
 from penjing.graph.experts import run_anew
 from penjing.graph.form import held_sizes, spelled
 from penjing.graph.network import Cut, Network
-from penjing.plan import BLOCKS, Plan
+from penjing.plan import BLOCKS, Group, Plan
 from penjing.pruning.allocation.protocol import Allocation, Demand
 from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.budgets import absolute
@@ -497,7 +497,8 @@ def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
         if asked is not None and group.units - units_dropped(group.units, asked) < least:
             share = 1 - least / group.units
             rows.append(
-                f"{group.name!r} {share:.3g} of its {group.units} units (asked {asked:.3g}"
+                f"{group.name!r} {share:.3g} of its {group.units} units{_coupled(group)} (asked "
+                f"{asked:.3g}"
                 f"{f'; {group.least_why}' if least == group.least > 1 else ''})"
             )
     if not rows:
@@ -506,6 +507,15 @@ def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
     return (
         "a group keeps one whole unit at least, and as many as round_to and max_pruning_ratio say; "
         f"the nearest share was taken for {', '.join(rows[:TOLD])}{more}",
+    )
+
+
+def _coupled(group: Group) -> str:
+    """How many positions of a tensor one unit is, where that is more than one."""
+    first = next(iter(group.slices), None)
+    count = 1 if first is None else len(first.positions(0))
+    return (
+        "" if count == 1 or first is None else f" of {count} in dim {first.dim} of {first.tensor!r}"
     )
 
 
