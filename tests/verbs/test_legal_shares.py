@@ -69,13 +69,17 @@ def cut(name: str, **how: object) -> tuple[dict[str, tuple[int, int]], str]:
 def test_query_heads_go_with_the_keys_that_they_share() -> None:
     rows, said = cut("shared keys", pruning_ratio_dict={"kind:heads": 0.9})
     assert rows["q"] == (2, 1)
-    assert "'q' 0.5 of its 2 units of 12 in dim 0 of 'q.weight' (asked 0.9)" in said
+    assert (
+        "'q' 0.5 of its 2 units (asked 0.9; a unit is 12 positions in dim 0 of 'q.weight')" in said
+    )
 
 
 def test_rotary_dimensions_go_in_pairs_of_every_head() -> None:
     rows, said = cut("rotary pairs", pruning_ratio=0.9)
     assert rows["q#2"] == (3, 1)
-    assert f"'q#2' 0.667 of its 3 units of {2 * HEADS} in dim 0 of 'q.weight'" in said
+    assert (
+        f"'q#2' 0.667 of its 3 units (asked 0.9; a unit is {2 * HEADS} positions in dim 0" in said
+    )
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

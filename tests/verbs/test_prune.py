@@ -681,7 +681,7 @@ class Grouped(nn.Module):
 
 def test_a_share_below_one_unit_per_group_names_the_nearest():
     notes = prune(Grouped(), torch.randn(2, 3, 8, 8), pruning_ratio=0.9).report.data.notes
-    assert "0.75 of its 4 units (asked 0.9)" in " ".join(notes)
+    assert "0.75 of its 4 units (asked 0.9" in " ".join(notes)
 
 
 def test_a_multiple_larger_than_all_groups_of_its_kind_is_refused():

@@ -497,8 +497,8 @@ def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
         if asked is not None and group.units - units_dropped(group.units, asked) < least:
             share = 1 - least / group.units
             rows.append(
-                f"{group.name!r} {share:.3g} of its {group.units} units{_coupled(group)} (asked "
-                f"{asked:.3g}"
+                f"{group.name!r} {share:.3g} of its {group.units} units (asked {asked:.3g}"
+                f"{_coupled(group)}"
                 f"{f'; {group.least_why}' if least == group.least > 1 else ''})"
             )
     if not rows:
