@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil, prod
 from typing import Literal
 
 from penjing.codegen.ir import Layer, Net
@@ -14,6 +15,10 @@ from penjing.errors import ExportError
 Optimize = Literal["latency", "flash", "ram"]
 TUNED = ("conv", "linear")
 """Kinds of layers that have several fast kernels."""
+VECTOR = 16
+"""Pixels that the widest vectors hold."""
+CLEAR_NS = 0.3
+"""Of one element of a border."""
 
 
 def choose(
@@ -37,6 +42,7 @@ def choose(
         ExportError: No kernel takes a layer.
     """
     chosen: dict[str, Kernel] = {}
+    times: dict[str, tuple[Kernel, float]] = {}
     for layer in net.layers:
         able = [kernel for kernel in kernels if kernel.takes(net, layer, target)]
         if not able:
@@ -44,20 +50,71 @@ def choose(
                 f"no kernel of {target.name!r} computes {layer.kind} ({layer.source}, layer "
                 f"{layer.name!r})"
             )
-        chosen[layer.name] = _best(net, layer, able, target, (optimize, tune))
+        if optimize == "latency":
+            quick = tune and layer.kind in TUNED and len(able) > 2
+            best = _quickest(net, layer, able, target, (times, quick))
+        else:
+            best = _smallest(net, layer, able, target, optimize)
+        chosen[layer.name] = best
     return chosen
 
 
-def _best(
-    net: Net, layer: Layer, able: Sequence[Kernel], target: Target, how: tuple[Optimize, bool]
+def _quickest(
+    net: Net,
+    layer: Layer,
+    able: Sequence[Kernel],
+    target: Target,
+    known: tuple[dict[str, tuple[Kernel, float]], bool],
 ) -> Kernel:
-    optimize, tune = how
+    """The kernel of the least time, counting what its wishes cost whoever makes its input."""
+    times, tune = known
+    if tune:
+        pairs = list(measured(net, layer, able, target).values())
+    else:
+        pairs = [(kernel, kernel.cost(net, layer, target)) for kernel in able]
+    price = 0.0
+    if layer.kind == "conv" and len(net.tensors[layer.inputs[0]].shape) in (3, 4):
+        price = _price_of_border(net, layer, target, times)
+
+    def whole(pair: tuple[Kernel, float]) -> float:
+        rooms = pair[0].needs(net, layer, target).inputs if price else ()
+        return pair[1] + (price if rooms and any(map(any, rooms[0].border)) else 0.0)
+
+    best = min(pairs, key=whole)
+    times[layer.name] = best
+    return best[0]
+
+
+def _price_of_border(
+    net: Net, layer: Layer, target: Target, times: Mapping[str, tuple[Kernel, float]]
+) -> float:
+    """Nanoseconds that a border around the input of a convolution costs before it begins.
+
+    It has to be cleared; and rows of the layer that makes the input no longer touch, where they
+    would, so that each ends in a vector that is not full.
+    """
+    shape = net.tensors[layer.inputs[0]].shape
+    height, width = (1, *shape[2:])[-2:]
+    (top, bottom), (left, right) = ((0, 0), *layer.attributes["padding"])[-2:]
+    wide: int = (height + top + bottom) * (width + left + right)
+    clearing = float(CLEAR_NS * prod(shape[:2]) * (wide - height * width))
+    maker = next((m for m in net.layers if layer.inputs[0] in m.outputs), None)
+    if maker is None or maker.kind != "conv":
+        return clearing
+    kernel, nanoseconds = times[maker.name]
+    rooms = kernel.needs(net, maker, target).outputs
+    touching = bool(rooms) and rooms[0].touching
+    if not touching and prod(maker.weights["weight"].shape[2:]) > 1:
+        return clearing
+    rows, one = height * ceil(width / VECTOR), ceil(height * width / VECTOR)
+    return clearing + nanoseconds * (rows / one - 1)
+
+
+def _smallest(
+    net: Net, layer: Layer, able: Sequence[Kernel], target: Target, optimize: Optimize
+) -> Kernel:
+    """The kernel of the least memory; ties go by time."""
     costs = [kernel.cost(net, layer, target) for kernel in able]
-    if optimize == "latency" and tune and layer.kind in TUNED and len(able) > 2:
-        times = measured(net, layer, able, target)
-        return min(times.values(), key=lambda pair: pair[1])[0]
-    if optimize == "latency":
-        return able[costs.index(min(costs))]
     sizes = [_size(net, layer, kernel, target, optimize) for kernel in able]
     return able[min(range(len(able)), key=lambda i: (sizes[i], costs[i]))]
 

@@ -30,12 +30,14 @@ class Room:
             array of the bordered shape, unless `loose`.
         loose: Only the innermost stride must be 1; `order` then names the innermost dimension last
             and says nothing of the others.
+        touching: With `loose`, the last two dimensions lie as one: no border between rows.
     """
 
     border: tuple[tuple[int, int], ...] = ()
     slack: int = 0
     order: tuple[int, ...] | None = None
     loose: bool = False
+    touching: bool = False
 
 
 @dataclass(frozen=True, slots=True)

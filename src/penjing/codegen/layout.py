@@ -396,7 +396,8 @@ def satisfies(shape: Sequence[int], lay: Lay, room: Room) -> bool:
         return True
     last = room.order[-1]
     if room.loose:
-        return shape[last] == 1 or lay.strides[last] == 1
+        joined = len(shape) < 4 or shape[-2] == 1 or lay.strides[-2] == shape[-1]
+        return (shape[last] == 1 or lay.strides[last] == 1) and (joined or not room.touching)
     strides, _, _ = packed(shape, lay.border, room.order)
     return all(n == 1 or a == b for n, a, b in zip(shape, lay.strides, strides, strict=True))
 

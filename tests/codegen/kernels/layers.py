@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from penjing.codegen.ir import RELU, RELU6, Activation, Layer, Net, Tensor
 from penjing.codegen.kernel import Kernel
+from penjing.codegen.kernels import PlaneMean
 from penjing.codegen.kernels.standalone import HEADER, Alone, alone, view
 from penjing.codegen.targets import HOST
 
@@ -130,6 +131,16 @@ def linear_case(
     weights = {"weight": weight, "bias": bias}
     layer = Layer("linear", name, tuple("xz"[: len(inputs)]), ("y",), {"activation": RELU}, weights)
     return _case(kernel, layer, inputs, _activated(want, RELU))
+
+
+def mean_case(name: str, shape: tuple[int, ...], mode: str) -> Case:
+    """The mean or sum of every plane."""
+    x = np.random.RandomState(0).randn(*shape).astype(np.float32)
+    dims = tuple(range(2, len(shape)))
+    want = torch.from_numpy(x).double().sum(dims, keepdim=True)
+    want = want / np.prod(shape[2:]) if mode == "mean" else want
+    layer = Layer("reduce", name, ("x",), ("y",), {"mode": mode, "dims": dims})
+    return _case(PlaneMean(), layer, [x], want)
 
 
 def _case(kernel: Kernel, layer: Layer, inputs: Sequence[np.ndarray], want: torch.Tensor) -> Case:

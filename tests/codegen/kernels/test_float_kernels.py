@@ -7,7 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.codegen.kernels.layers import WARNINGS, Case, Conv, build, conv_case, linear_case
+from tests.codegen.kernels.layers import (
+    WARNINGS,
+    Case,
+    Conv,
+    build,
+    conv_case,
+    linear_case,
+    mean_case,
+)
 
 from penjing.codegen.encodings import INDICES
 from penjing.codegen.ir import Activation
@@ -17,6 +25,7 @@ from penjing.codegen.kernels import (
     DenseConv,
     DenseLinear,
     Depthwise,
+    DepthwisePlane,
     KernelConv,
     RunLinear,
     SparseConv,
@@ -59,16 +68,21 @@ DEPTHWISE = {
     "twice": Conv(channels=3, filters=6, groups=3, size=(10, 20), sparsity=0.0),
     "residual": Conv(channels=3, filters=3, groups=3, residual=True, size=(25, 5)),
     "five": Conv(channels=3, filters=3, groups=3, kernel=(5, 5), padding=2, size=(33, 40)),
+    "dilated": Conv(channels=2, filters=2, groups=2, size=(9, 7), dilation=2, padding=2, batch=2),
+    "narrow": Conv(channels=3, filters=3, groups=3, size=(6, 2), activation=None),
     "line": Conv(channels=3, filters=3, groups=3, kernel=(5,), padding=2, size=(40,)),
 }
 SPARSE = {
     "direct": Style(vectors=8),
     "staged": Style(staged=True, vectors=12),
     "blocks": Style(staged=True, vectors=4, cache_bytes=2000),
+    "flat": Style(flat=True, vectors=5),
+    "flat_blocks": Style(flat=True, vectors=2, cache_bytes=2000),
 }
 DENSE = {
     "direct": DenseConv(filters=4, style=Style(vectors=3)),
     "staged": DenseConv(filters=3, style=Style(vectors=4, staged=True, cache_bytes=4000)),
+    "flat": DenseConv(filters=4, style=Style(vectors=3, flat=True)),
 }
 BLOCKS = {
     "plain": Conv(filters=8, pattern="4x1"),
@@ -112,7 +126,7 @@ def _convolutions() -> list[Case]:
     found = []
     for shape, conv in SHAPES.items():
         for style, choice in SPARSE.items():
-            if conv.stride == 1 or choice.staged or shape == "stride":
+            if conv.stride == 1 or choice.staged or choice.flat or shape == "stride":
                 found.append(conv_case(f"sparse_{style}_{shape}", SparseConv(style=choice), conv))
         if conv.groups == 1:
             for style, kernel in DENSE.items():
@@ -133,6 +147,10 @@ def _patterns() -> list[Case]:
         found += _written(shape, conv)
     for shape, conv in DEPTHWISE.items():
         found.append(conv_case(f"depthwise_{shape}", Depthwise(vectors=6), conv))
+        if conv.stride == 1:
+            kernel = DepthwisePlane(vectors=3)
+            found.append(conv_case(f"depthwise_plane_{shape}", kernel, conv))
+        found.append(conv_case(f"depthwise_flat_{shape}", Depthwise(vectors=3, flat=True), conv))
     return found
 
 
@@ -182,7 +200,12 @@ def _linear() -> list[Case]:
     return found
 
 
-CASES = [*_convolutions(), *_patterns(), *_linear(), *_structured()]
+MEANS = [
+    mean_case("mean_map", (2, 5, 25, 5), "mean"),
+    mean_case("mean_line", (1, 7, 40), "sum"),
+    mean_case("mean_small", (3, 4, 2, 3), "mean"),
+]
+CASES = [*_convolutions(), *_patterns(), *_linear(), *_structured(), *MEANS]
 
 
 @pytest.fixture(scope="module")

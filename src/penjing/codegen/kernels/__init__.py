@@ -9,7 +9,9 @@ from penjing.codegen.kernels.cover import Style
 from penjing.codegen.kernels.dense_conv import DenseConv
 from penjing.codegen.kernels.dense_linear import DenseLinear
 from penjing.codegen.kernels.depthwise import Depthwise
+from penjing.codegen.kernels.depthwise_plane import DepthwisePlane
 from penjing.codegen.kernels.kernel_conv import KernelConv
+from penjing.codegen.kernels.plane_mean import PlaneMean
 from penjing.codegen.kernels.recurrent import Recurrent
 from penjing.codegen.kernels.run_linear import RunLinear
 from penjing.codegen.kernels.sparse_conv import SparseConv
@@ -21,7 +23,9 @@ __all__ = [
     "DenseConv",
     "DenseLinear",
     "Depthwise",
+    "DepthwisePlane",
     "KernelConv",
+    "PlaneMean",
     "Recurrent",
     "RunLinear",
     "SparseConv",
@@ -35,6 +39,8 @@ DENSE_TILES = ((8, 3), (6, 4), (12, 2), (4, 6), (4, 3), (6, 2), (3, 4), (4, 1), 
 """Filters and vectors at once: those that fit 32 registers, then 16."""
 BLOCK_TILES = ((2, 8), (4, 4), (4, 5), (8, 2), (8, 3), (2, 4), (4, 2))
 """Filters that share their zeros and vectors at once."""
+WAYS: tuple[dict[str, bool], ...] = ({}, {"staged": True}, {"flat": True})
+"""How a convolution reads its input."""
 LINEAR_TILES = ((1, 8), (1, 4), (6, 4), (4, 4), (2, 8), (4, 2), (2, 4))
 """Rows and vectors at once."""
 BLOCKS = [(lanes, along) for lanes in (16, 8, 4) for along in (False, True)]
@@ -43,7 +49,7 @@ BLOCKS = [(lanes, along) for lanes in (16, 8, 4) for along in (False, True)]
 
 def host_kernels() -> tuple[Kernel, ...]:
     """Every float kernel in every style; those too big for a machine's registers decline."""
-    return (*_convolutions(), *_products())
+    return (*_convolutions(), *_products(), PlaneMean())
 
 
 def compact_kernels() -> tuple[Kernel, ...]:
@@ -59,18 +65,23 @@ def compact_kernels() -> tuple[Kernel, ...]:
 
 
 def _convolutions() -> tuple[Kernel, ...]:
-    sparse = [Style(staged=s, vectors=v) for s in (False, True) for v in (8, 12, 16)]
+    sparse = [Style(**how, vectors=v) for how in WAYS for v in (8, 12, 16)]
     dense = [
-        DenseConv(filters=f, style=Style(vectors=v, staged=s, cache_bytes=128 << 10))
+        DenseConv(filters=f, style=Style(**how, vectors=v, cache_bytes=128 << 10))
         for f, v in DENSE_TILES
-        for s in (False, True)
+        for how in WAYS
     ]
     return (
         *(SparseConv(style=style) for style in sparse),
-        *(SparseConv(style=Style(vectors=v), bundle=b) for b, v in BLOCK_TILES),
+        *(
+            SparseConv(style=Style(**how, vectors=v), bundle=b)
+            for b, v in BLOCK_TILES
+            for how in (WAYS[0], WAYS[2])
+        ),
         *(KernelConv(style=style) for style in sparse),
         *dense,
-        *(Depthwise(vectors=v) for v in (4, 8, 12, 16)),
+        *(Depthwise(vectors=v, flat=f) for v in (4, 8, 12, 16) for f in (False, True)),
+        *(DepthwisePlane(vectors=v) for v in (4, 8)),
     )
 
 

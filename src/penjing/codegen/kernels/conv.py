@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Blob, Needs, Room, Site
 from penjing.codegen.kernels.cover import SLACK, Frame, Job, Style, flat_form
 from penjing.codegen.kernels.finish import in_vectors
+from penjing.codegen.kernels.flat import FlatFrame, FlatJob
 from penjing.codegen.kernels.geometry import Geometry, borders, geometry
 from penjing.codegen.kernels.vectors import machine
 from penjing.codegen.targets import Target
@@ -23,11 +26,15 @@ def takes_conv(net: Net, layer: Layer) -> bool:
     )
 
 
-def conv_needs(net: Net, layer: Layer, forms: list[Frame]) -> Needs:
-    """Rows of neighbouring pixels with their padding around them, and room to stage."""
+def conv_needs(net: Net, layer: Layer, forms: Sequence[Frame]) -> Needs:
+    """Rows of neighbouring pixels with their padding around them, and room to stage.
+
+    Flat forms pad by themselves; their output rows touch.
+    """
     order = tuple(range(len(net.tensors[layer.inputs[0]].shape)))
-    x = Room(border=borders(layer), slack=SLACK, order=order, loose=True)
-    y = Room(slack=SLACK, order=order, loose=True)
+    flat = isinstance(forms[-1], FlatFrame)
+    x = Room(border=() if flat else borders(layer), slack=SLACK, order=order, loose=True)
+    y = Room(slack=SLACK, order=order, loose=True, touching=flat)
     return Needs(
         inputs=(x, *(y for _ in layer.inputs[1:])),
         outputs=(y,),
@@ -40,13 +47,18 @@ def frames(net: Net, layer: Layer, target: Target, style: Style) -> list[Frame]:
     g = geometry(net, layer)
     assert g is not None
     lanes = machine(target).lanes
+    if style.flat:
+        return [FlatFrame(g, style, lanes)]
     return [Frame(form, style, lanes) for form in ([g, g.flat()] if g.pointwise else [g])]
 
 
 def job_at(site: Site, style: Style) -> Job:
     """The frame that fits where the tensors lie."""
-    g = flat_form(geometry_at(site), site)
-    return Job(Frame(g, style, machine(site.target).lanes), site, in_vectors(site.layer))
+    g, lanes = geometry_at(site), machine(site.target).lanes
+    act = in_vectors(site.layer)
+    if style.flat:
+        return FlatJob(FlatFrame(g, style, lanes), site, act)
+    return Job(Frame(flat_form(g, site), style, lanes), site, act)
 
 
 def geometry_at(site: Site) -> Geometry:

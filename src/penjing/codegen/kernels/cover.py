@@ -34,11 +34,13 @@ class Style:
 
     Args:
         staged: Copy the input of a tile for aligned loads; strided layers always do.
+        flat: Staged rows touch, so that a vector goes on in the next row; see `flat`.
         vectors: Accumulators per tile and filter.
         cache_bytes: Staged bytes per block of input channels.
     """
 
     staged: bool = False
+    flat: bool = False
     vectors: int = 8
     cache_bytes: int = 40 << 10
 
@@ -239,24 +241,43 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int channel
         if not f.staged:
             return self.loops(f"{tile}(x, {ends}, {parts[0]});"), {}
         stage, text = self.stage()
-        scratch = f"((float *)({self.site.scratch}))"
         lines = []
         for i, part in enumerate(parts):
             width = min(f.block, f.g.channels - i * f.block)
             flags = f", {int(i == 0)}, {int(i == f.blocks - 1)}" if f.blocks > 1 else ""
             lines += [
-                f"{stage}(x + {i * f.block * self.x[1]}, {scratch}, {width});",
-                f"{tile}({scratch}, {ends}, {part}{flags});",
+                self.stage_call(stage, i * f.block, width),
+                f"{tile}({self.staged_at}, {ends}, {part}{flags});",
             ]
         return self.loops("\n    ".join(lines)), {stage: text}
+
+    @property
+    def scratch(self) -> str:
+        """The staged input, in C."""
+        return f"((float *)({self.site.scratch}))"
+
+    @property
+    def staged_at(self) -> str:
+        """The first pixel of a tile in it."""
+        return self.scratch
+
+    def stage_call(self, stage: str, channel: int, count: int) -> str:
+        """Statement that stages so many channels of a tile."""
+        return f"{stage}(x + {channel * self.x[1]}, {self.scratch}, {count});"
+
+    @property
+    def corner(self) -> tuple[int, str]:
+        """Elements from the border to the first pixel; of a tile, in C, from there."""
+        g = self.frame.g
+        back = g.padding[0] * self.x[2] + g.padding[1]
+        return back, f" + top * {g.stride[0] * self.x[2]} + left * {g.stride[1]}"
 
     def loops(self, inner: str) -> str:
         """`inner` for every image and tile; it may use `x`, `y` and `z` (the residual)."""
         f, g = self.frame, self.frame.g
         t = f.tiles
-        x_rows, x_columns = g.stride[0] * self.x[2], g.stride[1]
-        x = f"x0 + n * {self.x[0]} + top * {x_rows} + left * {x_columns}"
-        back = g.padding[0] * self.x[2] + g.padding[1]
+        back, start = self.corner
+        x = f"x0 + n * {self.x[0]}{start}"
         lines = [f"const float *x0 = {self.site.inputs[0].pointer} - {back};"]
         lines.append(f"float *y0 = {self.site.outputs[0].pointer};")
         z = ""
@@ -268,8 +289,8 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int channel
             f"for (int n = 0; n < {g.batch}; n++)",
             f"for (int i_top = 0; i_top < {len(t.tops)}; i_top++)",
             f"for (int i_left = 0; i_left < {len(t.lefts)}; i_left++) {{",
-            f"    const int top = {_position('i_top', t.tops)};",
-            f"    const int left = {_position('i_left', t.lefts)};",
+            f"    const int top = {position('i_top', t.tops)};",
+            f"    const int left = {position('i_left', t.lefts)};",
             f"    const float *x = {x};",
             f"    float *y = y0 + n * {self.y[0]} + top * {self.y[2]} + left; {z}",
             f"    {inner}",
@@ -278,7 +299,7 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int channel
         return "\n".join(lines)
 
 
-def _position(index: str, starts: tuple[int, ...]) -> str:
+def position(index: str, starts: tuple[int, ...]) -> str:
     """The start of a tile: equal steps, the last one moved back so that it fits."""
     if len(starts) == 1:
         return str(starts[0])

@@ -49,7 +49,9 @@ class DenseConv:
         if needed > machine(target).registers or not takes_conv(net, layer):
             return False
         g = geometry(net, layer)
-        return g is not None and g.groups == 1
+        assert g is not None
+        unrolled = prod(g.kernel) * self.style.vectors * self.filters <= UNROLLED
+        return g.groups == 1 and (unrolled or not self.style.flat or g.stride[0] == 1)
 
     def cost(self, net: Net, layer: Layer, target: Target, /) -> float:
         """Nanoseconds, from the vectors that are multiplied, copied and finished."""

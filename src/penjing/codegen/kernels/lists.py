@@ -85,9 +85,10 @@ class Lists:
     def table(self) -> np.ndarray:
         """Elements from a tile's first pixel to each column."""
         g, f = self.job.frame.g, self.job.frame
-        channel, row, column = np.indices((f.block, *g.kernel)).reshape(3, -1)
-        steps = [self.job.tap(1, 0, 0), self.job.tap(0, 1, 0), self.job.tap(0, 0, 1)]
-        return narrowest(channel * steps[0] + row * steps[1] + column * steps[2])
+        rows, columns = (range(n) for n in g.kernel)
+        taps = np.array([self.job.tap(0, r, c) for r in rows for c in columns])
+        channels = np.arange(f.block) * self.job.tap(1, 0, 0)
+        return narrowest((channels[:, None] + taps).ravel())
 
     @cached_property
     def places(self) -> np.ndarray:

@@ -14,6 +14,7 @@ encodings; only csr places are what the code adds, the others cost a few instruc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 
 import numpy as np
 
@@ -37,7 +38,7 @@ LIST_NS, FILTER_NS, COPY_NS, FINISH_NS = 0.3, 4.0, 0.35, 0.6
 """Of one nonzero, of one list, of one staged vector, of one finished vector."""
 DECODE_NS = {"csr": 0.0, "delta": 0.4, "bitmap": 0.8}
 """Of one tap."""
-STRANDS = 6
+STRANDS = 8
 """Independent sums that hide the latency of a multiply-add."""
 
 
@@ -184,7 +185,7 @@ def _multiply(lanes: int, name: str, at: str, strand: int) -> str:
 def _strands(job: Job, lists: Lists) -> str:
     """Several nonzeros at a time where a tile has too few sums to hide the latency of one."""
     sums = job.vectors()
-    count = STRANDS // len(sums)
+    count = ceil(STRANDS / len(sums))
     if count < 2 or lists.bundle > 1 or lists.index != "csr":
         return ""
     lines, body, ends = [], [], []

@@ -57,12 +57,13 @@ class Reference:
         return layer.kind == self.kind
 
     def cost(self, net: Net, layer: Layer, target: Target, /) -> float:
-        """One step per product, or per element."""
+        """One step per product, or per element that is read or written."""
         del target
         outputs = sum(net.tensors[n].elements for n in layer.outputs)
         weight = layer.weights.get("weight")
-        each = prod(weight.shape[1:]) if weight is not None and weight.ndim > 1 else 1
-        return SLOW * outputs * each
+        if weight is not None and weight.ndim > 1:
+            return SLOW * outputs * prod(weight.shape[1:])
+        return SLOW * max(outputs, *(net.tensors[n].elements for n in layer.inputs), 1)
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """What `asks` says."""
