@@ -514,9 +514,9 @@ def _coupled(group: Group) -> str:
     """How many positions of a tensor one unit is, where that is more than one."""
     first = next(iter(group.slices), None)
     count = 1 if first is None else len(first.positions(0))
-    return (
-        "" if count == 1 or first is None else f" of {count} in dim {first.dim} of {first.tensor!r}"
-    )
+    if first is None or count == 1:
+        return ""
+    return f"; a unit is {count} positions in dim {first.dim} of {first.tensor!r}"
 
 
 def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.Module, Example]:
