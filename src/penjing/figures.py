@@ -150,6 +150,23 @@ class RepairFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerLatency:
+    """How long one layer takes within its network, on one runtime.
+
+    Args:
+        layer: Qualified name, or what the row sums up.
+        floats_ms: Median in floats, milliseconds.
+        integers_ms: Median in integers.
+        op: Op of the runtime that computes it in the integer network.
+    """
+
+    layer: str
+    floats_ms: float
+    integers_ms: float
+    op: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SensitivityFigures:
     """What the outputs of a network lose through one layer in integers.
 

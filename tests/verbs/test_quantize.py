@@ -85,3 +85,38 @@ def test_integers_are_measured_as_integers(quantized: pj.Quantized) -> None:
 def test_integers_are_not_pruned(quantized: pj.Quantized) -> None:
     with pytest.raises(pj.PenjingError, match="not captured again"):
         pj.find_groups(quantized.model, example("plain"))
+
+
+@pytest.fixture(scope="module")
+def timed() -> pj.Report:
+    x = example("residual", batch=64)
+    return pj.quantize(make("residual"), x[:1], calibration=[x], latency=True).report
+
+
+def test_every_layer_is_timed_in_floats_and_in_integers(timed: pj.Report) -> None:
+    layers = {row.layer for row in timed.data.layer_latency}
+    assert {"stem", "block1.conv1", "block2.project", "fc"} <= layers
+    assert all(row.floats_ms > 0 and row.integers_ms > 0 for row in timed.data.layer_latency)
+
+
+def test_the_ops_of_the_runtime_are_told(timed: pj.Report) -> None:
+    assert any("ops in integers, 0 in floats" in note for note in timed.data.notes)
+
+
+def test_slower_integers_are_never_a_win(timed: pj.Report) -> None:
+    latency = timed.data.after.latency if timed.data.after else None
+    assert latency is not None
+    assert latency.ratio is not None
+    slower = any("slower than floats" in note for note in timed.data.notes)
+    assert slower == (latency.ratio < 1)
+
+
+def test_latency_layer_by_layer_is_drawn(timed: pj.Report) -> None:
+    assert "Latency layer by layer" in timed.to_html()
+
+
+def test_what_onnx_cannot_hold_is_not_timed() -> None:
+    x = example("plain", batch=8)
+    options = {"calibration": [x], "scheme": "int8x16", "latency": True}
+    done = pj.quantize(make("plain"), x[:1], **options)  # type: ignore[arg-type]
+    assert "latency was not measured" in done.report.data.notes[-1]

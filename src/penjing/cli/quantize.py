@@ -58,6 +58,9 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     ] = Rounding.NEAREST,
     ignore: Ignore = None,
     max_drop: MaxDrop = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time integers and floats, layer by layer.")
+    ] = False,
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -78,6 +81,7 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
                 ignored_layers=tuple(ignore or ()),
                 max_drop=max_drop,
                 task=source.task,
+                latency=latency,
                 seed=seed,
             )
             out.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,7 @@ def sections(data: ReportData) -> list[Section]:
         (_layers_known(data), _layers),
         (data.repair, _repair),
         (data.sensitivity, _sensitivity),
+        (data.layer_latency, _layer_latency),
         (data.histograms, _weights),
         (data.epochs, _training),
         (data.coupling is not None and data.coupling.layers, _coupled),
@@ -263,6 +264,18 @@ def _sensitivity(data: ReportData) -> Section:
         title="What integers cost, layer by layer",
         lead=(lead,),
         tables=(tables.sensitivity(data),),
+    )
+
+
+def _layer_latency(data: ReportData) -> Section:
+    slower = sum(row.integers_ms > row.floats_ms for row in data.layer_latency)
+    lead = "Medians of the runtime's profiler, within the whole network. "
+    lead += f"{_many(slower, 'row')} slower in integers." if slower else "None is slower."
+    return Section(
+        id="layer-latency",
+        title="What integers save, layer by layer",
+        lead=(lead,),
+        tables=(tables.layer_latency(data),),
     )
 
 

@@ -359,6 +359,35 @@ def sensitivity(data: ReportData) -> Table:
     return _table("Relative squared error of the outputs, layer by layer", columns, lines, marked)
 
 
+def layer_latency(data: ReportData) -> Table:
+    """Milliseconds of each layer in floats and in integers."""
+    columns = (
+        Column("layer", code=True),
+        Column("floats, ms", numeric=True),
+        Column("integers, ms", numeric=True),
+        Column("times faster", numeric=True),
+        Column("op in integers", code=True),
+    )
+    lines = [
+        [
+            Cell(row.layer),
+            _number(row.floats_ms, wording.digits(row.floats_ms)),
+            _number(row.integers_ms, wording.digits(row.integers_ms)),
+            _faster(row.floats_ms, row.integers_ms),
+            Cell(row.op),
+        ]
+        for row in data.layer_latency
+    ]
+    return _table("Latency layer by layer, in floats and in integers", columns, lines)
+
+
+def _faster(floats: float, integers: float) -> Cell:
+    if integers <= 0 or floats <= 0:
+        return Cell()
+    ratio = floats / integers
+    return Cell(wording.digits(ratio), ratio, None, "worse" if ratio < 1 else "")
+
+
 def _left(before: float | None, after: float | None) -> Cell:
     if before is None or after is None or not before or not math.isfinite(after / before):
         return Cell()

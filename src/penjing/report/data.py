@@ -17,6 +17,7 @@ from penjing.figures import (
     EpochFigures,
     Figures,
     GroupFigures,
+    LayerLatency,
     Proof,
     RepairFigures,
     SensitivityFigures,
@@ -235,6 +236,7 @@ class ReportData:
         sparsity: Every layer that could be sparse, in the order of the network.
         repair: Every layer that repair looked at.
         sensitivity: What the outputs lose through each layer in integers.
+        layer_latency: How long each layer takes in floats and in integers.
         epochs: Every epoch of training.
         histograms: Weights before and after.
         locked: What was left alone, and why.
@@ -268,6 +270,7 @@ class ReportData:
     sparsity: tuple[SparsityFigures, ...] = ()
     repair: tuple[RepairFigures, ...] = ()
     sensitivity: tuple[SensitivityFigures, ...] = ()
+    layer_latency: tuple[LayerLatency, ...] = ()
     epochs: tuple[EpochFigures, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     locked: tuple[Lock, ...] = ()

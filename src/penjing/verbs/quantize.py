@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from penjing.errors import BudgetError, InputError
+from penjing.errors import BudgetError, ExportError, InputError
+from penjing.exporters import onnx_feeds, write_integers, write_program
+from penjing.exporters.execution import execution_of
 from penjing.figures import Figures
 from penjing.graph.capture import Example, Program, capture, check_network
 from penjing.graph.folding import layer_nodes, stored_names
+from penjing.latency.layers import layer_latencies
+from penjing.latency.onnxruntime import Timing, time_pair
 from penjing.pruning.selection import Key, matches
 from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.control import control
@@ -33,6 +39,8 @@ from penjing.task.randomness import device_of, random_kept
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.preparation import check_finite, check_fits, program_figures
+
+_TIMED_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     weight_bits: Sequence[int] = BITS,
     max_drop: float | str | None = None,
     task: Task | None = None,
+    latency: bool = False,
     transform_fn: Callable[[Any], Any] | None = None,
     seed: int = 0,
 ) -> Quantized:
@@ -99,6 +108,8 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             then layers stay in floats. Judged on data that ranges and roundings have not seen.
         task: With `max_drop`: its validation data and first metric judge. Without these, or without
             a task, one minus the agreement with the original on each fourth calibration sample.
+        latency: Time the network in integers and in floats on ONNX Runtime, call by call in turn,
+            and every layer within it; the report then says whether integers are faster here.
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random.
 
@@ -159,6 +170,8 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             result = QuantizedModule(quantize_program(program, samples, settings))
             data = report_of(worker, program, result.network, samples, settings)
             data = replace(data, agreement=likeness(result, worker, program, samples))
+        if latency:
+            data = timed(data, program, result.network)
     remember_inputs(result, model, example_inputs)
     return Quantized(result, Report(replace(data, seconds=time.perf_counter() - started)))
 
@@ -300,6 +313,45 @@ def remember_inputs(result: nn.Module, source: nn.Module, example_inputs: Exampl
         attach(result, Record.of(example_inputs, earlier.plans if earlier else ()))
     except InputError:
         return
+
+
+def timed(data: ReportData, program: Program, network: QuantizedNetwork) -> ReportData:
+    """The report with latencies on ONNX Runtime, of the whole and of each layer.
+
+    Args:
+        data: Without them.
+        program: In floats.
+        network: In integers.
+
+    Returns:
+        With them; a note says so where integers are slower, and which ops the runtime computes in
+        floats. A network that ONNX cannot express has none, and a note says why.
+    """
+    feeds = onnx_feeds(program, 1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            mine, theirs = Path(folder) / "integers.onnx", Path(folder) / "floats.onnx"
+            write_integers(network, mine)
+            write_program(program, theirs)
+            after, before = time_pair(mine, theirs, Timing(seconds=_TIMED_SECONDS), feeds)
+            rows, found = layer_latencies(mine, theirs, network, feeds), execution_of(mine)
+    except ExportError as error:
+        return replace(data, notes=(*data.notes, f"latency was not measured: {error}"))
+    assert data.before is not None
+    assert data.after is not None
+    notes = [f"on ONNX Runtime {found}"]
+    if after.ratio is not None and after.ratio < 1:
+        notes.append(
+            f"integers are {1 / after.ratio:.2f} times slower than floats on this machine: for "
+            "speed keep the network in floats here; integers still save bytes"
+        )
+    return replace(
+        data,
+        before=replace(data.before, latency_ms=before.median_ms, latency=before),
+        after=replace(data.after, latency_ms=after.median_ms, latency=after),
+        layer_latency=rows,
+        notes=(*notes, *data.notes),
+    )
 
 
 def figures_in_floats(program: Program) -> Figures:
