@@ -94,6 +94,36 @@ def test_zeros_make_the_program_smaller_and_shorter(optimize):
     assert sparse.check().count < dense.check().count / 2
 
 
+@pytest.mark.parametrize(("core", "most"), [("cortex-m4", 0.6), ("cortex-m55", 0.3)])
+def test_a_layer_of_nine_tenths_zeros_takes_few_instructions_per_dense_product(core, most):
+    """CMSIS-NN's dense kernel takes 2.33 and 0.39 on the same layer, in the same emulator."""
+    need(TARGETS[core])
+    b = Builder(0, (32, 32, 16))
+    b.conv(16, zeros=0.9)
+    net = b.net()
+    log = compile_integers(net, core).check()
+    assert log.equal
+    assert log.count / net.macs() < most
+
+
+@pytest.mark.parametrize("name", ["host", "cortex-m55"])
+@pytest.mark.parametrize("seed", range(2))
+def test_sparse_convolutions_of_any_form_give_the_bits_of_the_reference(seed, name):
+    """Strides, dilations, windows beyond the image, far apart and absent weights."""
+    need(HOST)
+    random = np.random.default_rng(seed)
+    b = Builder(seed, (9, 11, 40))
+    for size in ((3, 3), (1, 5), (5, 2)):
+        pads = ((size[0] // 2, size[0]), (size[1] - 1, size[1] // 2))
+        wide = tuple(map(int, random.integers(1, 3, 2)))
+        b.conv(20, size, wide, pads, zeros=0.95, dilation=(2, int(random.integers(1, 3))))
+    net = b.net()
+    x = samples(net)
+    for optimize in ("latency", "flash"):
+        found = compile_integers(net, name, optimize).run(x)[0]
+        np.testing.assert_array_equal(found, execute(net, x)[net.outputs[0]])
+
+
 def test_a_dense_layer_takes_no_more_than_half_as_many_instructions_again_as_cmsis_nn():
     """CMSIS-NN: 2.33 instructions per product on the same layer, in the same emulator."""
     need(CORTEX_M4)
@@ -123,6 +153,19 @@ def test_the_log_holds_every_step_and_their_sum():
     log = compile_integers(net, "cortex-m4").check()
     assert len(log.layers) == len(schedule(net, CORTEX_M4, "latency"))
     assert 0 <= log.count - sum(log.layers.values()) < 0.02 * log.count
+
+
+def test_sums_of_almost_32_bits_are_rescaled_exactly():
+    """The short way to multiply on a core with DSP instructions holds below 2^30."""
+    need(CORTEX_M4)
+    b = Builder(0, (4, 4, 4))
+    b.conv(6, zeros=0.5)
+    layer = b.layers[0]
+    bias = np.array([2**30, -(2**30), 2**31 - 2**22, 5, -7, 2**29], np.int32)
+    weights = {**layer.weights, "bias": bias, "shift": np.full(6, -22, np.int32)}
+    net = IntegerNet((b.input,), (b.x,), (replace(layer, weights=weights),), b.tensors)
+    for optimize in ("latency", "flash"):
+        assert compile_integers(net, "cortex-m4", optimize).check().equal
 
 
 def test_a_sum_beyond_32_bits_is_refused_with_the_layer():

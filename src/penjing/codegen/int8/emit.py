@@ -15,8 +15,15 @@ from numpy.typing import NDArray
 
 from penjing.codegen.int8.arena import ALIGN, Arena
 from penjing.codegen.int8.image import images
-from penjing.codegen.int8.steps import LANES, TILES, Frame, Step
-from penjing.codegen.int8.weights import as_list, as_pairs, as_rows, as_sixteens
+from penjing.codegen.int8.steps import LANES, SPARSE, TILES, Frame, Step, window_columns
+from penjing.codegen.int8.weights import (
+    as_chunks,
+    as_list,
+    as_pairs,
+    as_rows,
+    as_sixteens,
+    in_window,
+)
 from penjing.errors import ExportError
 from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet, Scale
 
@@ -26,17 +33,18 @@ _Q31 = 31
 _FLIP = 128  # what is added to bytes where products want them without sign
 
 _ORDER = (
-    "scale", "words", "both", "halves", "lanes", "layer", "columns", "finish", "four",
-    "conv_pairs", "conv_rows", "conv_sparse", "conv_wide", "grouped", "depthwise_lanes",
-    "depthwise", "add", "conv_add", "add_lanes", "wide_add", "mul", "pool", "mean",
-    "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed", "matmul",
-    "resize", "norm",
+    "scale", "words", "both", "halves", "lanes", "layer", "copy", "columns", "finish", "four",
+    "window", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather", "conv_wide", "grouped",
+    "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes", "wide_add", "mul", "pool",
+    "mean", "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed",
+    "matmul", "resize", "norm",
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
-    "pairs": (*_CONV, "columns", "words", "both", "conv_pairs"),
-    "rows": (*_CONV, "columns", "four", "conv_rows"),
-    "sparse": (*_CONV, "columns", "conv_sparse"),
+    "pairs": (*_CONV, "copy", "columns", "words", "both", "conv_pairs"),
+    "rows": (*_CONV, "copy", "columns", "four", "conv_rows"),
+    "sparse": (*_CONV, "copy", "window", "conv_sparse"),
+    "gather": (*_CONV, "copy", "window", "conv_gather"),
     "grouped": (*_CONV, "grouped"),
     "wide": ("scale", "lanes", "conv_wide"),
     "add_lanes": ("scale", "lanes", "add", "add_lanes"),
@@ -67,9 +75,25 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "resize": ("resize",),
     "layer_norm": ("scale", "norm"),
 }
-_ENCODERS = {"pairs": as_pairs, "rows": as_rows, "sparse": as_list, "grouped": as_rows}
-_TILE_FUNCTIONS = {"pairs": "pj_tile", "rows": "pj_tile", "sparse": "pj_sparse_tile"}
-_CONV_FUNCTIONS = {"pairs": "pj_conv", "rows": "pj_conv", "sparse": "pj_sparse"}
+_ENCODERS = {
+    "pairs": as_pairs,
+    "rows": as_rows,
+    "sparse": as_list,
+    "gather": as_chunks,
+    "grouped": as_rows,
+}
+_TILE_FUNCTIONS = {
+    "pairs": "pj_tile",
+    "rows": "pj_tile",
+    "sparse": "pj_sparse_tile",
+    "gather": "pj_gather_tile",
+}
+_CONV_FUNCTIONS = {
+    "pairs": "pj_conv",
+    "rows": "pj_conv",
+    "sparse": "pj_sparse",
+    "gather": "pj_gather",
+}
 
 
 @dataclass(slots=True)
@@ -81,12 +105,14 @@ class Text:
         arena: Where its tensors lie.
         constants: C text of constant arrays and structures.
         bytes: Size of the constants of every layer, by its name.
+        largest: Bound on what is rescaled.
     """
 
     net: IntegerNet
     arena: Arena
     constants: list[str] = field(default_factory=list)
     bytes: dict[str, int] = field(default_factory=dict)
+    largest: int = 0
 
     def at(self, name: str) -> str:
         """Pointer to a tensor."""
@@ -133,6 +159,7 @@ def program_text(net: IntegerNet, steps: Sequence[Step], arena: Arena) -> tuple[
         [
             "/* An int8 network; channels last; bit for bit what penjing's reference computes. */",
             '#include "net.h"\n\n#include <stddef.h>\n#include <string.h>\n',
+            *(["#define PJ_WIDE_SUMS\n"] if text.largest >= 1 << (_Q31 - 1) else []),
             "#ifdef NET_PROFILE\nextern void net_done(int step);\n#define NET_DONE(n) net_done(n);",
             "#else\n#define NET_DONE(n)\n#endif\n",
             *_functions(steps),
@@ -188,11 +215,9 @@ def _functions(steps: Sequence[Step]) -> list[str]:
             wanted |= (
                 {"add", "conv_add"} if step.frame is None else {"add", "add_lanes", "wide_add"}
             )
-    pitch = max((s.pitch for s in steps if s.kernel == "sparse"), default=0)
-    found = [f"#define PJ_PITCH {pitch}\n"] if "conv_sparse" in wanted else []
     folder = files("penjing.codegen.int8").joinpath("c")
     text = "\n".join(folder.joinpath(f"{part}.c").read_text() for part in _ORDER if part in wanted)
-    return [*found, _used(text, steps)]
+    return [_used(text, steps)]
 
 
 def _used(text: str, steps: Sequence[Step]) -> str:
@@ -239,7 +264,7 @@ def _conv_structure(
     depthwise = layer.kind == "depthwise"
     axes = (0, 1) if depthwise else (1, 2, 3)
     kernel = weight.shape[:2] if depthwise else weight.shape[1:3]
-    _check_sums(layer, weight, bias, axes)
+    _check_sums(text, layer, weight, bias, axes)
     if layer.kind == "conv":  # the sum then takes values as they are, and padding as the zero point
         bias = bias - source.zero_point * weight.astype(np.int64).sum(axes)
     depth = weight[0].size
@@ -279,7 +304,11 @@ def _scales(text: Text, layer: IntegerLayer, lanes: int) -> dict[str, Any]:
 
 
 def _check_sums(
-    layer: IntegerLayer, weight: NDArray[Any], bias: NDArray[np.int64], axes: tuple[int, ...]
+    text: Text,
+    layer: IntegerLayer,
+    weight: NDArray[Any],
+    bias: NDArray[np.int64],
+    axes: tuple[int, ...],
 ) -> None:
     """Refuse a layer whose sums could leave 32 bits, on the way or while they are rescaled."""
     shift = layer.weights["shift"].astype(np.int64)
@@ -288,6 +317,7 @@ def _check_sums(
     high = largest * layer.weights["multiplier"].astype(np.int64) >> _Q31
     half = np.where(shift < 0, 1 << np.maximum(-shift - 1, 0), 0)
     over = np.maximum(largest, high + half)
+    text.largest = max(text.largest, int(largest.max()))
     if (over >= 1 << _Q31).any():
         channel = int(over.argmax())
         raise ExportError(
@@ -299,7 +329,10 @@ def _check_sums(
 
 def _conv_call(text: Text, step: Step) -> str:
     layer = step.layer
-    encoded = _ENCODERS[step.kernel](layer.weights["weight"])
+    weight = layer.weights["weight"]
+    if step.kernel in SPARSE and step.pitch:
+        weight = in_window(weight, window_columns(layer), layer.attributes["dilation"][1])
+    encoded = _ENCODERS[step.kernel](weight)
     inner = layer.output
     struct = _conv_structure(text, layer, encoded, step.pitch, inner)
     if step.kernel == "pairs":
@@ -334,7 +367,7 @@ def _wide_call(text: Text, step: Step, frame: Frame) -> str:
 def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
     weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
-    _check_sums(layer, weight, bias, (1, 2, 3))
+    _check_sums(text, layer, weight, bias, (1, 2, 3))
     sums = weight.astype(np.int64).sum((1, 2, 3))
     bias = bias - source.zero_point * sums
     height, width, channels = frame.shape
@@ -529,7 +562,7 @@ def _matmul(text: Text, layer: IntegerLayer) -> str:
     left, right, result = (text.net.tensors[n] for n in (*layer.inputs, layer.output))
     many, rows, inner = left.shape
     grids = [left.zero_point, right.zero_point, result.zero_point, *_clamped(layer).values()]
-    _check_product(layer, inner)
+    _check_product(text, layer, inner)
     return (
         f"pj_matmul({text.at(left.name)}, {text.at(right.name)}, {text.at(result.name)}, {many}, "
         f"{rows}, {inner}, {result.shape[2]}, "
@@ -538,9 +571,10 @@ def _matmul(text: Text, layer: IntegerLayer) -> str:
     )
 
 
-def _check_product(layer: IntegerLayer, inner: int) -> None:
+def _check_product(text: Text, layer: IntegerLayer, inner: int) -> None:
     """Refuse a product whose sums could leave 32 bits."""
     shift = max(layer.attributes["result"][1], 0)
+    text.largest = max(text.largest, inner * (HIGH - LOW) ** 2)
     if inner * (HIGH - LOW) ** 2 << shift >= 1 << _Q31:
         raise ExportError(
             f"layer {layer.name!r}: sums over {inner} products may leave 32 bits while they are "

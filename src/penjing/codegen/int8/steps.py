@@ -7,17 +7,20 @@ in memory as a whole, and may be written over the tensor that it is added to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from penjing.codegen.int8.weights import sparse_bytes
+from penjing.codegen.int8.weights import count_chunks, sparse_bytes
 from penjing.codegen.targets import Target
 from penjing.quantization.integers import IntegerLayer, IntegerNet, Shape
 
 Optimize = Literal["latency", "flash", "ram"]
 
-TILES: Mapping[str, int] = {"pairs": 2, "rows": 1, "sparse": 4}
+TILES: Mapping[str, int] = {"pairs": 2, "rows": 1, "sparse": 4, "gather": 4}
 """Pixels that a convolution kernel takes at a time."""
+
+SPARSE = frozenset({"sparse", "gather"})
+"""Kernels that leave zeros out; what a tile reads is one window."""
 
 WORD = 4
 LANES = 16
@@ -58,8 +61,8 @@ class Step:
             "_lanes" where sixteen values are taken at a time.
         add: The addition fused with it, if any.
         residual: The other tensor of that addition.
-        pitch: Bytes between the columns that a convolution gathers; 0 when it reads its input as it
-            lies.
+        pitch: Bytes between the columns that a convolution gathers, or between rows of a window; 0
+            when it reads its input as it lies.
         frame: The input with its frame that a wide kernel copies, and what it makes of it.
     """
 
@@ -75,6 +78,8 @@ class Step:
         """Memory for the columns of one tile, or for the framed input."""
         if self.frame is not None:
             return self.frame.size_bytes
+        if self.kernel in SPARSE:
+            return self.pitch * int(self.layer.weights["weight"].shape[1])
         return self.pitch * TILES.get(self.kernel, 0)
 
     @property
@@ -102,7 +107,7 @@ class Cost:
 
     Args:
         column: Per byte of a column that is gathered.
-        product: Per product of a pixel and a weight.
+        product: Per product of a pixel and a weight, or sixteen weights that are gathered.
         output: Per output of a pixel.
     """
 
@@ -111,11 +116,11 @@ class Cost:
     output: float
 
 
-# Fitted to counts of nine layers at four sparsities in the emulator, largest error 14 percent (MVE
-# rows: 60, on the smallest layers); those of the host are rough.
+# Fitted to counts of four layers, sparse ones at four sparsities, in the emulator; largest error 4
+# percent (sparse and gather: 19). Those of the host are rough.
 COSTS: Mapping[str, Mapping[str, Cost]] = {
-    "dsp": {"pairs": Cost(1.95, 1.51, 31), "sparse": Cost(1.51, 3.51, 47)},
-    "mve": {"rows": Cost(1.71, 0.16, 21), "sparse": Cost(1.44, 2.94, 52)},
+    "dsp": {"pairs": Cost(0.0, 2.01, 27), "sparse": Cost(0.34, 3.54, 32)},
+    "mve": {"rows": Cost(1.3, 0.209, 17), "gather": Cost(0.44, 5.5, 22)},
     "host": {
         "wide": Cost(0.05, 0.03, 1.5),
         "rows": Cost(0.3, 0.08, 6),
@@ -167,8 +172,7 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
             steps.append(_conv(net, layer, target, optimize, None))
         else:
             steps.append(Step(layer, layer.kind + lanes.get(layer.kind, "")))
-    widest = max((s.pitch for s in steps if s.kernel == "sparse"), default=0)
-    return tuple(replace(s, pitch=widest) if s.kernel == "sparse" and s.pitch else s for s in steps)
+    return tuple(steps)
 
 
 def _lanes(net: IntegerNet) -> dict[str, str]:
@@ -214,10 +218,18 @@ def _conv(
     depth = layer.weights["weight"][0].size
     direct = frame is not None or is_direct(net, layer, kernel)
     pitch = 0 if direct else -(-depth // WORD) * WORD
+    if kernel in SPARSE and not direct:
+        pitch = window_columns(layer) * net.tensors[layer.inputs[0]].shape[2]
     if add is None:
         return Step(layer, kernel, pitch=pitch, frame=frame)
     residual = next(name for name in add.inputs if name != layer.output)
     return Step(layer, kernel, add, residual, pitch, frame)
+
+
+def window_columns(layer: IntegerLayer) -> int:
+    """Columns of the input that a tile of a sparse kernel reads."""
+    across, apart = layer.weights["weight"].shape[2], layer.attributes["dilation"][1]
+    return int((across - 1) * apart + 1 + (TILES["sparse"] - 1) * layer.attributes["stride"][1])
 
 
 def _frame(net: IntegerNet, layer: IntegerLayer) -> Frame:
@@ -240,8 +252,10 @@ def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
     fits = kernel != "pairs" or layer.weights["weight"][0].size % WORD == 0
     if not plain or not fits:
         return False
-    if kernel_shape == source[:2]:
+    if kernel_shape == source[:2] and kernel != "gather":
         return True  # the whole input is the one column
+    if kernel == "gather":
+        return False
     one = kernel_shape == (1, 1) and layer.attributes["stride"] == (1, 1)
     return one and (kernel != "sparse" or result[0] * result[1] == 1)
 
@@ -251,13 +265,17 @@ def _choose(layer: IntegerLayer, target: Target, optimize: Optimize) -> str:
     weight = layer.weights["weight"]
     if optimize == "flash":
         return "sparse" if sparse_bytes(weight) < weight.size else dense
-    costs = COSTS[_family(target)]
-    cheapest: Sequence[str] = sorted((dense, "sparse"), key=lambda k: _cost(layer, k, costs[k]))
+    family = _family(target)
+    costs = COSTS[family]
+    sparse = "gather" if family == "mve" else "sparse"
+    cheapest: Sequence[str] = sorted((dense, sparse), key=lambda k: _cost(layer, k, costs[k]))
     return cheapest[0]
 
 
 def _cost(layer: IntegerLayer, kernel: str, cost: Cost) -> float:
     """Instructions per pixel."""
     weight = layer.weights["weight"]
-    products = (weight != 0).sum() if kernel == "sparse" else weight.size
+    products = weight.size
+    if kernel in SPARSE:
+        products = count_chunks(weight) if kernel == "gather" else (weight != 0).sum()
     return float(cost.column * weight[0].size + cost.product * products + cost.output * len(weight))

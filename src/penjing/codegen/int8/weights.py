@@ -44,6 +44,23 @@ def as_sixteens(weight: NDArray[Any]) -> NDArray[np.int8]:
     return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4)).reshape(-1)
 
 
+def in_window(weight: NDArray[Any], columns: int, dilation: int) -> NDArray[np.int8]:
+    """A weight among the zeros of a wider window.
+
+    Args:
+        weight: (outputs, rows, columns, channels).
+        columns: Of the window.
+        dilation: Columns from tap to tap.
+
+    Returns:
+        (outputs, rows, `columns`, channels).
+    """
+    outputs, rows, taps, channels = weight.shape
+    window = np.zeros((outputs, rows, columns, channels), np.int8)
+    window[:, :, : (taps - 1) * dilation + 1 : dilation] = weight
+    return window
+
+
 def as_list(weight: NDArray[Any]) -> NDArray[np.int8]:
     """Per output a count in two bytes, then pairs of a distance and a weight.
 
@@ -60,6 +77,45 @@ def as_list(weight: NDArray[Any]) -> NDArray[np.int8]:
     parts = [_entries(row) for row in weight.reshape(len(weight), -1)]
     data = [b for part in parts for b in (len(part) & 0xFF, len(part) >> 8, *sum(part, ()))]
     return np.array(data, np.int64).astype(np.uint8).view(np.int8)
+
+
+def as_chunks(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Per output a count of chunks, then chunks of sixteen weights.
+
+    Args:
+        weight: Output channels first.
+
+    Returns:
+        Per chunk the distance of its base from the one before (two bytes, low first), sixteen
+        distances from the base and sixteen weights; zeros fill the last chunk of an output.
+    """
+    data: list[int] = []
+    for row in weight.reshape(len(weight), -1):
+        chunks = _chunks(np.flatnonzero(row))
+        data.append(len(chunks))
+        base = 0
+        for positions in chunks:
+            step, base = int(positions[0]) - base, int(positions[0])
+            fill = (0, SIXTEEN - len(positions))
+            data += [step & 0xFF, step >> 8, *np.pad(positions - base, fill).tolist()]
+            data += np.pad(row[positions].astype(np.int64), fill).tolist()
+    return np.array(data, np.int64).astype(np.uint8).view(np.int8)
+
+
+def _chunks(positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """At most sixteen positions each, none farther than `FARTHEST` from the first."""
+    found, at = [], 0
+    while at < len(positions):
+        near = np.searchsorted(positions, positions[at] + FARTHEST, side="right")
+        end = min(at + SIXTEEN, int(near))
+        found.append(positions[at:end])
+        at = end
+    return found
+
+
+def count_chunks(weight: NDArray[Any]) -> int:
+    """Chunks of `as_chunks`, of all outputs."""
+    return sum(len(_chunks(np.flatnonzero(row))) for row in weight.reshape(len(weight), -1))
 
 
 def _entries(row: NDArray[Any]) -> list[tuple[int, int]]:

@@ -1,19 +1,4 @@
 /* What one output pixel of a convolution reads, as one column of bytes. */
-static inline void pj_copy(int8_t *to, const int8_t *from, int32_t n) {
-    for (; n >= 4; n -= 4, to += 4, from += 4) {
-        memcpy(to, from, 4);
-    }
-    for (; n > 0; --n) {
-        *to++ = *from++;
-    }
-}
-
-static inline void pj_fill(int8_t *to, int8_t value, int32_t n) {
-    for (; n > 0; --n) {
-        *to++ = value;
-    }
-}
-
 static void pj_column(const pj_conv_t *k, const int8_t *x, int32_t row, int32_t column,
                       int8_t *to) {
     const int32_t wide = k->kernel_width * k->channels;
