@@ -170,6 +170,54 @@ def test_a_plan_that_leaves_too_few_experts_is_refused():
         network.cut(plan)
 
 
+class _Filled(nn.Module):
+    """Rows of one layer take the places that a mask picks among those of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.image = nn.Linear(3, WIDTH), nn.Linear(2, WIDTH)
+        self.head = nn.Linear(WIDTH, 2)
+
+    def forward(self, words: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+        x = self.words(words)
+        picked = mask.unsqueeze(-1).expand_as(x).to(torch.bool)
+        return self.head(torch.relu(x.masked_scatter(picked, self.image(image))))
+
+
+def test_rows_that_fill_places_lose_the_columns_of_those_they_fill():
+    torch.manual_seed(0)
+    net = _Filled().double().eval()
+    mask = torch.tensor([[False, True, True, False, True]])
+    inputs = (torch.randn(1, 5, 3).double(), torch.randn(3, 2).double(), mask)
+    network = Network.of(net, inputs)
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for part in (twin.words, twin.image):
+            part.weight[[1, 4]], part.bias[[1, 4]] = 0, 0
+
+    (got,) = network.cut(network.plan({network.groups.groups[0].name: (1, 4)})).program.run(inputs)
+
+    torch.testing.assert_close(got, twin(*inputs), rtol=EXACT, atol=EXACT)
+
+
+class _Shaped(nn.Module):
+    """A mask in the shape of a layer's output, of which one position is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(3, WIDTH), nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        return self.head(torch.relu(x)) + torch.zeros_like(x, dtype=torch.int32)[..., :1]
+
+
+def test_integers_in_the_shape_of_units_are_moved_like_floats():
+    (group,) = pj.find_groups(_Shaped(), torch.randn(4, 3)).groups
+
+    assert (group.name, group.units) == ("enter", WIDTH - 1)
+
+
 def _mixtral(way: str | None) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     options = {} if way is None else {"experts_implementation": way}

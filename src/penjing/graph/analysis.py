@@ -206,7 +206,7 @@ class Analysis:
         return self._movement(site)
 
     def _movement(self, site: Site) -> list[Labels]:
-        indices = integers(site.call)
+        indices = [n for n in site.call.tensors if n not in movable(site.call)]
         if any(not self.is_constant(n) for n in indices):
             return locked(site, "gathers by data")
         routes = self._routes_of(site.call)

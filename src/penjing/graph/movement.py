@@ -23,8 +23,9 @@ VALUES = 498  # random integers lie in -498..498: exact in every float type that
 
 
 def movable(call: Call) -> list[fx.Node]:
-    """Arguments whose values may be replaced by coordinates; integers and masks are indices."""
-    return [n for n in call.tensors if n.meta["val"].is_floating_point()]
+    """Arguments whose values may be replaced by coordinates; integers beside them are indices."""
+    floats = [n for n in call.tensors if n.meta["val"].is_floating_point()]
+    return floats or call.tensors
 
 
 def is_movement(

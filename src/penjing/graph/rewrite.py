@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Dim
 from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value
+from penjing.graph.movement import movable
 
 _EXACT_BELOW = 2**24  # integers that float32 holds
 
@@ -363,9 +364,10 @@ def moves_alike(rewriter: Rewriter, old: fx.Node) -> bool:
     ):
         return True
     values: dict[str, Any] = {}
+    sources = movable(Call(old))
     first = 1  # every value differs from all others and from the zeros of padding
     for node in old.all_input_nodes:
-        if is_tensor(node) and node.meta["val"].is_floating_point():
+        if node in sources:
             shape = analysis.program.shape(node)
             count = math.prod(shape)
             exact = torch.float32 if first + count < _EXACT_BELOW else torch.float64

@@ -19,8 +19,17 @@ from types import MappingProxyType
 from torch import fx
 
 from penjing.graph.axes import Atoms, Dim, fixed, join
-from penjing.graph.call import is_tensor
-from penjing.graph.rules import Labels, Rule, Site, along, broadcast, locked, pointwise
+from penjing.graph.call import is_tensor, op_name, output_shapes
+from penjing.graph.rules import (
+    EXPANDERS,
+    Labels,
+    Rule,
+    Site,
+    along,
+    broadcast,
+    locked,
+    pointwise,
+)
 
 CARRIERS = frozenset(
     (
@@ -210,6 +219,28 @@ def scatter(site: Site) -> list[Labels]:
     return [x]
 
 
+def masked_scatter(site: Site) -> list[Labels]:
+    """Rows written over those that a mask picks, one after the other: their columns follow."""
+    x, mask, source = site.must("self"), site.must("mask"), site.must("source")
+    columns = x[-1:] if len(x[-1]) == len(source[-1]) and _repeats(site.call.arg("mask")) else []
+    site.lock(x[: len(x) - len(columns)], "is filled by data")
+    site.lock(source[: len(source) - len(columns)], "fills by data")
+    for dim in columns:
+        for other in (source[-1], mask[-1]):
+            if len(other) == len(dim):
+                site.unify(dim, other, "columns")
+    return [x]
+
+
+def _repeats(mask: fx.Node) -> bool:
+    """Whether a mask is the same along its last dimension."""
+    while op_name(mask) in CARRIERS and isinstance(mask.args[0], fx.Node):
+        mask = mask.args[0]
+    source = mask.args[0] if op_name(mask) in EXPANDERS else mask
+    shape = output_shapes(source)[0] if isinstance(source, fx.Node) else None
+    return shape is not None and shape[-1:] == (1,)
+
+
 def one_hot(site: Site) -> list[Labels]:
     """A row of zeros with a one at the number; classes beyond the dimension never change."""
     node, classes = site.call.arg("self"), site.shapes[0][-1]
@@ -264,6 +295,7 @@ LOOKUPS: Mapping[str, Rule] = MappingProxyType(
         **_named(index_add, "index_add index_copy"),
         **_named(gather, "gather"),
         **_named(scatter, "scatter scatter_add scatter_reduce"),
+        **_named(masked_scatter, "masked_scatter"),
         **_named(one_hot, "one_hot"),
         **_named(embedding, "embedding"),
     }
