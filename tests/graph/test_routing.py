@@ -170,6 +170,19 @@ def test_a_plan_that_leaves_too_few_experts_is_refused():
         network.cut(plan)
 
 
+@pytest.mark.parametrize("importance", ["l2", "taylor", "obs"])
+def test_experts_are_judged_by_every_kind_of_importance(importance):
+    net, x = made(LookedUp)
+    batches = [(torch.randn(32, 3).double(), torch.randint(0, 2, (32,))) for _ in range(2)]
+
+    pruned = pj.prune(
+        net, x, pruning_ratio=0.5, calibration=batches, importance=importance,
+        allocation="uniform", scope={"experts"}, repair=None,
+    )  # fmt: skip
+
+    assert {name: len(units) for name, units in pruned.plan.drop.items()} == {"gate": 2}
+
+
 class _Filled(nn.Module):
     """Rows of one layer take the places that a mask picks among those of another."""
 

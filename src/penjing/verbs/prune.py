@@ -128,10 +128,10 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         iterative_steps: Reach the goal in this many steps, judging and repairing anew after each.
         scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
             both; with kinds of units ("channels", "neurons", "heads", "head dims", "embedding",
-            "hidden units") only those kinds. "depth" removes whole residual branches, the one whose
-            loss moves the outputs least first: alone, when a ratio is a share of the branches, or
-            beside widths, when it is a share of the parameters under all allocations but "uniform"
-            and "isomorphic".
+            "hidden units", "experts") only those kinds. "depth" removes whole residual branches,
+            the one whose loss moves the outputs least first: alone, when a ratio is a share of the
+            branches, or beside widths, when it is a share of the parameters under all allocations
+            but "uniform" and "isomorphic".
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express
