@@ -6,8 +6,9 @@
 
 A row is a hundred networks made of random steps (convolutions, norms, residuals, concatenations,
 splits, shuffles, reshapes, attention, recurrence, sharing) and a random plan for each. Checked are:
-masked equals cut, module form equals graph form, a plan equals its JSON, cutting twice equals
-cutting once by the union. A failure ends the benchmark with exit code 1.
+masked equals cut, module form equals graph form, a plan equals its JSON, cutting twice (the second
+plan is made on the cut network, which every tenth time is exported anew) equals cutting once by the
+union. A failure ends the benchmark with exit code 1.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ from penjing.pruning.verify import Mismatch
 from penjing.testing._steps import ON_MAPS, ON_TOKENS, SIZE, AsTokens, even, plain_conv
 from penjing.testing.tiny import randomise
 
+EXPORTED_AGAIN = 10
+"""Of so many seeds one has its cut network exported anew, which takes most of the time."""
+
 EQUAL = 1e-8  # relative, float64: what rounding explains, times ten for the longer sums
 
 
@@ -159,7 +162,11 @@ def _forms(model: nn.Module, cut: Cut) -> list[str]:
 
 def _twice(network: Network, first: Cut, seed: int) -> list[str]:
     """A second plan on the cut network against one plan of both."""
-    smaller = Network.of(graph_form(first.program), fresh_input(2))
+    smaller = (
+        Network.of(graph_form(first.program), fresh_input(2))
+        if seed % EXPORTED_AGAIN == 0
+        else Network(first.program)
+    )
     names = {group.places: group.name for group in smaller.groups}
     drawn, union, second = draw_drop(smaller, seed + 1), dict(first.plan.drop), {}
     for group in network.groups:
