@@ -6,8 +6,6 @@ import operator
 from collections.abc import Collection, Hashable
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed
@@ -206,16 +204,15 @@ class Analysis:
         return self._movement(site)
 
     def _movement(self, site: Site) -> list[Labels]:
-        indices = [n for n in site.call.tensors if n not in movable(site.call)]
+        sources = movable(site.call)
+        indices = [n for n in site.call.tensors if n not in sources]
         if any(not self.is_constant(n) for n in indices):
             return locked(site, "gathers by data")
         routes = self._routes_of(site.call)
         if routes is None:
             return locked(site)
         self._moves[site.call.node.name] = site.call.node
-        move = Move(
-            movable(site.call), self.labels, self.atoms, site.reason(), indexed=bool(indices)
-        )
+        move = Move(sources, self.labels, self.atoms, site.reason(), indexed=bool(indices))
         return [move.output(route) for route in routes]
 
     def _routes_of(self, call: Call) -> list[Route] | None:
@@ -258,12 +255,3 @@ def depends_on_data(node: fx.Node) -> bool:
     value = node.meta.get("val")
     values = value if isinstance(value, (list, tuple)) else [value]
     return any(not is_hinted(s) for v in values if isinstance(v, Tensor) for s in v.shape)
-
-
-def kept(atoms: Atoms, dim: Dim, cut: np.ndarray[Any, np.dtype[np.bool_]]) -> torch.Tensor | None:
-    """Positions of a dimension that stay when the atoms marked in `cut` go; None when all stay."""
-    resolved = atoms.resolve(dim)
-    if resolved.size == 0:
-        return None
-    gone = (np.where(resolved >= 0, cut[np.maximum(resolved, 0)], False)).any(axis=1)
-    return torch.from_numpy(np.flatnonzero(~gone)) if gone.any() else None

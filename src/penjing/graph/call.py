@@ -96,6 +96,29 @@ def _place(frame: str) -> str:
     return f"{parts[1].rsplit('/', 1)[-1]}:{number}" if len(parts) > 1 and number else ""
 
 
+@dataclass(slots=True, eq=False)
+class Draft:
+    """What a `Call` reads and writes of a node, in no graph: making a node takes long.
+
+    Args:
+        target: An ATen overload.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+    """
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def update_arg(self, position: int, value: Any) -> None:
+        """Replace a positional argument, as `fx.Node` does."""
+        self.args = (*self.args[:position], value, *self.args[position + 1 :])
+
+    def update_kwarg(self, name: str, value: Any) -> None:
+        """Replace a keyword argument, as `fx.Node` does."""
+        self.kwargs[name] = value
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A `call_function` node, read by argument name.

@@ -131,7 +131,7 @@ class Network:
         gone = np.zeros(len(self.analysis.atoms), bool)
         for name, units in drop.items():
             gone[self.atoms(name)[list(units)]] = True
-        return KeptPositions(self.analysis, gone)
+        return KeptPositions(self.analysis.atoms.resolve, gone)
 
 
 @dataclass(frozen=True, eq=False)

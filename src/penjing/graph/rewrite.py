@@ -17,10 +17,7 @@ from torch import Tensor, fx
 
 from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Dim
-from penjing.graph.call import Call, is_tensor, op_name, output_shapes, size_value
-from penjing.graph.movement import movable
-
-_EXACT_BELOW = 2**24  # integers that float32 holds
+from penjing.graph.call import Call, Draft, op_name, output_shapes, size_value
 
 Kept = Callable[[Dim], Tensor | None]
 """Positions of a dimension that stay; None when all do."""
@@ -53,16 +50,11 @@ class Rewriter:
             )
         return new
 
-    def alone(self, old: fx.Node) -> fx.Node:
-        """One rewritten call, in a graph where its arguments are placeholders of their names."""
-        new = fx.Graph()
-        arguments: dict[fx.Node, fx.Node] = {}
-        for node in old.all_input_nodes:
-            argument = arguments[node] = new.placeholder(node.name)
-            argument.name, argument.meta = node.name, dict(node.meta)
-        twin = new.node_copy(old, lambda n: arguments[n])
-        self.rewrite(old, twin)
-        return twin
+    def alone(self, old: fx.Node) -> Call:
+        """One rewritten call that is in no graph; its arguments are those of the original."""
+        draft: Any = Draft(old.target, tuple(old.args), dict(old.kwargs))
+        self.rewrite(old, draft)
+        return Call(draft)
 
     def count(self, dim: Dim) -> int:
         """How many positions stay."""
@@ -120,7 +112,7 @@ Rewrite = Callable[[Rewriter, Call, Call], None]
 
 
 def _sizes(
-    rewriter: Rewriter, given: Sequence[Any], dims: Sequence[Dim], twin: fx.Node
+    rewriter: Rewriter, given: Sequence[Any], dims: Sequence[Dim], twin: fx.Node | Draft
 ) -> list[Any]:
     """Sizes with those of cut dimensions replaced; a symbolic size keeps its symbol, scaled."""
     out: list[Any] = []
@@ -134,9 +126,13 @@ def _sizes(
     return out
 
 
-def _scaled(size: fx.Node, numerator: int, denominator: int, twin: fx.Node) -> fx.Node:
+def _scaled(
+    size: fx.Node, numerator: int, denominator: int, twin: fx.Node | Draft
+) -> fx.Node | int:
     """Compute size * numerator // denominator before `twin`, under names that no ATen op has."""
     value = size_value(size)
+    if isinstance(twin, Draft):
+        return int(value * numerator // denominator)
     with twin.graph.inserting_before(twin):
         product = twin.graph.create_node(
             "call_function", operator.mul, (size, numerator), name="kept_product"
@@ -346,57 +342,6 @@ def masked(value: Tensor, dims: Sequence[Dim], kept: Kept) -> Tensor:
             gone[positions] = False
             value = value.index_fill(axis, torch.nonzero(gone).flatten().to(value.device), 0)
     return value
-
-
-def moves_alike(rewriter: Rewriter, old: fx.Node) -> bool:
-    """Whether the rewritten form of a data movement does to what is kept as the original did.
-
-    Args:
-        rewriter: With the positions that stay in a trial cut.
-        old: A node of the original graph; it is run alone on numbers that all differ.
-    """
-    analysis, kept = rewriter.analysis, rewriter.kept
-    if not any(
-        rewriter.changed(d)
-        for n in [*old.all_input_nodes, old]
-        for dims in analysis.all_labels(n)
-        for d in dims
-    ):
-        return True
-    values: dict[str, Any] = {}
-    sources = movable(Call(old))
-    first = 1  # every value differs from all others and from the zeros of padding
-    for node in old.all_input_nodes:
-        if node in sources:
-            shape = analysis.program.shape(node)
-            count = math.prod(shape)
-            exact = torch.float32 if first + count < _EXACT_BELOW else torch.float64
-            numbers = torch.arange(first, first + count, dtype=exact)
-            values[node.name] = numbers.reshape(shape)
-            first += count
-        else:
-            values[node.name] = analysis.value(node)
-    want = _as_list(Call(old).run(lambda n: values[n.name]))
-    short = {
-        n.name: sliced(values[n.name], analysis.labels(n), kept) if is_tensor(n) else values[n.name]
-        for n in old.all_input_nodes
-    }
-
-    def lookup(node: fx.Node) -> Any:
-        return short[node.name] if node.name in short else node.meta["val"]
-
-    try:
-        got = _as_list(Call(rewriter.alone(old)).run(lookup))
-    except (RuntimeError, IndexError, ValueError):
-        return False
-    labels = analysis.all_labels(old)
-    return len(got) == len(want) and all(
-        torch.equal(g, sliced(w, dims, kept)) for g, w, dims in zip(got, want, labels, strict=True)
-    )
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def shape_after(analysis: Analysis, kept: Kept, node: fx.Node) -> tuple[int, ...]:
