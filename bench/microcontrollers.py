@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--form", choices=forms, default="tflite")
     parser.add_argument("--sparsity", type=float, default=0.7)
     parser.add_argument("--optimize", choices=["latency", "flash"], default="latency")
+    parser.add_argument("--again", action="store_true", help="replace the rows that are there")
     options = parser.parse_args()
     record = Record(
         "microcontrollers",
@@ -145,6 +146,8 @@ def main() -> None:
     torch.set_num_threads(1)
     key = {"network": options.network, "form": options.form, "optimize": options.optimize}
     key["sparsity"] = options.sparsity if options.form == "sparse" else 0.0
+    if options.again:
+        record.drop(**key)
     if all(record.has(**key, core=core) for core in CORES):
         return
     job = workload(options.network)

@@ -40,6 +40,13 @@ class Record:
         """Whether a row with these values is there."""
         return any(all(row.get(k) == v for k, v in key.items()) for row in self.content["rows"])
 
+    def drop(self, **key: Any) -> None:
+        """Forget the rows with these values, so that they are made again."""
+        rows = self.content["rows"]
+        self.content["rows"] = [r for r in rows if not all(r.get(k) == v for k, v in key.items())]
+        if len(rows) > len(self.content["rows"]):
+            write_json(self.path, self.content)
+
     def add(self, row: dict[str, Any]) -> None:
         """Add a row and write the file; what was there stays."""
         if self.path.exists():  # another run may have added some meanwhile

@@ -11,7 +11,7 @@ from penjing.codegen import emulator
 from penjing.codegen.int8 import compile_integers
 from penjing.codegen.int8.steps import schedule
 from penjing.codegen.targets import CORTEX_M4, HOST, TARGETS
-from penjing.errors import ExportError, InputError
+from penjing.errors import ExportError, InfeasibleError, InputError
 from penjing.quantization.integers import IntegerNet
 from penjing.quantization.reference import execute
 
@@ -178,11 +178,33 @@ def test_a_sum_beyond_32_bits_is_refused_with_the_layer():
         compile_integers(net, "host")
 
 
-def test_an_arena_larger_than_the_board_is_refused_with_the_largest_tensors():
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"ram_bytes": 1000}, r"arena takes .* has 1,000\. .*conv_0 16,384"),
+        ({"flash_bytes": 500}, r"flash, 'cortex-m4' has 500\. .*conv_0 6.*optimize='flash'"),
+    ],
+    ids=["arena", "flash"],
+)
+def test_what_is_larger_than_the_board_is_refused_with_the_layers(limit, message):
     b = Builder(0, (32, 32, 8))
     b.conv(8)
-    with pytest.raises(ExportError, match=r"arena takes .* has 1000; .*t0 \(8192 bytes\)"):
-        compile_integers(b.net(), replace(CORTEX_M4, ram_bytes=1000))
+    with pytest.raises(InfeasibleError, match=message):
+        compile_integers(b.net(), replace(CORTEX_M4, **limit))
+
+
+def test_a_misaligned_arena_is_caught_in_debug_builds(tmp_path):
+    need(HOST)
+    b = Builder(0, (4, 4, 4))
+    b.conv(4)
+    compile_integers(b.net(), "host").save(tmp_path)
+    text = (tmp_path / "main.c").read_text()
+    (tmp_path / "main.c").write_text(
+        text.replace("net_run(arena.bytes)", "net_run(arena.bytes + 1)")
+    )
+    built = emulator.build(HOST, tmp_path, ["main.c", "net.c"])
+    with pytest.raises(ExportError, match="NET_ARENA_ALIGN"):
+        emulator.run(HOST, built)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def build_bare(target: Target, folder: Path) -> Path:
     out = folder / "bare.elf"
     _write_board(target.board, folder)
     (folder / "bare.c").write_text(files(__name__).joinpath("bare.c").read_text())
-    sections = ["-ffunction-sections", "-fdata-sections"]
+    sections = ["-DNDEBUG", "-ffunction-sections", "-fdata-sections"]
     link = ["--specs=nano.specs", "-nostartfiles", "-T", "board.ld", "-Wl,--gc-sections"]
     command = [compiler(target), *target.flags, *_WARNINGS, *sections]
     _compile([*command, "bare.c", "net.c", *link, "-o", out.name, "-lm"], folder)

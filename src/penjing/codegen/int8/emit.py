@@ -158,13 +158,14 @@ def program_text(net: IntegerNet, steps: Sequence[Step], arena: Arena) -> tuple[
     return "\n".join(
         [
             "/* An int8 network; channels last; bit for bit what penjing's reference computes. */",
-            '#include "net.h"\n\n#include <stddef.h>\n#include <string.h>\n',
+            '#include "net.h"\n\n#include <assert.h>\n#include <stddef.h>\n#include <string.h>\n',
             *(["#define PJ_WIDE_SUMS\n"] if text.largest >= 1 << (_Q31 - 1) else []),
             "#ifdef NET_PROFILE\nextern void net_done(int step);\n#define NET_DONE(n) net_done(n);",
             "#else\n#define NET_DONE(n)\n#endif\n",
             *_functions(steps),
             *text.constants,
             "void net_run(void *arena) {\n    int8_t *const m = (int8_t *)arena;",
+            "    assert((uintptr_t)arena % NET_ARENA_ALIGN == 0);",
             *calls,
             "}\n",
         ]
@@ -176,8 +177,9 @@ def header_text(net: IntegerNet, arena: Arena) -> str:
     lines = [
         "/* An int8 network. Write the inputs into the arena, call net_run, read the outputs: they",
         " * lie at NET_INPUT_0(arena) and NET_OUTPUT_0(arena), channels last. The arena is the",
-        " * caller's, aligned to NET_ARENA_ALIGN, and holds nothing between calls; its inputs",
-        " * are overwritten. Calls with different arenas may run at the same time.",
+        " * caller's, aligned to NET_ARENA_ALIGN (asserted without NDEBUG), and holds nothing",
+        " * between calls; its inputs are overwritten. Calls with different arenas may run at the",
+        " * same time.",
         " * A number x is the integer x / scale + zero_point, rounded. */",
         "#ifndef NET_H\n#define NET_H\n#include <stdint.h>\n",
         f"#define NET_ARENA_BYTES {arena.size_bytes}",

@@ -25,7 +25,7 @@ from penjing.codegen.int8.main import check_text, main_text
 from penjing.codegen.int8.steps import Optimize, Step, schedule
 from penjing.codegen.log import Log, read_log
 from penjing.codegen.targets import HOST, Target, target_of
-from penjing.errors import ExportError, InputError
+from penjing.errors import ExportError, InfeasibleError, InputError
 from penjing.files import write_text
 from penjing.quantization.integers import IntegerLayer, IntegerNet
 from penjing.quantization.reference import execute
@@ -202,7 +202,14 @@ class IntegerProgram:
         with tempfile.TemporaryDirectory() as name:
             folder = self.save(name)
             library = folder / "net.so"
-            command = [emulator.compiler(HOST), *HOST.flags, "-std=c99", "-shared", "-fPIC"]
+            command = [
+                emulator.compiler(HOST),
+                *HOST.flags,
+                "-std=c99",
+                "-DNDEBUG",
+                "-shared",
+                "-fPIC",
+            ]
             done = subprocess.run(
                 [*command, "net.c", "-o", library.name],
                 cwd=folder, capture_output=True, text=True, check=False,
@@ -227,18 +234,15 @@ def compile_integers(
         The program.
 
     Raises:
-        ExportError: Sums of a layer may leave 32 bits, or the arena does not fit the target.
+        ExportError: Sums of a layer may leave 32 bits.
+        InfeasibleError: Arena or constants do not fit the target; the message names the layers.
         StrategyError: There is no such target.
     """
     found = target_of(target)
     steps = schedule(net, found, optimize)
     arena = plan(net, steps)
-    if found.ram_bytes is not None and arena.size_bytes > found.ram_bytes:
-        raise ExportError(
-            f"the arena takes {arena.size_bytes} bytes, {found.name!r} has {found.ram_bytes}; the "
-            f"largest tensors are {', '.join(_largest(net))}"
-        )
     source, text = program_text(net, steps, arena)
+    _check_fits(found, arena, steps, net, text.bytes)
     files = {
         "net.c": source,
         "net.h": header_text(net, arena),
@@ -251,9 +255,38 @@ def compile_integers(
     return IntegerProgram(net, found, steps, arena, files, text.bytes)
 
 
-def _largest(net: IntegerNet) -> list[str]:
-    tensors = sorted(net.tensors.values(), key=lambda t: -t.size_bytes)[:3]
-    return [f"{t.name} ({t.size_bytes} bytes)" for t in tensors]
+def _check_fits(
+    target: Target,
+    arena: Arena,
+    steps: tuple[Step, ...],
+    net: IntegerNet,
+    constants: Mapping[str, int],
+) -> None:
+    """Refuse a program that is larger than the target's memory."""
+    if target.ram_bytes is not None and arena.size_bytes > target.ram_bytes:
+        at = {
+            s.layer.name: sum(net.tensors[n].size_bytes for n in (*s.reads, s.output))
+            for s in steps
+        }
+        raise InfeasibleError(
+            f"the arena takes {arena.size_bytes:,} bytes, {target.name!r} has "
+            f"{target.ram_bytes:,}. The layers that read and write most (bytes): {_largest(at)}. "
+            "Make their maps smaller: prune what makes them, or shrink the input",
+            {"ram_kb": arena.size_bytes / 1024},
+        )
+    whole = sum(constants.values())
+    if target.flash_bytes is not None and whole > target.flash_bytes:
+        raise InfeasibleError(
+            f"weights and scales take {whole:,} bytes of flash, {target.name!r} has "
+            f"{target.flash_bytes:,}. The largest layers (bytes): {_largest(constants)}. Prune "
+            "them, or compile with optimize='flash' when they have zeros",
+            {"flash_kb": whole / 1024},
+        )
+
+
+def _largest(sizes: Mapping[str, int]) -> str:
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{name} {size:,}" for name, size in largest)
 
 
 def _check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[np.int8]]]:
@@ -271,7 +304,8 @@ def _check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[np.
 def _makefile(target: Target) -> str:
     flags = " ".join((*target.flags, "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic"))
     return (
-        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\n\n"
+        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\n"
+        "ifndef DEBUG\nCFLAGS += -DNDEBUG\nendif\n\n"
         "main: main.o net.o\n\nnet.o: net.c net.h\n\nmain.o: main.c net.h check.h\n\n"
         "check: main\n\t./main\n\n"
         "clean:\n\trm -f main main.o net.o\n\n.PHONY: check clean\n"
