@@ -152,7 +152,7 @@ def reason(step: Step, share: float) -> str:
         return "one use per weight: bound by reading weights, lookups and idle lanes"
     if kernel in {"dense_linear", "block_linear", "recurrent_dense_linear"}:
         return "one use per weight: bound by reading weights"
-    if kernel == "depthwise":
+    if kernel.startswith("depthwise"):
         return "few multiply-adds per loaded and stored vector"
     if kernel in {"sparse_conv", "column_linear"}:
         where = "staging and " if "staged" in note else "loads across cache lines and "
@@ -169,8 +169,8 @@ def rows_of(network: str, sparsity: float, rates: dict[str, float]) -> dict[str,
     layers = []
     for step, us in zip(files.text.steps, layer_times(files, x.numpy()), strict=True):
         count = operations(files, step)
-        gflops = count / us / 1e3
-        row = {"layer": step.layer.source, "kernel": step.kernel, "microseconds": us}
+        gflops = float(count / us / 1e3)
+        row = {"layer": step.layer.source, "kernel": step.kernel, "microseconds": float(us)}
         if count:
             share = gflops / rates["registers"]
             row |= {"operations": count, "gflops": gflops, "share": share}

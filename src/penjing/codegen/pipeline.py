@@ -148,6 +148,9 @@ def compile_net(
         The files, not yet on disk.
     """
     target, fast = settings.target, settings.kernels
+    if settings.threads > 1 and target.board is None:
+        target = replace(target, threads=settings.threads)
+        settings = replace(settings, target=target)
     if fast is None:
         fast = host_kernels() if target.board is None else ()
         fast += compact_kernels() if fast and settings.optimize == "flash" else ()

@@ -45,6 +45,7 @@ class Target:
         emulator: Command that runs a program for this target; empty when this machine runs it.
         board: The emulated board of a processor without operating system.
         packages: Debian packages that bring compiler and emulator.
+        threads: Most that share a layer, with OpenMP; each has scratch of its own.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Target:
     emulator: tuple[str, ...] = ()
     board: Board | None = None
     packages: tuple[str, ...] = ("gcc", "libc6-dev")
+    threads: int = 1
 
 
 HOST = Target(

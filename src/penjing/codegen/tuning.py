@@ -101,7 +101,7 @@ def _key(net: Net, layer: Layer, program: Alone, target: Target) -> str:
         str(sorted(layer.attributes.items(), key=lambda item: item[0])),
         str(constants), str(sorted(program.code.functions)),
         "".join(program.code.functions.values()), call,
-        compiler_version(compiler), " ".join(target.flags), cpu_name(),
+        compiler_version(compiler), " ".join(target.flags), cpu_name(), str(target.threads),
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
@@ -115,8 +115,9 @@ def _times(net: Net, layer: Layer, candidates: Sequence[Candidate], target: Targ
     """Nanoseconds of each, in turn so that what else the machine does meets all."""
     if not candidates:
         return []
+    flags = ("-fopenmp",) if target.threads > 1 else ()
     texts = {f"{c.program.name}.c": _repeated(c.program) for c in candidates}
-    library = ctypes.CDLL(str(shared_library(texts, list(texts), target)))
+    library = ctypes.CDLL(str(shared_library(texts, list(texts), target, flags)))
     random = np.random.RandomState(0)
     values = tuple(random.randn(*net.tensors[n].shape).astype(np.float32) for n in layer.inputs)
     calls = []

@@ -17,6 +17,7 @@ from penjing.codegen.kernel import Blob, Code, Place, Site
 from penjing.codegen.layout import Lay
 from penjing.codegen.reference.text import at, function, number
 from penjing.codegen.targets import Target
+from penjing.codegen.threads import PRELUDE
 
 BLOB_TYPES: Mapping[str, str] = {
     "float32": "float",
@@ -361,18 +362,13 @@ _PRELUDE = """#include <assert.h>
 #define PJ_RESTRICT
 #define PJ_ALIGNED(n)
 #endif
-#if defined(_OPENMP)
-#define PJ_PARALLEL _Pragma("omp parallel for")
-#else
-#define PJ_PARALLEL
-#endif
 """
 
 
 def _source(
     arena: Arena, name: str, steps: Sequence[Step], blobs: Sequence[Blob], separate: bool
 ) -> str:
-    rows = [f'#include "{name}.h"\n', _PRELUDE]
+    rows = [f'#include "{name}.h"\n', _PRELUDE, PRELUDE]
     for blob in blobs:
         if separate:
             kind = BLOB_TYPES[blob.values.dtype.name]

@@ -26,7 +26,7 @@ def takes_conv(net: Net, layer: Layer) -> bool:
     )
 
 
-def conv_needs(net: Net, layer: Layer, forms: Sequence[Frame]) -> Needs:
+def conv_needs(net: Net, layer: Layer, forms: Sequence[Frame], target: Target) -> Needs:
     """Rows of neighbouring pixels with their padding around them, and room to stage.
 
     Flat forms pad by themselves; their output rows touch.
@@ -38,7 +38,7 @@ def conv_needs(net: Net, layer: Layer, forms: Sequence[Frame]) -> Needs:
     return Needs(
         inputs=(x, *(y for _ in layer.inputs[1:])),
         outputs=(y,),
-        scratch_bytes=max(f.scratch_bytes for f in forms),
+        scratch_bytes=target.threads * max(f.scratch_bytes for f in forms),
     )
 
 

@@ -254,7 +254,15 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int channel
     @property
     def scratch(self) -> str:
         """The staged input, in C."""
-        return f"((float *)({self.site.scratch}))"
+        memory = f"(float *)({self.site.scratch})"
+        own = f" + PJ_THREAD * {self.frame.scratch_bytes // 4}" if self.threads > 1 else ""
+        return f"({memory}{own})"
+
+    @property
+    def threads(self) -> int:
+        """How many may work at the same time: on tiles that do not overlap, else on images."""
+        apart = self.frame.tiles.tiles if self.frame.tiles.apart else 1
+        return min(self.site.target.threads, self.frame.g.batch * apart)
 
     @property
     def staged_at(self) -> str:
@@ -274,7 +282,7 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int channel
 
     def loops(self, inner: str) -> str:
         """`inner` for every image and tile; it may use `x`, `y` and `z` (the residual)."""
-        f, g = self.frame, self.frame.g
+        f = self.frame
         t = f.tiles
         back, start = self.corner
         x = f"x0 + n * {self.x[0]}{start}"
@@ -286,9 +294,8 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int channel
             zs = self.residual
             z = f"const float *z = z0 + n * {zs[0]} + top * {zs[2]} + left;"
         lines += [
-            f"for (int n = 0; n < {g.batch}; n++)",
-            f"for (int i_top = 0; i_top < {len(t.tops)}; i_top++)",
-            f"for (int i_left = 0; i_left < {len(t.lefts)}; i_left++) {{",
+            *([f"PJ_THREADS({self.threads})"] if self.threads > 1 else []),
+            *self._tiles(),
             f"    const int top = {position('i_top', t.tops)};",
             f"    const int left = {position('i_left', t.lefts)};",
             f"    const float *x = {x};",
@@ -297,6 +304,23 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int channel
             "}",
         ]
         return "\n".join(lines)
+
+    def _tiles(self) -> list[str]:
+        """The head of a loop over images and tiles; as one where threads share the tiles."""
+        t, batch = self.frame.tiles, self.frame.g.batch
+        tops, lefts = len(t.tops), len(t.lefts)
+        if self.threads > 1 and t.apart:
+            return [
+                f"for (int i_tile = 0; i_tile < {batch * t.tiles}; i_tile++) {{",
+                f"    const int n = i_tile / {t.tiles}, i_top = i_tile / {lefts} % {tops};",
+                f"    const int i_left = i_tile % {lefts};",
+                "    (void)i_top, (void)i_left;",
+            ]
+        return [
+            f"for (int n = 0; n < {batch}; n++)",
+            f"for (int i_top = 0; i_top < {tops}; i_top++)",
+            f"for (int i_left = 0; i_left < {lefts}; i_left++) {{",
+        ]
 
 
 def position(index: str, starts: tuple[int, ...]) -> str:

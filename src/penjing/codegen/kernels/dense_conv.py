@@ -64,7 +64,7 @@ class DenseConv:
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """Rows of neighbouring pixels with their padding around them, and room to stage."""
-        return conv_needs(net, layer, frames(net, layer, target, self.style))
+        return conv_needs(net, layer, frames(net, layer, target, self.style), target)
 
     def emit(self, site: Site, /) -> Code:
         """One function per shape of tile; weights packed by tile."""

@@ -66,7 +66,7 @@ class Depthwise:
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """Rows of neighbouring pixels, with their padding around them unless they are staged."""
-        found = conv_needs(net, layer, frames(net, layer, target, self._style))
+        found = conv_needs(net, layer, frames(net, layer, target, self._style), target)
         return found if self.flat else Needs(inputs=found.inputs, outputs=found.outputs)
 
     def emit(self, site: Site, /) -> Code:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil
 
 from penjing.codegen.ir import Layer, Net
@@ -131,6 +132,13 @@ class Tiling:
     def tiles(self) -> int:
         """Number of tiles."""
         return len(self.tops) * len(self.lefts)
+
+    @property
+    def apart(self) -> bool:
+        """Whether no tile overlaps another."""
+        wide = self.pieces[-1].column + self.pieces[-1].keep
+        sides = ((self.tops, self.rows), (self.lefts, wide))
+        return all(b - a >= size for at, size in sides for a, b in pairwise(at))
 
     @property
     def pitch(self) -> int:

@@ -93,7 +93,7 @@ class SparseConv:
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """Rows of neighbouring pixels with their padding around them, and room to stage."""
-        return conv_needs(net, layer, frames(net, layer, target, self.style))
+        return conv_needs(net, layer, frames(net, layer, target, self.style), target)
 
     def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:
         """Flash for weights, places and counts."""

@@ -10,6 +10,7 @@ import numpy as np
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Blob, Code, Kernel, Place, Room, Site
 from penjing.codegen.targets import Target
+from penjing.codegen.threads import PRELUDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +145,11 @@ def packed_site(kernel: Kernel, net: Net, layer: Layer, target: Target) -> Site:
     return Site(layer, places[:count], places[count:], "scratch", target)
 
 
-HEADER = """#include <stddef.h>
+HEADER = f"""#include <stddef.h>
 #include <stdint.h>
 #include <math.h>
-#ifndef PJ_RESTRICT
 #define PJ_RESTRICT restrict
-#define PJ_PARALLEL
-#endif
-"""
+{PRELUDE}"""
 
 
 def _pointer(blob: Blob) -> str:
