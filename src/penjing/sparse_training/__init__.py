@@ -2,8 +2,9 @@
 
 Methods: `Gradual` (magnitude, by a schedule), `Movement`, `STR` (learned thresholds), `Evolving`
 (RigL, SET), `Alternating` (AC/DC), `Rewinding` (lottery tickets). They run as a callback of the
-training loop (`SparseTraining`), or in any other loop (`Sparsifier`). Penalties draw weights or
-units to zero instead: `L1`, `Slimming`, `GroupLasso`, `Growing`.
+training loop (`SparseTraining`), of Lightning (`for_lightning`), of transformers (`for_trainer`),
+or in any other loop (`Sparsifier`). Penalties draw weights or units to zero instead: `L1`,
+`Slimming`, `GroupLasso`, `Growing`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import cast
 from penjing.pruning.lookup import lookup
 from penjing.sparse_training._alternating import Alternating
 from penjing.sparse_training._evolving import Evolving
+from penjing.sparse_training._following import Wish
 from penjing.sparse_training._gradual import Gradual
+from penjing.sparse_training._lightning import for_lightning
 from penjing.sparse_training._movement import Movement
 from penjing.sparse_training._rewinding import Rewinding
 from penjing.sparse_training._str import STR
+from penjing.sparse_training._trainer import for_trainer
 from penjing.sparse_training.callback import SparseTraining
 from penjing.sparse_training.masks import Masks
 from penjing.sparse_training.penalties import (
@@ -52,7 +56,10 @@ __all__ = [
     "SparseTraining",
     "Sparsifier",
     "SparsitySchedule",
+    "Wish",
     "attach",
+    "for_lightning",
+    "for_trainer",
     "resolve",
 ]
 
