@@ -75,6 +75,9 @@ MOVES = frozenset(
 )
 """Ops whose result holds values of their input, and zeros."""
 
+RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
+"""Ops without an integer form whose weights are held in integers, one scale per row."""
+
 FUNCTIONS = frozenset(
     {
         "celu",
@@ -173,6 +176,8 @@ class _Placer:
         reason = self.keep_float.get(node.name) or self._obstacle(node)
         if reason is not None:
             self.fallbacks[node.name] = reason
+            if op_name(node) in RECURRENT and node.name not in self.keep_float:
+                self._hold_weights(node)
             return
         self.integer.add(node.name)
         self._join(node)
@@ -181,6 +186,16 @@ class _Placer:
         for n in node.all_input_nodes:
             if n.name in self.program.stored and self._is_operand(node, n):
                 self.weights[self.program.stored[n.name]] = node.name
+
+    def _hold_weights(self, node: fx.Node) -> None:
+        """Hold the matrices of a node that computes in floats in integers all the same."""
+        for n in node.all_input_nodes:
+            matrix = n.name in self.program.stored and len(self.program.shape(n)) > 1
+            if matrix and all(op_name(user) in RECURRENT for user in n.users):
+                self.weights[self.program.stored[n.name]] = node.name
+                self.fallbacks[node.name] = (
+                    f"{op_name(node)} has no integer form; its weights are held in integers"
+                )
 
     def finish(self) -> Placement:
         """The placement of the whole graph."""

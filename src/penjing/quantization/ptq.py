@@ -27,7 +27,7 @@ from penjing.quantization.formats import Grid, fitting, stored_bits
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.observers import Observer
 from penjing.quantization.observers import resolve as resolve_observer
-from penjing.quantization.placement import Placement, place
+from penjing.quantization.placement import RECURRENT, Placement, place
 from penjing.quantization.ranges import observe
 from penjing.quantization.rounding import ROUNDINGS, Rounding, weight_grid
 from penjing.quantization.scheme import Scheme
@@ -115,7 +115,7 @@ def placed(folded: Program, settings: Settings) -> Placement:
         StrategyError: None.
     """
     placement = place(folded, settings.keep_float)
-    if not placement.groups:
+    if not placement.groups and not placement.weights:
         raise StrategyError(
             "nothing in the network has an integer form: "
             + "; ".join(f"{n}: {r}" for n, r in list(placement.fallbacks.items())[:3])
@@ -199,6 +199,8 @@ def _weight_grid(folded: Program, fqn: str, node: fx.Node, settings: Settings) -
     if is_layer(node):
         whole = op_name(node) in TRANSPOSED and int(Call(node).arg("groups", 1)) > 1
         axis = None if whole or not settings.scheme.per_channel else channel_dim(node)
+    elif op_name(node) in RECURRENT:
+        axis = 0 if settings.scheme.per_channel else None
     else:
         bits = max(bits, 8)
     grid = weight_grid(folded.tensors[fqn], bits, axis)

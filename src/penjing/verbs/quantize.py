@@ -17,6 +17,7 @@ from penjing.errors import BudgetError, ExportError, InputError
 from penjing.exporters import onnx_feeds, write_integers, write_program
 from penjing.exporters.execution import execution_of
 from penjing.figures import Figures
+from penjing.graph.call import op_name
 from penjing.graph.capture import Example, Program, capture, check_network
 from penjing.graph.folding import layer_nodes, stored_names
 from penjing.latency.layers import layer_latencies
@@ -28,6 +29,7 @@ from penjing.quantization.mixed import BITS, mix, words
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.observers import Observer
+from penjing.quantization.placement import RECURRENT
 from penjing.quantization.ptq import Settings, quantize_program
 from penjing.quantization.rounding import Rounding
 from penjing.quantization.scheme import Scheme
@@ -277,6 +279,12 @@ def kept_in_floats(
         node.name: stored_names(program, node).get("weight", "").rpartition(".")[0]
         for node in layer_nodes(program)
     }
+    for node in program.graph.nodes:
+        if node.op == "call_function" and op_name(node) in RECURRENT:
+            read = [
+                program.stored[n.name] for n in node.all_input_nodes if n.name in program.stored
+            ]
+            owners[node.name] = read[0].rpartition(".")[0] if read else ""
     for key in several:
         names = matches(model, key)
         kept.update({n: "ignored_layers has it" for n, owner in owners.items() if owner in names})

@@ -1,0 +1,76 @@
+"""Recurrent layers: computed in floats, their weights held in integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import penjing as pj
+
+X = torch.randn(16, 6, 8, generator=torch.Generator().manual_seed(0))
+KINDS = (nn.GRU, nn.LSTM, nn.RNN)
+
+
+class Net(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inside = kind(8, 16, num_layers=2, batch_first=True)
+        self.outside = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outside(self.inside(x)[0][:, -1])
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def quantized(request: pytest.FixtureRequest) -> pj.Quantized:
+    return pj.quantize(Net(request.param).eval(), X[:1], calibration=[X])
+
+
+def test_matrices_have_a_scale_per_row(quantized: pj.Quantized) -> None:
+    grid = quantized.model.network.weights["inside.weight_hh_l0"]
+    assert (grid.axis, grid.bits) == (0, 8)
+
+
+def test_the_op_is_named_with_what_is_held(quantized: pj.Quantized) -> None:
+    notes = quantized.report.data.notes
+    assert any("its weights are held in integers" in note for note in notes)
+
+
+def test_the_network_is_far_smaller(quantized: pj.Quantized) -> None:
+    assert quantized.report.ratios["size_bytes"] > 2.6
+
+
+def test_the_file_for_onnx_runtime_computes_the_same(
+    quantized: pj.Quantized, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    pj.export(quantized.model, X[:1], tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    (real,) = session.run(None, {session.get_inputs()[0].name: X.numpy()})
+    step = float(quantized.model.network.activations["linear"].scale)
+    off = float((quantized.model(X) - torch.from_numpy(real)).abs().max())
+    assert off <= 2.01 * step  # one for a state that rounds the other way, one for its own rounding
+
+
+def test_the_file_holds_bytes(quantized: pj.Quantized, tmp_path: Path) -> None:
+    import onnx
+
+    pj.export(quantized.model, X[:1], tmp_path / "net.onnx")
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    matrices = [t for t in graph.initializer if len(t.dims) > 1 and min(t.dims) >= 8]
+    assert {t.data_type for t in matrices} <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+
+
+def test_a_layer_that_shall_stay_in_floats_stays() -> None:
+    done = pj.quantize(Net(nn.GRU).eval(), X[:1], calibration=[X], ignored_layers="inside")
+    assert list(done.model.network.weights) == ["outside.weight"]
+
+
+def test_saved_and_loaded_it_answers_the_same(quantized: pj.Quantized, tmp_path: Path) -> None:
+    again = pj.load(pj.save(quantized.model, tmp_path))
+    assert torch.equal(again(X), quantized.model(X))
