@@ -1,0 +1,225 @@
+"""Convolutions as C: their constants and calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.codegen.int8.steps import LANES, SPARSE, TILES, Frame, Step, window_columns
+from penjing.codegen.int8.text import Text, clamped
+from penjing.codegen.int8.weights import (
+    as_chunks,
+    as_list,
+    as_pairs,
+    as_rows,
+    as_sixteens,
+    in_window,
+)
+from penjing.errors import ExportError
+from penjing.quantization.integers import HIGH, LOW, IntegerLayer
+
+CONV_FUNCTIONS: Mapping[str, str] = {
+    "pairs": "pj_conv", "rows": "pj_conv", "sparse": "pj_sparse", "gather": "pj_gather",
+}  # fmt: skip
+"""Functions of whole layers, by kernel."""
+
+_ENCODERS = {
+    "pairs": as_pairs, "rows": as_rows, "sparse": as_list, "gather": as_chunks, "grouped": as_rows,
+}  # fmt: skip
+_TILE_FUNCTIONS = {
+    "pairs": "pj_tile", "rows": "pj_tile", "sparse": "pj_sparse_tile", "gather": "pj_gather_tile",
+}  # fmt: skip
+_Q31 = 31
+_FLIP = 128  # what is added to bytes where products want them without sign
+
+
+def _conv_structure(
+    text: Text,
+    layer: IntegerLayer,
+    encoded: NDArray[np.int8],
+    pitch: int,
+    output: str,
+    lanes: int = 1,
+) -> str:
+    net = text.net
+    source, result = net.tensors[layer.inputs[0]], net.tensors[output]
+    weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
+    depthwise = layer.kind == "depthwise"
+    axes = (0, 1) if depthwise else (1, 2, 3)
+    kernel = weight.shape[:2] if depthwise else weight.shape[1:3]
+    _check_sums(text, layer, weight, bias, axes)
+    if layer.kind == "conv":  # the sum then takes values as they are, and padding as the zero point
+        bias = bias - source.zero_point * weight.astype(np.int64).sum(axes)
+    depth = weight[0].size
+    (top, _), (left, _) = layer.attributes["padding"]
+    values: dict[str, Any] = {
+        "weight": text.array(layer, "weight", encoded),
+        "bias": text.array(layer, "bias", _filled(bias, lanes).astype(np.int32)),
+        **_scales(text, layer, lanes),
+        **dict(zip(("height", "width", "channels"), source.shape, strict=True)),
+        **dict(zip(("rows", "columns", "outputs"), result.shape, strict=True)),
+        **dict(zip(("kernel_height", "kernel_width"), kernel, strict=True)),
+        **dict(zip(("stride_height", "stride_width"), layer.attributes["stride"], strict=True)),
+    }
+    dilation = layer.attributes["dilation"]
+    values |= dict(zip(("dilation_height", "dilation_width"), dilation, strict=True))
+    values |= {"top": top, "left": left, "depth": depth, "pitch": pitch}
+    values |= {"input_zero": source.zero_point, "zero": result.zero_point, **clamped(layer)}
+    return text.structure(layer, "conv", values)
+
+
+def _filled(values: NDArray[Any], lanes: int) -> NDArray[Any]:
+    """Values of all channels, filled up to whole lanes."""
+    return np.pad(values, (0, -len(values) % lanes), mode="edge")
+
+
+def _scales(text: Text, layer: IntegerLayer, lanes: int) -> dict[str, Any]:
+    """Multipliers and shifts, one of each where all channels have the same."""
+    multiplier = _filled(layer.weights["multiplier"], lanes)
+    shift = _filled(-layer.weights["shift"], lanes).astype(np.int8)
+    alike = lanes == 1 and bool((multiplier == multiplier[0]).all() and (shift == shift[0]).all())
+    count = 1 if alike else len(shift)
+    return {
+        "multiplier": text.array(layer, "multiplier", multiplier[:count]),
+        "shift": text.array(layer, "shift", shift[:count]),
+        "which": 0 if alike else -1,
+    }
+
+
+def _check_sums(
+    text: Text,
+    layer: IntegerLayer,
+    weight: NDArray[Any],
+    bias: NDArray[np.int64],
+    axes: tuple[int, ...],
+) -> None:
+    """Refuse a layer whose sums could leave 32 bits, on the way or while they are rescaled."""
+    shift = layer.weights["shift"].astype(np.int64)
+    weights = np.abs(weight.astype(np.int64)).sum(axes)
+    largest = (np.abs(bias) + weights * (HIGH - LOW)) << np.maximum(shift, 0)
+    high = largest * layer.weights["multiplier"].astype(np.int64) >> _Q31
+    half = np.where(shift < 0, 1 << np.maximum(-shift - 1, 0), 0)
+    over = np.maximum(largest, high + half)
+    text.largest = max(text.largest, int(largest.max()))
+    if (over >= 1 << _Q31).any():
+        channel = int(over.argmax())
+        raise ExportError(
+            f"layer {layer.name!r}: sums of output channel {channel} may reach "
+            f"{int(largest[channel])}, beyond what 32 bits hold while they are rescaled; its "
+            "weights or bias are too large for its scales"
+        )
+
+
+def conv_call(text: Text, step: Step) -> str:
+    """A convolution in tiles."""
+    layer = step.layer
+    weight = layer.weights["weight"]
+    if step.kernel in SPARSE and step.pitch:
+        weight = in_window(weight, window_columns(layer), layer.attributes["dilation"][1])
+    encoded = _ENCODERS[step.kernel](weight)
+    inner = layer.output
+    struct = _conv_structure(text, layer, encoded, step.pitch, inner)
+    if step.kernel == "pairs":
+        text.constants[-1] = re.sub(
+            r"\.depth = (\d+)", lambda m: f".depth = {-(-int(m[1]) // 4) * 4}", text.constants[-1]
+        )
+    scratch = f"m + {text.arena.scratch[layer.name]}" if step.scratch_bytes else "m"
+    x = text.at(layer.inputs[0])
+    if step.add is None or step.residual is None:
+        return f"{CONV_FUNCTIONS[step.kernel]}({struct}, {x}, {text.at(layer.output)}, {scratch});"
+    add = add_structure(text, step.add)
+    swapped = int(step.add.inputs[0] == step.residual)
+    return (
+        f"pj_conv_add({struct}, {_TILE_FUNCTIONS[step.kernel]}, {TILES[step.kernel]}, {add}, "
+        f"{swapped}, {x}, {text.at(step.residual)}, {text.at(step.output)}, {scratch}, "
+        f"{scratch} + {step.column_bytes});"
+    )
+
+
+def wide_call(text: Text, step: Step, frame: Frame) -> str:
+    """A convolution of sixteen outputs at a time."""
+    layer, at = step.layer, f"m + {text.arena.scratch[step.layer.name]}"
+    struct, x = _wide_structure(text, layer, frame), text.at(layer.inputs[0])
+    if step.add is None or step.residual is None:
+        return f"pj_wide({struct}, {x}, {text.at(layer.output)}, {at});"
+    swapped = int(step.add.inputs[0] == step.residual)
+    return (
+        f"pj_wide_add({struct}, {add_structure(text, step.add)}, {swapped}, {x}, "
+        f"{text.at(step.residual)}, {text.at(step.output)}, {at}, {at} + {step.column_bytes});"
+    )
+
+
+def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
+    _check_sums(text, layer, weight, bias, (1, 2, 3))
+    sums = weight.astype(np.int64).sum((1, 2, 3))
+    bias = bias - source.zero_point * sums
+    height, width, channels = frame.shape
+    (top, _), (left, _) = layer.attributes["padding"]
+    (down, right), (apart, _) = layer.attributes["stride"], layer.attributes["dilation"]
+    row = frame.framed[1] * channels
+    filled = {
+        "bias": bias,
+        "flipped": bias - _FLIP * sums,
+        "multiplier": layer.weights["multiplier"],
+        "shift": -layer.weights["shift"],
+    }
+    values: dict[str, Any] = {"weight": text.array(layer, "weight", as_sixteens(weight))}
+    for key, numbers in filled.items():
+        values[key] = text.array(layer, key, _filled(numbers, LANES).astype(np.int32))
+    values |= {"height": height, "width": width, "channels": channels}
+    values |= {"rows": frame.rows, "columns": frame.columns, "outputs": result.shape[2]}
+    values |= {"tall": frame.framed[0], "wide": frame.framed[1], "top": top, "left": left}
+    run = weight.shape[2] * channels
+    values |= {"kernel_height": weight.shape[1], "run": run, "reach": apart * row}
+    values |= {"down": down * row, "right": right * channels}
+    values |= {"input_zero": source.zero_point, "zero": result.zero_point, **clamped(layer)}
+    return text.structure(layer, "wide", values)
+
+
+def grouped(text: Text, layer: IntegerLayer) -> str:
+    """A convolution in groups."""
+    weight = layer.weights["weight"]
+    struct = _conv_structure(text, layer, as_rows(weight), 0, layer.output)
+    return (
+        f"pj_grouped({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
+        f"{layer.attributes['groups']});"
+    )
+
+
+def depthwise(text: Text, layer: IntegerLayer, lanes: int = 1) -> str:
+    """A convolution of each channel alone."""
+    weight = as_rows(layer.weights["weight"])
+    struct = _conv_structure(text, layer, weight, 0, layer.output, lanes)
+    return f"pj_depthwise({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)});"
+
+
+def depthwise_lanes(text: Text, layer: IntegerLayer) -> str:
+    """A depthwise convolution of sixteen channels at a time."""
+    return depthwise(text, layer, LANES)
+
+
+def conv_transpose(text: Text, layer: IntegerLayer) -> str:
+    """A transposed convolution."""
+    weight = layer.weights["weight"]
+    struct = _conv_structure(text, layer, as_rows(weight), 0, layer.output)
+    return (
+        f"pj_transposed({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
+        f"{layer.attributes['groups']});"
+    )
+
+
+def add_structure(text: Text, layer: IntegerLayer) -> str:
+    """The constants of an addition."""
+    values: dict[str, int] = {}
+    for side, key in (("left", "left_"), ("right", "right_"), ("result", "")):
+        multiplier, shift = layer.attributes[side]
+        values |= {f"{key}multiplier": multiplier, f"{key}shift": -shift}
+    zeros = [text.net.tensors[n].zero_point for n in (*layer.inputs, layer.output)]
+    values |= dict(zip(("left_zero", "right_zero", "zero"), zeros, strict=True))
+    return text.structure(layer, "add", {**values, **clamped(layer)})

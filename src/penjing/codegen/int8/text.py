@@ -1,0 +1,82 @@
+"""A program while it is written: constants, and where tensors lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from penjing.codegen.int8.arena import Arena
+from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet
+
+_C_TYPES: Mapping[str, str] = {"int8": "int8_t", "int32": "int32_t"}
+_PER_LINE = 24
+
+
+@dataclass(slots=True)
+class Text:
+    """A program while it is written.
+
+    Args:
+        net: The network.
+        arena: Where its tensors lie.
+        constants: C text of constant arrays and structures.
+        bytes: Size of the constants of every layer, by its name.
+        largest: Bound on what is rescaled.
+    """
+
+    net: IntegerNet
+    arena: Arena
+    constants: list[str] = field(default_factory=list)
+    bytes: dict[str, int] = field(default_factory=dict)
+    largest: int = 0
+
+    def at(self, name: str) -> str:
+        """Pointer to a tensor."""
+        if name in self.net.constants:
+            return self._constant(name)
+        return f"m + {self.arena.offsets[name]}"
+
+    def _constant(self, name: str) -> str:
+        """A stored tensor, written once."""
+        values = self.net.constants[name]
+        if name not in self.bytes:
+            self.bytes[name] = values.nbytes
+            self.constants.append(
+                f"static const int8_t {name}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
+            )
+        return name
+
+    def array(self, layer: IntegerLayer, name: str, values: NDArray[Any]) -> str:
+        """Write a constant array and return its name."""
+        found = f"{layer.name}_{name}"
+        ctype = _C_TYPES[values.dtype.name]
+        self.constants.append(
+            f"static const {ctype} {found}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
+        )
+        self.bytes[layer.name] = self.bytes.get(layer.name, 0) + values.nbytes
+        return found
+
+    def structure(self, layer: IntegerLayer, kind: str, values: Mapping[str, Any]) -> str:
+        """Write a constant structure and return its address."""
+        found = f"{layer.name}_{kind}"
+        fields = ",\n    ".join(f".{k} = {v}" for k, v in values.items())
+        self.constants.append(f"static const pj_{kind}_t {found} = {{\n    {fields}}};\n")
+        return f"&{found}"
+
+
+def _numbers(values: NDArray[Any]) -> str:
+    flat = values.reshape(-1).tolist()
+    rows = [flat[i : i + _PER_LINE] for i in range(0, len(flat), _PER_LINE)]
+    return ",\n".join("    " + ",".join(map(_number, row)) for row in rows)
+
+
+def _number(value: int) -> str:
+    return "(-2147483647 - 1)" if value == -(2**31) else str(value)
+
+
+def clamped(layer: IntegerLayer) -> dict[str, int]:
+    """Bounds of the activation that a layer ends in."""
+    return {k: int(layer.attributes.get(k, d)) for k, d in (("low", LOW), ("high", HIGH))}
