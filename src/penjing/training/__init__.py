@@ -3,6 +3,7 @@
 from penjing.training.averaging import Averaging
 from penjing.training.callbacks import Callback
 from penjing.training.loop import fit
+from penjing.training.moments import cut_moments
 from penjing.training.optimizers import OPTIMIZERS
 from penjing.training.run import FitResult, Run
 from penjing.training.schedules import SCHEDULES
@@ -22,5 +23,6 @@ __all__ = [
     "Run",
     "Teacher",
     "Teachers",
+    "cut_moments",
     "fit",
 ]
