@@ -175,12 +175,11 @@ class Analysis:
     def _outputs(self, site: Site) -> list[Labels]:
         """Labels of the outputs of a call."""
         node, name = site.call.node, site.call.name
-        if any(n.name in self._open for n in [node, *node.all_input_nodes]):
+        if self._open and any(n.name in self._open for n in [node, *node.all_input_nodes]):
             return locked(site, "has a size that depends on the data")
         if name in MAKERS or name in EXPANDERS:
             return RULES[name](site)
-        routed = any(self.numbers(n) is not None for n in site.call.tensors)
-        if dead(site) and not routed:
+        if dead(site) and all(self.numbers(n) is None for n in site.call.tensors):
             return fixed_outputs(site)
         if name in LOOKUPS and any(not self.is_constant(n) for n in integers(site.call)):
             return LOOKUPS[name](site)
@@ -253,5 +252,5 @@ def integers(call: Call) -> list[fx.Node]:
 def depends_on_data(node: fx.Node) -> bool:
     """Whether a size of the node's outputs is known only when it runs."""
     value = node.meta.get("val")
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return any(not is_hinted(s) for v in values if isinstance(v, Tensor) for s in v.shape)
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return any(not all(map(is_hinted, v.shape)) for v in values if isinstance(v, Tensor))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -286,9 +287,9 @@ def _output_dims(analysis: Analysis) -> dict[str, int]:
 
 def weight_of(node: fx.Node) -> fx.Node | None:
     """The weight argument of a compute op that makes units; None for other ops."""
-    if node.op != "call_function" or op_name(node) not in OUTPUT_DIM:
+    if node.op != "call_function" or (name := op_name(node)) not in OUTPUT_DIM:
         return None
-    position = {"embedding": 0, "_weight_norm": 0, "addmm": 2}.get(op_name(node), 1)
+    position = {"embedding": 0, "_weight_norm": 0, "addmm": 2}.get(name, 1)
     weight = node.args[position] if position < len(node.args) else None
     return weight if isinstance(weight, fx.Node) else None
 
@@ -320,15 +321,22 @@ def _reached(analysis: Analysis, atoms: Sequence[NDArray[np.int64]]) -> dict[str
     cuttable = np.zeros(len(analysis.atoms) + 1, bool)  # the last for "no atom", number -1
     for units in atoms:
         cuttable[units] = True
+    seen: dict[int, int] = {}
+
+    def untouched(dim: Dim) -> int:
+        live = analysis.atoms.live(dim)
+        if id(live) in seen:
+            return seen[id(live)]
+        count = int((~cuttable[live].any(axis=1)).sum()) if live.size else len(dim)
+        if live is analysis.atoms.whole(dim):
+            seen[id(live)] = count  # the algebra holds it, so its id stays taken
+        return count
+
     reached = {}
-    for node in analysis.program.graph.nodes:
-        fqn = analysis.program.stored.get(node.name, "")
-        if node.op == "placeholder" and fqn in analysis.program.parameters:
-            untouched = 1
-            for dim in analysis.labels(node):
-                live = analysis.atoms.live(dim)
-                untouched *= int((~cuttable[live].any(axis=1)).sum()) if live.size else len(dim)
-            reached[fqn] = analysis.program.tensors[fqn].numel() - untouched
+    for name, fqn in analysis.program.stored.items():
+        if fqn in analysis.program.parameters:
+            left = prod(untouched(dim) for dim in analysis.labels(analysis.program.nodes[name]))
+            reached[fqn] = analysis.program.tensors[fqn].numel() - left
     return reached
 
 
@@ -346,11 +354,10 @@ def _locks(analysis: Analysis) -> list[Lock]:
         fqn = analysis.program.stored.get(node.name, "")
         if node.op != "placeholder" or fqn not in outputs:
             continue
-        dims = analysis.labels(node)
         axis = outputs[fqn]
-        resolved = analysis.atoms.resolve(dims[axis])
-        live = analysis.atoms.live(dims[axis])
-        if resolved.size:
+        dim = analysis.labels(node)[axis]
+        resolved, live = analysis.atoms.resolve(dim), analysis.atoms.live(dim)
+        if resolved.size and live is not analysis.atoms.whole(dim):
             held = (live < 0).all(axis=1) & (resolved >= 0).any(axis=1)
             rows = resolved[held]
             last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] >= 0, axis=1)
