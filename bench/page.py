@@ -295,11 +295,14 @@ def growth_table() -> str:
             r["kind"],
             str(r["layers"]),
             f"{r['export_seconds']:.1f}",
-            f"{r['penjing_seconds']:.2f}",
-            f"{r['torch_pruning_seconds']:.2f}" if r["torch_pruning_seconds"] is not None else "-",
-            f"{r['torch_pruning_with_groups_seconds']:.2f}"
-            if r["torch_pruning_with_groups_seconds"] is not None
-            else "-",
+            *(
+                "-" if r[figure] is None else f"{1000 * r[figure]:.3g}"
+                for figure in (
+                    "penjing_seconds",
+                    "torch_pruning_seconds",
+                    "torch_pruning_with_groups_seconds",
+                )
+            ),
             str(r["n"]),
         ]
         for r in sorted(rows("growth"), key=lambda r: (r["kind"], r["layers"]))
@@ -308,12 +311,28 @@ def growth_table() -> str:
         "kind",
         "layers",
         "export, s",
-        "penjing, s",
-        "Torch-Pruning graph, s",
-        "with its groups, s",
+        "penjing, ms",
+        "Torch-Pruning graph, ms",
+        "with its groups, ms",
         "n",
     )
     return table(header, body)
+
+
+def random_networks_table() -> str:
+    """Random networks, and the invariants that failed."""
+    found = rows("random_networks")
+    networks, silent = (sum(r[key] for r in found) for key in ("n", "silent"))
+    failed = sum(len(r["failures"]) for r in found)
+    mean = sum(r["mean_reachable"] * r["n"] for r in found) / networks
+    body = [
+        ["networks", str(networks)],
+        ["groups", str(sum(r["groups"] for r in found))],
+        ["mean share of parameters within reach", f"{mean:.1%}"],
+        ["plan moved no output, nothing to prove", str(silent)],
+        ["an invariant failed", str(failed)],
+    ]
+    return table(("", "count"), body)
 
 
 def memory_table() -> str:
@@ -531,6 +550,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "coverage": coverage_table,
     "families": families_table,
     "growth": growth_table,
+    "random_networks": random_networks_table,
     "memory": memory_table,
     "microcontrollers": microcontrollers_table,
 }
