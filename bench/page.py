@@ -539,7 +539,107 @@ def zeros_picture() -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def cost_table() -> str:
+    """What each criterion costs and what is left, all else equal; the best repaired one first."""
+    body = []
+    for (criterion,), same in grouped(rows("criteria"), "criterion").items():
+        body.append(
+            (
+                statistics.fmean(r["repaired"] for r in same),
+                [
+                    str(criterion),
+                    str(len(same)),
+                    f"{statistics.median(r['cpu_seconds'] for r in same):.2f}",
+                    f"{max(r['extra_peak_mb'] for r in same):.0f}",
+                    spread([r["cut"] for r in same], 1),
+                    spread([r["repaired"] for r in same], 1),
+                ],
+            )
+        )
+    if not body:
+        return "No rows yet."
+    header = ("criterion", "seeds", "CPU-seconds", "MiB more", "top-1 cut, %", "repaired, %")
+    return table(header, [line for _, line in sorted(body, reverse=True)])
+
+
+def leaderboard_table() -> str:
+    """One table per board, network, level and minutes; the best on validation first."""
+    parts = []
+    keys = ("board", "network", "level", "minutes")
+    for (board, network, level, minutes), found in grouped(rows("leaderboard"), *keys).items():
+        what = f"{level:g}x fewer MACs" if board == "units" else f"{100 * level:g} % zeros"
+        body = []
+        for (method,), same in grouped(found, "method").items():
+            judged = [r["validation"] for r in same]
+            late = "" if all(r["in_time"] for r in same) else " (over time)"
+            body.append(
+                (
+                    statistics.fmean(judged),
+                    [
+                        f"{method}{late}",
+                        str(len(same)),
+                        spread(judged, 1),
+                        spread([r["test"] for r in same], 1),
+                        f"{statistics.fmean(r['method_seconds'] for r in same):.0f}",
+                    ],
+                )
+            )
+        header = ("method", "seeds", "validation, %", "test, %", "own seconds")
+        lines = table(header, [line for _, line in sorted(body, reverse=True)])
+        parts.append(f"{NAMES[network]}, {what}, {minutes:g} minutes\n\n{lines}")
+    return "\n\n".join(parts) or "No rows yet."
+
+
+def leaderboard_picture() -> str:
+    """Dots of every method, mean validation accuracy, one column per board, network and level."""
+    found = grouped(rows("leaderboard"), "board", "network", "level", "minutes")
+    methods = sorted({r["method"] for same in found.values() for r in same})
+    width, bottom = 160 + 90 * len(found) + 160, 330
+
+    def y(value: float) -> float:
+        return bottom - 290 * value / 100
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 400" role="img" '
+        'font-family="system-ui, sans-serif" font-size="12">',
+        "<title>Validation accuracy of every method in equal minutes</title>",
+        f'<rect width="{width}" height="400" rx="8" fill="#fbfaf7"/>',
+    ]
+    for value in range(0, 101, 20):
+        parts.append(
+            f'<line x1="60" x2="{60 + 90 * len(found)}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
+            f'stroke="#ddd9cf"/><text x="54" y="{y(value) + 4:.1f}" text-anchor="end" '
+            f'fill="#555">{value} %</text>'
+        )
+    for column, ((_, network, level, minutes), same) in enumerate(found.items()):
+        place = 105 + 90 * column
+        for line, text in enumerate((str(network), f"{level:g}", f"{minutes:g} min")):
+            parts.append(
+                f'<text x="{place}" y="{bottom + 20 + 16 * line}" text-anchor="middle" '
+                f'fill="#555">{text}</text>'
+            )
+        for (method,), own in grouped(same, "method").items():
+            mean = statistics.fmean(r["validation"] for r in own)
+            parts.append(
+                f'<circle cx="{place}" cy="{y(mean):.1f}" r="5" fill="{_colour(methods, method)}">'
+                f"<title>{method}: {mean:.1f} %</title></circle>"
+            )
+    for number, method in enumerate(methods):
+        left = 90 * len(found) + 90
+        parts.append(
+            f'<circle cx="{left}" cy="{40 + 22 * number}" r="4" fill="{_colour(methods, method)}"/>'
+            f'<text x="{left + 12}" y="{44 + 22 * number}" fill="#22301f">{method}</text>'
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _colour(names: Sequence[str], name: str) -> str:
+    return f"hsl({names.index(name) * 360 // len(names)} 55% 42%)"
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "criterion-cost": cost_table,
+    "leaderboard": leaderboard_table,
     "zeros": zeros_table,
     "repair": repair_tables,
     "attention": attention_table,
@@ -568,6 +668,8 @@ def main() -> None:
         write_text(PICTURE, picture())
     if rows("zeros"):
         write_text(PICTURE.with_name("zeros.svg"), zeros_picture())
+    if rows("leaderboard"):
+        write_text(PICTURE.with_name("leaderboard.svg"), leaderboard_picture())
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ class Workload:
         model: In eval mode.
         test: Inputs to report on.
         labels: Of the test inputs.
-        calibration: seed, samples -> unlabelled inputs.
+        examples: seed, samples -> inputs and labels, the first of an order drawn by the seed.
+        validation: seed -> inputs and labels, the last `held` of the same order.
+        pool: Samples that are not for testing.
+        held: Of these the ones that validate.
         bar: Quality bar of the reference benchmark, a share; None where there is none.
         split: How calibration and test data were separated.
         metric: "top-1" or "AUC".
@@ -43,10 +46,17 @@ class Workload:
     model: nn.Module
     test: Tensor
     labels: np.ndarray
-    calibration: Callable[[int, int], Tensor]
+    examples: Callable[[int, int], tuple[Tensor, Tensor]]
+    validation: Callable[[int], tuple[Tensor, Tensor]]
+    pool: int
+    held: int
     bar: float | None
     split: str
     metric: str = "top-1"
+
+    def calibration(self, seed: int, samples: int) -> Tensor:
+        """Unlabelled inputs."""
+        return self.examples(seed, samples)[0]
 
     def correct(self, model: nn.Module) -> Tensor:
         """Per test sample 1.0 where the decision is right; for `ad` the anomaly score."""
@@ -130,11 +140,18 @@ def _cifar(
 ) -> Workload:
     arrays = data.cifar10()
 
-    def calibration(seed: int, samples: int) -> Tensor:
-        return prepare(arrays["x_train"][np.random.RandomState(seed).permutation(50000)[:samples]])
+    def some(chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        return prepare(arrays["x_train"][chosen]), torch.from_numpy(
+            arrays["y_train"][chosen]
+        ).long()
+
+    def order(seed: int) -> np.ndarray:
+        return np.random.RandomState(seed).permutation(50000)
 
     return Workload(
-        name, model, prepare(arrays["x_test"]), arrays["y_test"], calibration, bar,
+        name, model, prepare(arrays["x_test"]), arrays["y_test"],
+        lambda seed, samples: some(order(seed)[:samples]), lambda seed: some(order(seed)[-5000:]),
+        50000, 5000, bar,
         "calibration: random training images without labels; reported on all 10 000 test images",
     )  # fmt: skip
 
@@ -145,17 +162,21 @@ def _halves(name: str, model: nn.Module, x: Tensor, y: np.ndarray) -> Workload:
     if name == "ad":
         windows = x.unfold(1, 5, 1).permute(0, 1, 3, 2).reshape(len(x), -1, 640)
         pool = windows[mine].reshape(-1, 640)
+        labels = torch.from_numpy(np.repeat(y[mine].astype(np.int64), len(pool) // len(mine)))
         test: Tensor = windows[theirs]
     else:
         pool, test = x[mine], x[theirs]
+        labels = torch.from_numpy(y[mine].astype(np.int64))
+    held = len(pool) // 5
 
-    def calibration(seed: int, samples: int) -> Tensor:
-        return pool[
-            torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:samples]
-        ]
+    def some(seed: int, start: int | None, stop: int | None) -> tuple[Tensor, Tensor]:
+        drawn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[start:stop]
+        return pool[drawn], labels[drawn]
 
     return Workload(
-        name, model, test, y[theirs], calibration, {"vww": 0.80, "kws": 0.90, "ad": 0.85}[name],
+        name, model, test, y[theirs], lambda seed, samples: some(seed, None, samples),
+        lambda seed: some(seed, -held, None), len(pool), held,
+        {"vww": 0.80, "kws": 0.90, "ad": 0.85}[name],
         f"a fixed half ({len(mine)}) of the evaluation samples to calibrate, the other half "
         f"({len(theirs)}) to report",
         "AUC" if name == "ad" else "top-1",
