@@ -385,7 +385,31 @@ def microcontrollers_table() -> str:
 def _form(row: Row) -> str:
     if row["form"] == "sparse":
         return f"sparse, {row['sparsity']:.0%} zeros"
+    if row["form"] == "pruned":
+        return f"pruned, {row['fewer_macs']:.2f}x fewer MACs"
     return "file" if row["form"] == "tflite" else "dense"
+
+
+def integers_table() -> str:
+    """Latency of int8 programs on the host beside ONNX Runtime."""
+    body = [
+        [
+            r["network"],
+            f"{r['sparsity']:.0%}",
+            f"{r['penjing_int8_median_ms']:.3f}",
+            f"{r['onnxruntime_int8_median_ms']:.3f}",
+            f"{r['onnxruntime_median_ms']:.3f}",
+            f"{r['times_faster_than_int8']:.2f}x",
+            f"{r['times_faster_than_fp32']:.2f}x",
+            str(r["n"]),
+        ]
+        for r in rows("integers")
+    ]
+    header = (
+        "network", "zeros", "penjing int8, ms", "ONNX Runtime int8, ms", "its fp32, ms",
+        "against int8", "against fp32", "n",
+    )  # fmt: skip
+    return "Medians; batch 1, one thread, in turn in one process.\n\n" + table(header, body)
 
 
 def picture() -> str:
@@ -653,6 +677,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "random_networks": random_networks_table,
     "memory": memory_table,
     "microcontrollers": microcontrollers_table,
+    "integers": integers_table,
 }
 
 
