@@ -227,6 +227,25 @@ def quantization_table() -> str:
     return table(header, body)
 
 
+def bits_table() -> str:
+    """Weights of fewer bits: all alike, mixed, and trained."""
+    body = [
+        [
+            NAMES[same[0]["network"]].partition(",")[0],
+            str(same[0]["bits"]),
+            same[0]["method"],
+            str(len(same)),
+            f"{statistics.fmean(r['floats'] for r in same):.2f}",
+            spread([r["integers"] for r in same]),
+            f"{min(r['times_smaller'] for r in same):.2f}x",
+            f"{statistics.median(r['cpu_seconds'] for r in same):.0f}",
+        ]
+        for same in grouped(rows("bits"), "network", "bits", "method").values()
+    ]
+    header = ("network", "bits", "method", "seeds", "floats", "integers", "smaller", "CPU-s")
+    return table(header, body)
+
+
 def speed_table() -> str:
     """Fewer MACs against fewer milliseconds."""
     body = [
@@ -670,6 +689,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "sparsity": sparsity_table,
     "criteria": criteria_table,
     "quantization": quantization_table,
+    "bits": bits_table,
     "speed": speed_table,
     "coverage": coverage_table,
     "families": families_table,

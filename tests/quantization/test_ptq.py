@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import penjing as pj
 from penjing.errors import InputError, StrategyError
 from penjing.graph.call import op_name
 from penjing.graph.capture import Program, capture
@@ -231,3 +232,13 @@ def test_int4_weights_take_half_a_byte() -> None:
     x = torch.randn(16, 64)
     sizes = [_quantized(model, x, scheme=Scheme(weight_bits=b)).size_bytes() for b in (8, 4)]
     assert sizes[0] - sizes[1] == 64 * 32 // 2
+
+
+def test_zeros_that_one_bit_cannot_say_are_spoken_of() -> None:
+    model = nn.Sequential(nn.Linear(4, 8))
+    with torch.no_grad():
+        model[0].weight[:, 0] = 0
+    notes = pj.quantize(
+        model, torch.ones(1, 4), calibration=[torch.randn(16, 4)], scheme="binary"
+    ).report.data.notes
+    assert any(note.startswith("8 weights of 0.weight are zero") for note in notes)

@@ -167,6 +167,7 @@ def assemble(
             *_odd_ranges(ranges),
             *coarser(wanted, weights),
             *_padded(folded, weights),
+            *_without_zero(folded, weights),
         ),
     )
     if settings.rounding == "nearest" and not settings.bias_correction:
@@ -273,6 +274,17 @@ def _padded(folded: Program, weights: Mapping[str, Grid]) -> list[str]:
         f"{fqn} has {count} weights of {stored_bits(bits)} bits; its last byte is padded"
         for fqn, (count, bits) in counts.items()
         if count * stored_bits(bits) % _BYTE
+    ]
+
+
+def _without_zero(folded: Program, weights: Mapping[str, Grid]) -> list[str]:
+    """Sparse weights whose grid has no zero."""
+    zeros = {f: int((folded.tensors[f] == 0).sum()) for f, g in weights.items() if g.bits == 1}
+    return [
+        f"{count} weights of {fqn} are zero, which one bit cannot say: they become plus or minus "
+        "its scale; 2 bits (ternary) keep zeros"
+        for fqn, count in zeros.items()
+        if count
     ]
 
 
