@@ -528,6 +528,13 @@ def unfold(net, x):
     return net.fc(net.l(F.unfold(net.a(x), 2, stride=2).transpose(1, 2)).mean(1))
 
 
+@sketch({"a": 4}, example=(2, 5, 6), a=linear(6, 8), fc=linear(8, 3), angle=weight(4))
+def turned_as_complex_numbers(net, x):
+    pairs = torch.view_as_complex(net.a(x).unflatten(-1, (-1, 2)))
+    turns = torch.polar(torch.ones_like(net.angle), net.angle)
+    return net.fc(torch.view_as_real(pairs * turns).flatten(-2))
+
+
 # ---------------------------------------------------------------- chosen among
 
 

@@ -153,7 +153,8 @@ class Analysis:
 
     def _stored_dim(self, tensor: Tensor, size: int) -> Dim:
         """Integer tensors are indices: immovable."""
-        return self.atoms.new(size) if size > 1 and tensor.is_floating_point() else fixed(size)
+        numbers = tensor.is_floating_point() or tensor.is_complex()
+        return self.atoms.new(size) if size > 1 and numbers else fixed(size)
 
     def _call(self, node: fx.Node) -> list[Labels]:
         if node.target is operator.getitem:

@@ -205,6 +205,18 @@ def pad(site: Site) -> list[Labels]:
     return [out]
 
 
+def as_complex(site: Site) -> list[Labels]:
+    """Pairs become one number: the dimension of two stays."""
+    x = site.must("self")
+    site.lock(x[-1:], "pairs it")
+    return [x[:-1]]
+
+
+def as_real(site: Site) -> list[Labels]:
+    """The reverse of `as_complex`."""
+    return [[*site.must("self"), fixed(2)]]
+
+
 def channel_shuffle(site: Site) -> list[Labels]:
     """View as (groups, c / groups), transpose, merge."""
     x, groups = site.must("self"), site.call.arg("groups")
@@ -497,9 +509,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **_named(
             pointwise,
-            "hardswish softplus masked_fill fill where copy zeros_like ones_like full_like mish "
-            "hardtanh relu6 leaky_relu elu selu celu silu gelu logsigmoid log_sigmoid softsign "
-            "threshold",
+            "hardswish softplus masked_fill fill where copy polar complex zeros_like ones_like "
+            "full_like mish hardtanh relu6 leaky_relu elu selu celu silu gelu logsigmoid "
+            "log_sigmoid softsign threshold",
         ),
         **_named(
             same,
@@ -528,6 +540,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(layer_norm, "layer_norm rms_norm"),
         **_named(group_norm, "group_norm"),
         **_named(channel_shuffle, "channel_shuffle"),
+        **_named(as_complex, "view_as_complex"),
+        **_named(as_real, "view_as_real"),
         **_named(weight_norm, "_weight_norm"),
         **_named(reduce_exact, "sum linalg_vector_norm norm"),
         **_named(reduce_normalised, "mean var std amax amin var_mean std_mean"),

@@ -228,7 +228,9 @@ def _trains_no_more(model: nn.Module, made: nn.Module, cut: Cut) -> str:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             for trial in (model, made):
-                copy.deepcopy(trial).train()(*args, **kwargs)
+                twin = copy.deepcopy(trial).train()
+                with batched_experts(twin):
+                    twin(*args, **kwargs)
         except FAILURES as error:
             return "" if trial is model else f"in training mode, {told(error)}"
     return ""
