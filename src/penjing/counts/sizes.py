@@ -82,7 +82,7 @@ def batch_of(program: Program) -> int:
     """Batch of the example where it is free, else 1."""
     if not program.dynamic_batch:
         return 1
-    return next((int(v.shape[0]) for v in program.example if isinstance(v, Tensor)), 1)
+    return program.batch
 
 
 def _free_dims(value: Any) -> frozenset[int]:

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError, InputError
+from penjing.graph.batching import Dims, batch_dims, first_dims
 from penjing.graph.experts import batched_experts
 from penjing.graph.functional import functionalise
 from penjing.task.randomness import evaluating
@@ -63,10 +64,12 @@ class Program:
         example: Flattened example inputs, at least two samples where the batch is dynamic.
         in_spec: Tree of (args, kwargs).
         out_spec: Tree of the outputs.
-        dynamic_batch: Whether dimension 0 of every input may differ from the example's.
+        dynamic_batch: Whether dimension 0 of every input is the batch and may differ from the
+            example's.
         functional_rewrite: True when in-place writes to views forced a full rewrite, in which
             dropout is lost.
         transient: Qualified names of buffers that the state dict leaves out.
+        batch_dims: Per flat input the dimension of the batch; None where there is none.
     """
 
     graph_module: fx.GraphModule
@@ -81,6 +84,18 @@ class Program:
     dynamic_batch: bool
     functional_rewrite: bool
     transient: frozenset[str] = frozenset()
+    batch_dims: Dims = ()
+
+    @property
+    def batch(self) -> int:
+        """Samples of the example."""
+        return self.samples(self.example)
+
+    def samples(self, flat: Sequence[Any]) -> int:
+        """Samples of flat inputs; 1 where none of them has a batch."""
+        dims = self.batch_dims or first_dims(flat)
+        sizes = (v.shape[d] for v, d in zip(flat, dims, strict=True) if d is not None)
+        return int(next(sizes, 1))
 
     @property
     def graph(self) -> fx.Graph:
@@ -181,9 +196,42 @@ def capture(model: nn.Module, example: Example) -> Program:
     """
     check_network(model)
     with quiet_eval(model):
-        _make_known(check_runs(model, example))
-        exported, dynamic = _export(model, example)
-    return _program(exported, example, dynamic)
+        outputs = check_runs(model, example)
+        _make_known(outputs)
+        dims = _batch_dims(model, example, outputs)
+        usual = all(dim in (0, None) for dim in dims)
+        exported, dynamic = _export(model, example) if usual else _export_fixed(model, example)
+    return replace(_program(exported, example, dynamic), batch_dims=dims)
+
+
+def dims_of(model: nn.Module, example: Example) -> Dims:
+    """Where the batch is in every flat input.
+
+    Args:
+        model: The network.
+        example: Its example inputs.
+
+    Returns:
+        One dimension per flat input, None where there is none.
+
+    Raises:
+        InputError: The network does not run on `example`.
+    """
+    check_network(model)
+    with quiet_eval(model):
+        return _batch_dims(model, example, check_runs(model, example))
+
+
+def _batch_dims(model: nn.Module, example: Example, outputs: Any) -> Dims:
+    """Where the batch is in every input."""
+    leaves, spec = pytree.tree_flatten(call_args(example))
+
+    def run(flat: list[Any]) -> list[Any]:
+        args, kwargs = pytree.tree_unflatten(flat, spec)
+        with torch.no_grad():
+            return pytree.tree_leaves(model(*args, **kwargs))
+
+    return batch_dims(model, leaves, pytree.tree_leaves(outputs), run)
 
 
 def _make_known(output: Any) -> None:
@@ -304,6 +352,12 @@ def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedPr
                 dynamic = _has_dynamic_batch(program)
                 if dynamic or repeat == 1:
                     return program, dynamic
+    return _export_fixed(model, example)
+
+
+def _export_fixed(model: nn.Module, example: Example) -> tuple[torch.export.ExportedProgram, bool]:
+    """Export with the example's sizes."""
+    args, kwargs = call_args(example)
     program = _try_export(model, args, kwargs, None)
     if isinstance(program, Exception):
         raise CaptureError(_explain(program)) from program

@@ -163,12 +163,12 @@ class Branches:
                 "which blocks go is decided by what the outputs lose; pass calibration=batches "
                 "(unlabelled inputs are enough)"
             )
-        example = next(v for v in self.program.example if isinstance(v, Tensor) and v.dim())
-        size = AT_ONCE if self.program.dynamic_batch else len(example)
+        size = AT_ONCE if self.program.dynamic_batch else self.program.batch
         found: list[list[Any]] = []
         for batch in self.samples.batches(size):
             flat = self.program.flatten_inputs(batch)
-            if len(found) * size < SAMPLES and (self.program.dynamic_batch or _full(flat, size)):
+            whole = self.program.dynamic_batch or self.program.samples(flat) == size
+            if len(found) * size < SAMPLES and whole:
                 found.append(flat)
         return found
 
@@ -184,10 +184,6 @@ def _next(
             return block, before + costs[block]
         costs[block] = outputs.lost([*gone, block]) - before
         fresh.add(block)
-
-
-def _full(flat: Sequence[Any], size: int) -> bool:
-    return all(len(v) == size for v in flat if isinstance(v, Tensor) and v.dim())
 
 
 @dataclass(frozen=True, eq=False)

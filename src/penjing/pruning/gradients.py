@@ -99,7 +99,12 @@ def refuse_fixed_batch(program: Program, name: str) -> None:
     Raises:
         StrategyError: Its batch is fixed, and of more than one sample.
     """
-    batch = count_samples(program.example)
+    if any(program.batch_dims):
+        raise StrategyError(
+            f"{name} looks at one sample at a time, in dimension 0, and the network has its batch "
+            f"elsewhere (dimensions {program.batch_dims} of its inputs); use 'obs' or 'l2'"
+        )
+    batch = program.batch
     if not program.dynamic_batch and batch > 1:
         raise StrategyError(
             f"{name} looks at one sample at a time and the network was captured with a fixed batch "

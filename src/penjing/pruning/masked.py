@@ -114,13 +114,13 @@ class Losses:
         Raises:
             StrategyError: Labels are missing, or no batch is as large as a fixed one.
         """
-        fixed = None if self.program.dynamic_batch else count_samples(self.program.example)
+        fixed = None if self.program.dynamic_batch else self.program.batch
         total, seen = torch.zeros(len(changes), dtype=torch.float64), 0
         needs = "ablation" if self.loss else ""
         for flat, labels in sample_chunks(
             self.program, self.calibration, fixed or BATCH, self.samples, needs
         ):
-            if fixed is not None and count_samples(flat) != fixed:
+            if fixed is not None and self.program.samples(flat) != fixed:
                 continue
             values = self._values(flat)
             whole = self._outputs(values)

@@ -107,8 +107,7 @@ def flat_batches(program: Program, calibration: Calibration) -> Iterator[list[An
     Raises:
         InputError: The batch is fixed and there are fewer samples.
     """
-    tensors = (v for v in program.example if isinstance(v, Tensor) and v.dim())
-    size = BATCH if program.dynamic_batch else next((len(v) for v in tensors), 1)
+    size = BATCH if program.dynamic_batch else program.batch
     if not program.dynamic_batch and calibration.samples < size:
         raise InputError(
             f"the network has a fixed batch of {size} and the calibration data has "
@@ -116,7 +115,7 @@ def flat_batches(program: Program, calibration: Calibration) -> Iterator[list[An
         )
     for batch in calibration.batches(size):
         flat = program.flatten_inputs(batch)
-        samples = next((len(v) for v in flat if isinstance(v, Tensor) and v.dim()), size)
+        samples = program.samples(flat)
         if program.dynamic_batch or samples == size:
             with torch.no_grad():
                 yield flat

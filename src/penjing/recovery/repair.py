@@ -80,7 +80,7 @@ def _split(samples: Calibration, how: Tune) -> tuple[Calibration, Calibration]:
 
     def some(chosen: Tensor) -> Calibration:
         leaves = tuple(v[chosen] if isinstance(v, Tensor) else v for v in samples.leaves)
-        return Calibration(leaves, samples.structure, (len(chosen),), (None,))
+        return replace(samples, leaves=leaves, sizes=(len(chosen),), labels=(None,))
 
     return some(order[held:]), some(order[:held])
 

@@ -164,11 +164,10 @@ class _Tuning:
     def _size(self) -> int:
         """Samples of one call."""
         program = self.changed.program
-        fixed = next((len(v) for v in program.example if isinstance(v, Tensor) and v.dim()), 1)
-        return self.settings.batch if program.dynamic_batch else fixed
+        return self.settings.batch if program.dynamic_batch else program.batch
 
     def _step(self, optimizer: torch.optim.Optimizer, chosen: Tensor) -> None:
-        flat = _rows(self.inputs, chosen)
+        flat = _rows(self.changed.program, self.inputs, chosen)
         if self.settings.augment is not None:
             seed = int(torch.randint(2**31, (), generator=self.random))
             with torch.random.fork_rng(devices=[]):
@@ -207,7 +206,7 @@ class _Tuning:
         errors, size = [], min(self._size, self.held_samples)
         for chosen in torch.arange(self.held_samples).split(size):
             if len(chosen) == size:
-                flat = _rows(self.held, chosen)
+                flat = _rows(self.changed.program, self.held, chosen)
                 given = _values(self.changed.program, flat, self.values, ())
                 wanted = _values(self.changed.dense, flat, {}, ())
                 pairs = _pairs(given.outputs, wanted.outputs)
@@ -259,8 +258,9 @@ def _joined(program: Program, calibration: Samples) -> list[Any]:
     return program.flatten_inputs(batch)
 
 
-def _rows(inputs: list[Any], chosen: Tensor) -> list[Any]:
-    return [v[chosen] if isinstance(v, Tensor) else v for v in inputs]
+def _rows(program: Program, inputs: list[Any], chosen: Tensor) -> list[Any]:
+    pairs = zip(inputs, program.batch_dims, strict=True)
+    return [v if dim is None else v.index_select(dim, chosen) for v, dim in pairs]
 
 
 def _augmented(program: Program, flat: list[Any], augment: Augment) -> list[Any]:

@@ -169,7 +169,7 @@ class Stream:
         """A chunk of samples before the first node."""
         device = next((t.device for t in self.programs[0].tensors.values()), torch.device("cpu"))
         moved = [v.to(device) if isinstance(v, Tensor) else v for v in flat]
-        count = next((len(v) for v in moved if isinstance(v, Tensor) and v.dim()), 1)
+        count = self.programs[0].samples(moved)
         given: dict[str, Any] = dict(zip(self.programs[0].inputs, moved, strict=True))
         return Chunk(index, count, (given, *({} for _ in self.programs[1:])))
 
@@ -215,10 +215,7 @@ class Stream:
             fits = int(self.memory_mb * MEGABYTE * TRANSIENT_SHARE / max(max(self._frontier), 1.0))
             self.chunk_size = max(1, min(CHUNK, fits, self.samples.samples // HELD_CHUNKS))
         else:
-            shape = next(
-                (v.shape for v in program.example if isinstance(v, Tensor) and v.dim()), (1,)
-            )
-            self.chunk_size = int(shape[0])
+            self.chunk_size = program.batch
         batches = list(self._flat(self.chunk_size))
         if not program.dynamic_batch:
             wanted = [v.shape for v in program.example if isinstance(v, Tensor)]

@@ -15,6 +15,8 @@ from penjing.errors import InputError
 from penjing.task.batches import Batch, describe, fresh_iterator, split
 from penjing.task.randomness import random_kept
 
+Dims = tuple[int | None, ...]
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Calibration:
@@ -25,12 +27,14 @@ class Calibration:
         structure: Tree of the inputs of one call.
         sizes: Samples of each batch, in the order read.
         labels: Labels of each batch; None where it had none.
+        dims: Per input the dimension that its batch is in when it is handed out; empty is 0.
     """
 
     leaves: tuple[Any, ...]
     structure: pytree.TreeSpec
     sizes: tuple[int, ...]
     labels: tuple[Any, ...]
+    dims: Dims = ()
 
     @classmethod
     def of(
@@ -39,6 +43,7 @@ class Calibration:
         transform_fn: Callable[[Any], Any] | None = None,
         limit: int | None = None,
         seed: int = 0,
+        dims: Dims = (),
     ) -> Self:
         """Read batches once; one-shot generators are fine. No random state is moved.
 
@@ -48,6 +53,7 @@ class Calibration:
             transform_fn: Makes a batch of each item that `data` yields.
             limit: Samples at most; reading stops there.
             seed: Random state while reading, so that a shuffling loader gives the same samples.
+            dims: Per input the dimension of the batch; empty is 0. A Calibration has its own.
 
         Returns:
             The samples, detached, on the CPU.
@@ -57,7 +63,7 @@ class Calibration:
                 shape or dtype; the batch is named.
         """
         if isinstance(data, Calibration):
-            return cls._join(list(_limited(data._parts(), limit)))
+            return cls._join(list(_limited(data._parts(), limit)), data.dims)
         if isinstance(data, (Tensor, dict)) or type(data).__module__ == "numpy":
             data = [data]
         _refuse_samples(data)
@@ -65,23 +71,24 @@ class Calibration:
             torch.manual_seed(seed)
             items: Iterable[Any] = fresh_iterator(data, "calibration")
             made = (split(transform_fn(item) if transform_fn else item) for item in items)
+            made = (_batch_first(part, dims) for part in made)
             parts = [_checked(part, i) for i, part in enumerate(_limited(made, limit))]
         if not parts:
             raise InputError(
                 "calibration gave no batches: the loader is empty, or a generator that was already "
                 "read; give at least one batch"
             )
-        return cls._join(parts)
+        return cls._join(parts, dims)
 
     @classmethod
-    def _join(cls, parts: list[Batch]) -> Self:
+    def _join(cls, parts: list[Batch], dims: Dims) -> Self:
         flat = [pytree.tree_flatten(part.inputs) for part in parts]
         for i, (leaves, structure) in enumerate(flat):
             _same(flat[0], (leaves, structure), i, parts)
         columns = zip(*(leaves for leaves, _ in flat), strict=True)
         joined = tuple(torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns)
         sizes = tuple(part.samples for part in parts)
-        return cls(joined, flat[0][1], sizes, tuple(part.labels for part in parts))
+        return cls(joined, flat[0][1], sizes, tuple(part.labels for part in parts), dims)
 
     @property
     def samples(self) -> int:
@@ -134,12 +141,34 @@ class Calibration:
         return digest.hexdigest()[:16]
 
     def _cut(self, start: int, stop: int) -> Any:
-        leaves = [leaf[start:stop] if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
-        return pytree.tree_unflatten(leaves, self.structure)
+        leaves = self._first(start, stop)
+        turned = [
+            leaf.movedim(0, dim) if isinstance(leaf, Tensor) and dim else leaf
+            for leaf, dim in zip(leaves, self.dims or [0] * len(leaves), strict=True)
+        ]
+        return pytree.tree_unflatten(turned, self.structure)
+
+    def _first(self, start: int, stop: int) -> list[Any]:
+        """Samples with the batch in dimension 0."""
+        return [leaf[start:stop] if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
 
     def _parts(self) -> Iterator[Batch]:
-        for inputs, labels in zip(self.inputs, self.labels, strict=True):
-            yield Batch(inputs, labels)
+        starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        for start, size, labels in zip(starts, self.sizes, self.labels, strict=True):
+            leaves = self._first(start, start + size)
+            yield Batch(pytree.tree_unflatten(leaves, self.structure), labels)
+
+
+def _batch_first(part: Batch, dims: Dims) -> Batch:
+    """The inputs with their batch moved to dimension 0."""
+    leaves, structure = pytree.tree_flatten(part.inputs)
+    if not any(dims) or len(leaves) != len(dims):  # another structure is told later, with both
+        return part
+    moved = [
+        leaf.movedim(dim, 0) if isinstance(leaf, Tensor) and dim and leaf.dim() > dim else leaf
+        for leaf, dim in zip(leaves, dims, strict=True)
+    ]
+    return Batch(pytree.tree_unflatten(moved, structure), part.labels)
 
 
 def _refuse_samples(data: Any) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from penjing.errors import BudgetError, InputError
 from penjing.graph.capture import Program
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
-from penjing.quantization.ranges import BATCH
 from penjing.task import Calibration, Task
 from penjing.task import agreement as share_alike
+from penjing.verbs.preparation import whole_batches
 
 PATIENCE_SECONDS = 2.0
 _EVERY = 4  # each fourth sample is held back
@@ -96,20 +95,13 @@ def likeness(
     Returns:
         The share, None where there is no whole batch.
     """
-    tensors = [v for v in program.example if isinstance(v, Tensor) and v.dim()]
-    size = BATCH if program.dynamic_batch else len(tensors[0])
-    batches = [b for b in samples.batches(size) if program.dynamic_batch or _first(b) == size]
+    batches = whole_batches(program, samples)
     kind = (
         None
         if task is None
         else Task(kind=task.kind, class_dim=task.class_dim, forward=task.forward)
     )
     return share_alike(result, model, batches, task=kind) if batches else None
-
-
-def _first(batch: Any) -> int:
-    leaves = torch.utils._pytree.tree_leaves(batch)
-    return next((len(v) for v in leaves if isinstance(v, Tensor) and v.dim()), 0)
 
 
 @dataclass(eq=False, slots=True)

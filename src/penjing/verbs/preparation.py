@@ -575,9 +575,9 @@ def whole_batches(program: Program, samples: Calibration) -> list[Batch]:
     """
     if program.dynamic_batch:
         return [Batch(inputs) for inputs in samples.batches(BATCH)]
-    size = next((len(v) for v in program.example if isinstance(v, Tensor) and v.dim()), 1)
-    cut = (Batch(inputs) for inputs in samples.batches(size))
-    return [batch for batch in cut if batch.samples == size]
+    cut = (inputs for inputs in samples.batches(program.batch))
+    whole = (b for b in cut if program.samples(program.flatten_inputs(b)) == program.batch)
+    return [Batch(inputs) for inputs in whole]
 
 
 def check_fits(calibration: Calibration, program: Program) -> None:
@@ -589,8 +589,8 @@ def check_fits(calibration: Calibration, program: Program) -> None:
     sample = next(calibration.batches(1))
     leaves, structure = pytree.tree_flatten(call_args(sample))
     same = structure == program.in_spec and all(
-        _row(given) == _row(wanted)
-        for given, wanted in zip(leaves, program.example, strict=True)
+        _row(given, dim or 0) == _row(wanted, dim or 0)
+        for given, wanted, dim in zip(leaves, program.example, program.batch_dims, strict=True)
         if isinstance(wanted, Tensor)
     )
     if not same:
@@ -603,9 +603,11 @@ def check_fits(calibration: Calibration, program: Program) -> None:
         )
 
 
-def _row(value: Any) -> Any:
+def _row(value: Any, dim: int) -> Any:
     """What every sample of an input shares."""
-    return (value.dtype, value.shape[1:]) if isinstance(value, Tensor) else type(value)
+    if not isinstance(value, Tensor):
+        return type(value)
+    return value.dtype, (*value.shape[:dim], *value.shape[dim + 1 :])
 
 
 def check_finite(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from penjing.errors import StrategyError
-from penjing.graph.capture import Example, capture, check_network
+from penjing.graph.capture import Example, capture, check_network, dims_of
 from penjing.pruning.selection import Key
 from penjing.quantization.aware import STEPS, QuantizationAware, Steps, prepare_program
 from penjing.quantization.freezing import checked
@@ -115,7 +115,8 @@ def prepare(  # noqa: PLR0913 - the public contract, its options are keywords
     check_finite(model)
     if steps not in STEPS:
         raise StrategyError(f"steps is {steps!r}; known are {', '.join(map(repr, STEPS))}")
-    samples = Calibration.of(calibration, transform_fn, seed=seed)
+    dims = dims_of(model, example_inputs)
+    samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     settings = Settings(
         scheme=resolve_scheme(scheme), observer=observer, equalization=equalization, seed=seed
     )

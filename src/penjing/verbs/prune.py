@@ -16,7 +16,7 @@ from penjing.counts.reach import with_reach
 from penjing.errors import BudgetError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures
 from penjing.graph.attributes import differing, write
-from penjing.graph.capture import Example, capture
+from penjing.graph.capture import Example, Program, capture, dims_of
 from penjing.graph.experts import run_anew
 from penjing.graph.form import held_sizes, spelled
 from penjing.graph.network import Cut, Network
@@ -170,7 +170,10 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         scope=frozenset({scope} if isinstance(scope, str) else scope),
         seed=seed,
     )
-    samples = None if calibration is None else Calibration.of(calibration, transform_fn, seed=seed)
+    samples = None
+    if calibration is not None:
+        dims = dims_of(model, example_inputs)
+        samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     with random_kept():
         torch.manual_seed(seed)
@@ -465,8 +468,24 @@ def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogr
 def _told_of(original: nn.Module, work: Work) -> tuple[str, ...]:
     """What the reader must know about the form of the result."""
     seed = work.preparation.choices.seed
-    told = (*_sizes_held(work), *describe_config(original, work.model, work.cut, seed))
+    told = (
+        *_batch_elsewhere(work.network.program),
+        *_sizes_held(work),
+        *describe_config(original, work.model, work.cut, seed),
+    )
     return (*told, TOLD_OF_EXPERTS) if run_anew(original, work.model) else told
+
+
+def _batch_elsewhere(program: Program) -> tuple[str, ...]:
+    """Where the batch is, in words, when it is not in dimension 0 of every input."""
+    dims = [dim for dim in program.batch_dims if dim is not None]
+    if not any(dims):
+        return ()
+    places = f"dimension {dims[0]}" if len(set(dims)) == 1 else f"dimensions {dims} of the inputs"
+    return (
+        f"the batch is in {places}; such a network is captured with the example's batch of "
+        f"{program.batch}, and MACs and memory are of one call with it",
+    )
 
 
 def _sizes_held(work: Work) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from penjing.exporters import onnx_feeds, write_integers, write_program
 from penjing.exporters.execution import execution_of
 from penjing.figures import Figures
 from penjing.graph.call import op_name
-from penjing.graph.capture import Example, Program, capture, check_network
+from penjing.graph.capture import Example, Program, capture, check_network, dims_of
 from penjing.graph.folding import layer_nodes, stored_names
 from penjing.latency.layers import layer_latencies
 from penjing.latency.onnxruntime import Timing, time_pair
@@ -144,7 +144,8 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         raise BudgetError(
             "max_drop keeps layers higher, constraints take bits away: give one of them"
         )
-    samples = Calibration.of(calibration, transform_fn, seed=seed)
+    dims = dims_of(model, example_inputs)
+    samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     settings = Settings(
         scheme=resolve_scheme(scheme),
         observer=observer,

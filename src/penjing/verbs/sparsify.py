@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from penjing.counts.macs import Counter
 from penjing.errors import BudgetError, StrategyError
 from penjing.figures import RepairFigures, SparsityFigures
-from penjing.graph.capture import Example, Program, capture, check_network
+from penjing.graph.capture import Example, Program, capture, check_network, dims_of
 from penjing.pruning.budgets import absolute
 from penjing.pruning.patterns import Indivisible, Pattern
 from penjing.pruning.saliency import Saliency
@@ -42,7 +42,7 @@ from penjing.recovery.repair import repair as mend
 from penjing.recovery.tune import Tune
 from penjing.recovery.zeros import Fixed, Rechosen
 from penjing.report import Histogram, Report, ReportData, environment
-from penjing.task import Batch, Calibration
+from penjing.task import Calibration
 from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
@@ -54,6 +54,7 @@ from penjing.verbs.preparation import (
     program_figures,
     repair_name,
     settled,
+    whole_batches,
 )
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
@@ -161,7 +162,10 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         single=dict(sparsity_dict or {}),
         max_sparsity=max_sparsity,
     )
-    samples = None if calibration is None else Calibration.of(calibration, transform_fn, seed=seed)
+    samples = None
+    if calibration is not None:
+        dims = dims_of(model, example_inputs)
+        samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     how = How.of(importance, allocation, repair, samples, seed)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     with random_kept():
@@ -516,9 +520,7 @@ class Work:
         """Share of calibration samples on which both networks answer alike."""
         if self.how.samples is None:
             return None
-        size = BATCH if self.program.dynamic_batch else len(self.program.example[0])
-        batches = [Batch(b) for b in self.how.samples.batches(size)]
-        batches = [b for b in batches if self.program.dynamic_batch or b.samples == size]
+        batches = whole_batches(self.program, self.how.samples)
         if not batches:
             return None
         changed = copy.deepcopy(self.model)

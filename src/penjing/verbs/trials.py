@@ -86,18 +86,18 @@ class Measure:
 def _part(calibration: Calibration, start: int, stop: int) -> Calibration:
     """Samples `start` to `stop`, without labels."""
     leaves = tuple(v[start:stop] if isinstance(v, Tensor) else v for v in calibration.leaves)
-    return Calibration(leaves, calibration.structure, (stop - start,), (None,))
+    return replace(calibration, leaves=leaves, sizes=(stop - start,), labels=(None,))
 
 
 @torch.no_grad()
 def _moved(dense: Program, changed: Program, samples: Calibration) -> float:
     """Mean divergence between the outputs of two networks."""
-    size = SAMPLES if dense.dynamic_batch else len(dense.example[0])
+    size = SAMPLES if dense.dynamic_batch else dense.batch
     total, seen = 0.0, 0
     for batch in samples.batches(size):
         flat = dense.flatten_inputs(batch)
         total += divergence(dense.run(flat), changed.run(flat))
-        seen += len(flat[0])
+        seen += dense.samples(flat)
     return total / max(seen, 1)
 
 

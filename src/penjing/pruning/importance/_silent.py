@@ -270,11 +270,11 @@ def _runs(
     dying: dict[int, list[str]] = {}
     for name, end in until.items():
         dying.setdefault(end, []).append(name)
-    size = AT_ONCE if program.dynamic_batch else _fixed(program)
+    size = AT_ONCE if program.dynamic_batch else program.batch
     seen = 0
     for batch in calibration.batches(size):
         flat = program.flatten_inputs(batch)
-        count = next((len(v) for v in flat if isinstance(v, Tensor) and v.dim()), size)
+        count = program.samples(flat)
         if seen >= SAMPLES or (count < size and not program.dynamic_batch):
             return
         seen += count
@@ -294,7 +294,3 @@ def _one_run(
             yield node.name, values
         for name in dying.get(number, ()):
             values.pop(name, None)
-
-
-def _fixed(program: Program) -> int:
-    return next((len(v) for v in program.example if isinstance(v, Tensor) and v.dim()), 1)

@@ -113,10 +113,10 @@ def watch(
         StrategyError: Labels are missing, or there is no whole batch for a network of a fixed one.
     """
     device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
-    fixed = None if program.dynamic_batch else count_samples(program.example)
+    fixed = None if program.dynamic_batch else program.batch
     seen = 0
     for flat, labels in sample_chunks(program, calibration, fixed or BATCH, samples, labelled_for):
-        if fixed is not None and count_samples(flat) != fixed:
+        if fixed is not None and program.samples(flat) != fixed:
             continue
         placed = [v.to(device) if isinstance(v, Tensor) else v for v in flat]
         look = {n: (lambda v, n=n, labels=labels: see(n, v, labels)) for n in nodes}
