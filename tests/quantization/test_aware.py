@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 import penjing as pj
 from penjing.errors import CaptureError, InputError, StrategyError
 from penjing.graph.capture import capture
-from penjing.quantization.aware import QuantizationAware
+from penjing.quantization.aware import QuantizationAware, Steps
 from penjing.quantization.steps import LearnedGrid
 from penjing.testing.tiny import NETWORKS, example, make
+from penjing.training import Callback, Run
 
 SCHEMES = ("int8", "int4", "ternary", "binary", "int8x16", "int8-shift")
 
@@ -120,7 +122,7 @@ def test_a_network_in_training_does_not_copy_its_parent(tuned: pj.Tuned) -> None
 def test_grids_stay_in_the_last_part_of_a_run(ternary: QuantizationAware) -> None:
     seen: list[list[Tensor]] = []
 
-    class Watch(pj.training.Callback):  # type: ignore[name-defined]
+    class Watch(Callback):
         def on_epoch(self, run) -> None:  # type: ignore[no-untyped-def]
             ratios = [m.ratio for m in run.model.modules() if isinstance(m, LearnedGrid)]
             seen.append([r.detach().clone() for r in ratios])
@@ -195,3 +197,30 @@ def test_only_a_prepared_network_is_converted() -> None:
 def test_unknown_settings_are_refused(options: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error, match=r"learned|share of the run"):
         prepared(**options)
+
+
+class Kill(Callback):
+    """Ends the process, as it were, after some steps of one epoch."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at = at
+
+    def on_step(self, run: Run, /) -> None:
+        if run.step == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("steps", ["learned", "observed"])
+@pytest.mark.parametrize("at", [9, 26], ids=["while grids move", "after they are frozen"])
+def test_a_killed_run_goes_on_exactly(steps: Steps, at: int, tmp_path: Path) -> None:
+    x, _ = digits()
+
+    def run(kill: int | None, folder: Path) -> nn.Module:
+        start = pj.prepare(dense(), x[:1], calibration=[x], scheme="int4", steps=steps).model
+        call = {"epochs": 4, "workdir": folder, "save_seconds": 0, "progress": False}
+        return pj.finetune(start, task(labels=False), callbacks=[Kill(kill)], **call).model  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(at, tmp_path / "killed")
+    resumed, whole = run(None, tmp_path / "killed"), run(None, tmp_path / "whole")
+    assert torch.equal(resumed(x), whole(x))
