@@ -533,6 +533,55 @@ def _zeros_cell(found: list[Row]) -> str:
     return f"{found[-1]['times_faster']:.2f}" if found else ""
 
 
+def patterns_table() -> str:
+    """Microseconds of single layers by pattern and kind of kernel."""
+    body = []
+    for row in rows("patterns"):
+        times = row["microseconds"]
+        dense = times.get("dense_conv", times.get("dense_linear"))
+        element = min(
+            v for k, v in times.items() if k in {"sparse_conv", "window_linear", "column_linear"}
+        )
+        best = min(times, key=times.__getitem__)
+        body.append(
+            [
+                row["layer"], row["pattern"], f"{row['sparsity']:.0%}", f"{dense:.1f}",
+                f"{element:.1f}", f"{times[best]:.1f}", best, f"{dense / times[best]:.2f}",
+                f"{row['chosen_over_best']:.2f}",
+            ]
+        )  # fmt: skip
+    header = (
+        "layer", "pattern", "zeros", "dense, us", "element, us", "best, us", "best kernel",
+        "times dense", "chosen / best",
+    )  # fmt: skip
+    return table(header, body) if body else "No rows yet."
+
+
+def peak_table() -> str:
+    """Share of the peak per network and kind of kernel."""
+    body = []
+    for row in rows("peak"):
+        counted = [layer for layer in row["layers"] if "share" in layer]
+        rest = row["microseconds"] - sum(layer["microseconds"] for layer in counted)
+        for (kernel,), same in grouped(counted, "kernel").items():
+            time = sum(layer["microseconds"] for layer in same)
+            done = sum(layer["operations"] for layer in same) / time / 1e3
+            body.append(
+                [
+                    row["network"], f"{row['sparsity']:.0%}", kernel, str(len(same)),
+                    f"{time:.1f}", f"{done:.0f}",
+                    f"{done / row['gflops_of_machine']['registers']:.0%}", same[0]["reason"],
+                ]
+            )  # fmt: skip
+        body.append(
+            [row["network"], f"{row['sparsity']:.0%}", "others", "", f"{rest:.1f}", *[""] * 3]
+        )
+    header = (
+        "network", "zeros", "kernel", "layers", "us", "GFLOP/s of nonzeros", "of peak", "why",
+    )  # fmt: skip
+    return table(header, body) if body else "No rows yet."
+
+
 def zeros_picture() -> str:
     """Times faster against the share of zeros, batch 1, one thread; even is marked."""
     lines = {
@@ -684,6 +733,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "criterion-cost": cost_table,
     "leaderboard": leaderboard_table,
     "zeros": zeros_table,
+    "patterns": patterns_table,
+    "peak": peak_table,
     "repair": repair_tables,
     "attention": attention_table,
     "sparsity": sparsity_table,

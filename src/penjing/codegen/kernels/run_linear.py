@@ -142,7 +142,7 @@ LOOKUP = """
     const __m512i i = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(at))); \\
     const __m512i j = _mm512_srli_epi32(i, 4); /* the instruction reads four bits */
 #define PJ_LOOK_UP(a, x, i, w) (a) += *(const pj_vf16 *)(w) * \\
-    (pj_vf16)_mm512_permutexvar_ps(i, *(const __m512 *)(const void *)&(x));
+    (pj_vf16)_mm512_permutexvar_ps(i, (__m512)(x));
 #else
 #define PJ_INDICES(i, j, at) \\
     uint8_t i[16], j[16]; \\
