@@ -114,8 +114,8 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
             your own read).
         importance: "magnitude", "random", "wanda", "obs", "fisher", "snip", "grasp", "synflow" or
             an object; None is "obs" with calibration, else "magnitude".
-        allocation: "uniform", "global", "erk", "lamp", "dp" or an object; None is "dp" with obs,
-            else "uniform".
+        allocation: "uniform", "global", "threshold", "erk", "lamp", "dp" or an object; None is
+            "dp" with obs, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a
             `Reconstruct`, "tune" (then gradient steps towards the original), a `Tune`,
             "recalibrate", None.

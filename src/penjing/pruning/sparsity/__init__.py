@@ -1,6 +1,6 @@
 """How zeros are spread over layers.
 
-Short names: "uniform", "global", "erk", "lamp", "dp"; any callable of the shape
+Short names: "uniform", "global", "threshold", "erk", "lamp", "dp"; any callable of the shape
 `protocol.SparsityAllocation` is one.
 """
 
@@ -13,17 +13,31 @@ from penjing.pruning.sparsity._dp import dp
 from penjing.pruning.sparsity._erk import erk
 from penjing.pruning.sparsity._global import global_threshold
 from penjing.pruning.sparsity._lamp import lamp
+from penjing.pruning.sparsity._threshold import Threshold
 from penjing.pruning.sparsity._uniform import uniform
 from penjing.pruning.sparsity.protocol import Removal, Scored, SparsityAllocation
 
-__all__ = ["Removal", "Scored", "dp", "erk", "global_threshold", "lamp", "uniform"]
+__all__ = [
+    "Removal",
+    "Scored",
+    "Threshold",
+    "dp",
+    "erk",
+    "global_threshold",
+    "lamp",
+    "threshold",
+    "uniform",
+]
+
+threshold = Threshold()
 
 
 def resolve(allocation: str | SparsityAllocation) -> SparsityAllocation:
     """The allocation that a short name, "module:thing" or an object stands for.
 
     Args:
-        allocation: "uniform", "global", "erk", "lamp", "dp", "module:thing", or an allocation.
+        allocation: "uniform", "global", "threshold", "erk", "lamp", "dp", "module:thing", or an
+            allocation.
 
     Returns:
         A callable of the shape `protocol.SparsityAllocation`.
@@ -38,6 +52,7 @@ def resolve(allocation: str | SparsityAllocation) -> SparsityAllocation:
     known = {
         "uniform": uniform,
         "global": global_threshold,
+        "threshold": threshold,
         "erk": erk,
         "lamp": lamp,
         "dp": dp,
