@@ -315,7 +315,7 @@ def growth_table() -> str:
             str(r["layers"]),
             f"{r['export_seconds']:.1f}",
             *(
-                "-" if r[figure] is None else f"{1000 * r[figure]:.3g}"
+                "-" if r[figure] is None else f"{1000 * r[figure]:.1f}"
                 for figure in (
                     "penjing_seconds",
                     "torch_pruning_seconds",

@@ -83,6 +83,8 @@ class Numbers:
         if name in CHOOSERS:
             self._of[site.call.node.name] = _chosen(site)
             return
+        if not self._of:
+            return
         read = {node: dim for node in site.call.tensors if (dim := self.of(node)) is not None}
         for node, dim in read.items():
             if name in LOOKUPS and node in _indices(site):

@@ -61,9 +61,11 @@ class Site:
 
     def lock(self, dims: Sequence[Dim], what: str) -> None:
         """Never cut these dimensions."""
-        for dim in dims:
-            if self.atoms.is_live(dim):
-                self.atoms.lock(dim, self.reason(what))
+        live = [dim for dim in dims if self.atoms.is_live(dim)]
+        if live:
+            reason = self.reason(what)
+            for dim in live:
+                self.atoms.lock(dim, reason)
 
     def axes(self, name: str = "dim", rank: int | None = None) -> list[int]:
         """Axis numbers (>= 0) of an argument, an int or a list; all axes when absent or empty."""
