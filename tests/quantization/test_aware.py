@@ -119,6 +119,38 @@ def test_a_network_in_training_does_not_copy_its_parent(tuned: pj.Tuned) -> None
     assert tuned.model.origin.parent is dense()
 
 
+def test_training_does_not_tear_apart_a_layer_that_reads_bytes() -> None:
+    x = 256 * digits()[0]
+    net = copy.deepcopy(dense())
+    with torch.no_grad():
+        net[0].weight.div_(256)  # type: ignore[index]
+    start = pj.prepare(net, x[:1], calibration=[x], scheme="int4").model
+    call = {"epochs": 12, "lr": 0.001, "progress": False}
+    done = pj.finetune(start, pj.Task(train=x.split(32)), **call).model  # type: ignore[arg-type]
+    with torch.no_grad():
+        before, after = ((m(x) - net(x)).square().mean() for m in (start, done))
+    assert after < 2 * before  # with one rate for all weights it was 13 times as much
+
+
+def test_the_median_tensor_has_the_rate_of_the_run(ternary: QuantizationAware) -> None:
+    rates = ternary.relative_rates()
+    assert rates.keys() == {n for n, p in ternary.named_parameters() if p.dim() > 1}
+    assert 1 in rates.values()
+
+
+def test_zeros_do_not_slow_a_weight_down() -> None:
+    x, _ = digits()
+    sparse = copy.deepcopy(dense())
+    with torch.no_grad():
+        sparse[0].weight[:, ::2] = 0  # type: ignore[index]
+        sparse[0].weight[:, 1::2] = 3  # type: ignore[index]
+        sparse[1].running_var.fill_(1 - sparse[1].eps)  # type: ignore[index]
+        sparse[1].weight.fill_(1)  # type: ignore[index]
+        sparse[3].weight.fill_(3)  # type: ignore[index]
+    rates = pj.prepare(sparse, x[:1], calibration=[x]).model.relative_rates()
+    assert list(rates.values()) == pytest.approx([1, 1], rel=1e-5)
+
+
 def test_grids_stay_in_the_last_part_of_a_run(ternary: QuantizationAware) -> None:
     seen: list[list[Tensor]] = []
 

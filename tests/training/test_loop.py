@@ -11,6 +11,7 @@ from penjing.distillation import Logits
 from penjing.errors import InputError, StrategyError
 from penjing.task import Task
 from penjing.training import Callback, Fit, Teacher, fit
+from penjing.training.optimizers import optimizer
 
 
 def settings(**more):
@@ -217,6 +218,16 @@ def test_any_optimizer_trains(choice):
     model = Net()
     fit(model, task(), settings(optimizer=choice, keep="last", lr=0.1))
     assert not torch.equal(model.outside.weight, Net().outside.weight)
+
+
+class Rated(Net):
+    def relative_rates(self):
+        return {"outside.weight": 0.25}
+
+
+@pytest.mark.parametrize(("choice", "rates"), [("adam", [2, 0.5, 2]), ("sgd", [2, 2])])
+def test_a_network_may_ask_adam_for_rates_of_its_own(choice, rates):
+    assert [g["lr"] for g in optimizer(choice, Rated(), 2.0, None).param_groups] == rates
 
 
 def test_an_unknown_optimizer_lists_the_known():

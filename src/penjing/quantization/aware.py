@@ -153,6 +153,27 @@ class QuantizationAware(nn.Module):
         """Every grid."""
         return (m for m in self.network.modules() if isinstance(m, TrainedGrid))
 
+    def relative_rates(self) -> Mapping[str, float]:
+        """Learning rates of matrices and kernels for Adam, in units of the run's, by parameter.
+
+        Adam moves every weight by about as much, however small the weights of its tensor are; a
+        folded first layer that reads bytes can be thirty times smaller than the others and would
+        leave its grid at once. Rates are therefore in proportion to the root mean square of what
+        was not zero before training, and the median tensor has the rate of the run.
+
+        Returns:
+            Positive rates; tensors of zeros alone are left out.
+        """
+        floats = self.origin.floats
+        sizes = {
+            f"network.{fqn}": float(tensor.detach().double().norm())
+            / math.sqrt(tensor.count_nonzero())
+            for fqn, tensor in floats.tensors.items()
+            if fqn in floats.parameters and tensor.dim() > 1 and bool(tensor.any())
+        }
+        middle = sorted(sizes.values())[len(sizes) // 2] if sizes else 1.0
+        return {name: size / middle for name, size in sizes.items()}
+
     def freeze(self, *, frozen: bool = True) -> None:
         """Let grids stay where they are, or move again.
 

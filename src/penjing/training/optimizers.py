@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -20,6 +21,17 @@ OPTIMIZERS: Mapping[str, Factory] = {
     "adamw": partial(AdamW, lr=1e-3, weight_decay=1e-2),
     "sgd": partial(SGD, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=5e-4),
 }
+_UNIT_SIZED = frozenset({"adam", "adamw"})
+"""Optimizers whose updates do not grow with gradients."""
+
+
+@runtime_checkable
+class HasRates(Protocol):
+    """A network some of whose matrices and kernels learn at rates of their own."""
+
+    def relative_rates(self) -> Mapping[str, float]:
+        """Rates by name of the parameter, in units of the run's; 1 for those that are missing."""
+        ...
 
 
 def optimizer(
@@ -31,7 +43,8 @@ def optimizer(
         choice: A name in `OPTIMIZERS`, "package.module:name", a class, or any function that takes
             parameters.
         model: Its parameters are not changed.
-        lr: Learning rate of every parameter group; None keeps the optimizer's own.
+        lr: Learning rate of every parameter group; None keeps the optimizer's own. With "adam" and
+            "adamw", matrices and kernels have the rates that the model asks for, in units of it.
         weight_decay: The same for weight decay. By name, vectors (biases, norms) never decay.
 
     Returns:
@@ -48,27 +61,40 @@ def optimizer(
             "call model.requires_grad_() or unfreeze what is to be trained"
         )
     named = isinstance(choice, str) and choice in OPTIMIZERS
-    made = _factory(choice)(_by_dimension(parameters) if named else parameters)
+    made = _factory(choice)(_groups(model, _rates(choice, model)) if named else parameters)
     if not isinstance(made, Optimizer):
         raise StrategyError(
             f"optimizer={choice!r} gave a {type(made).__name__}; it must return a "
             "torch.optim.Optimizer, for instance lambda params: torch.optim.SGD(params, lr=0.1)"
         )
     for group in made.param_groups:
-        group["lr"] = group["lr"] if lr is None else lr
+        group["lr"] = (group["lr"] if lr is None else lr) * group.get("rate", 1.0)
         group["initial_lr"] = float(group["lr"])
         if weight_decay is not None and not group.get("flat"):
             group["weight_decay"] = weight_decay
     return made
 
 
-def _by_dimension(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels, and vectors without weight decay."""
+def _rates(choice: str | Factory, model: nn.Module) -> Mapping[str, float]:
+    source: object = model
+    if choice in _UNIT_SIZED and isinstance(source, HasRates):
+        return source.relative_rates()
+    return {}
+
+
+def _groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Matrices and kernels by rate, those of the run's own first; vectors without weight decay."""
+    matrices: dict[float, list[nn.Parameter]] = defaultdict(list)
+    vectors: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            where = matrices[rates.get(name, 1.0)] if parameter.dim() > 1 else vectors
+            where.append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1]},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0, "flat": True},
+        {"params": matrices[rate], "rate": rate} for rate in sorted(matrices, key=lambda r: r != 1)
     ]
-    return [group for group in groups if group["params"]]
+    flat = {"params": vectors, "weight_decay": 0.0, "flat": True}
+    return [*groups, flat] if vectors else groups
 
 
 def _factory(choice: str | Factory) -> Factory:
