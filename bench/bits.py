@@ -33,7 +33,11 @@ SEEDS = (0, 1, 2)
 SAMPLES = 500
 TRAINING_SAMPLES = 20000
 EPOCHS = 2
-RATE = 3e-4  # of AdamW for all, not tuned
+RATE = 3e-4  # of AdamW for all
+"""Of 1e-4, 3e-4 and 1e-3 for ic, and 3e-4 and 1e-3 for resnet20, in 3 bits: least divergence from
+the outputs in floats on 1000 held-out training images, after 24 and 10 batches. Two epochs, the
+samples and the other settings were not tuned."""
+
 BATCH = 128
 
 
