@@ -9,7 +9,7 @@ import pytest
 
 from penjing.codegen import emulator
 from penjing.codegen.int8 import compile_integers
-from penjing.codegen.int8.steps import schedule
+from penjing.codegen.int8.steps import SPARSE, schedule
 from penjing.codegen.targets import CORTEX_M4, HOST, TARGETS
 from penjing.errors import ExportError, InfeasibleError, InputError
 from penjing.quantization.integers import IntegerNet
@@ -71,6 +71,44 @@ def test_the_program_has_no_warning_and_no_undefined_behaviour(tmp_path, compile
     flags = (*STRICT, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
     built = emulator.build(target, tmp_path, ["main.c", "net.c"], flags)
     assert "equal yes" in emulator.run(target, built)
+
+
+def one_convolution(shape, outputs, kernel, padding, zeros=0.0):
+    b = Builder(0, shape)
+    b.conv(outputs, kernel, (1, 1), padding, zeros=zeros)
+    return b.net()
+
+
+@pytest.mark.parametrize(
+    ("net", "optimize"),
+    [
+        (one_convolution((1, 7, 300), 500, (1, 1), ((0, 0), (0, 0))), "latency"),
+        (one_convolution((4, 5, 8), 4, (1, 2), ((3, 3), (3, 4))), "ram"),
+    ],
+    ids=["pixels beyond the last of a row", "windows beside the image"],
+)
+def test_a_convolution_stays_inside_the_arena(tmp_path, net, optimize):
+    target = replace(HOST, compilers=("gcc",))
+    need(target)
+    compile_integers(net, "host", optimize).save(tmp_path)
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    built = emulator.build(target, tmp_path, ["main.c", "net.c"], flags)
+    assert "equal yes" in emulator.run(target, built)
+
+
+def test_an_output_of_thousands_of_weights_gives_the_bits_of_the_reference():
+    """Its count of sixteens does not fit a byte."""
+    need(HOST)
+    net = one_convolution((1, 1, 9000), 2, (1, 1), ((0, 0), (0, 0)), zeros=0.5)
+    program, x = compile_integers(net, "cortex-m55"), samples(net)
+    assert program.steps[0].kernel == "gather"
+    np.testing.assert_array_equal(program.run(x)[0], execute(net, x)[net.outputs[0]])
+
+
+def test_an_output_of_more_weights_than_two_bytes_count_has_a_dense_kernel():
+    net = one_convolution((1, 1, 70000), 1, (1, 1), ((0, 0), (0, 0)), zeros=0.9)
+    kernels = {s.kernel for t in TARGETS.values() for s in schedule(net, t, "flash")}
+    assert not kernels & SPARSE
 
 
 @pytest.mark.parametrize("march", ["x86-64", "x86-64-v3"])

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from penjing.codegen.int8.weights import count_chunks, sparse_bytes
+from penjing.codegen.int8.weights import LONGEST, count_chunks, sparse_bytes
 from penjing.codegen.targets import Target
 from penjing.quantization.integers import IntegerLayer, IntegerNet, Shape
 
@@ -26,7 +26,10 @@ WORD = 4
 LANES = 16
 """Values that the kernels of large processors take at a time."""
 
-SLACK = 64  # bytes behind a framed input that may be read
+BEYOND = 3
+"""Pixels that the last tile of a wide kernel reads beyond the last column, and does not store."""
+
+SLACK = 64  # bytes behind a framed input that are cleared, as rows of the kernel end in whole words
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +41,20 @@ class Frame:
         framed: Its height and width with the frame.
         rows: Of the output.
         columns: Of the output.
+        step: Columns of the input from pixel to pixel.
     """
 
     shape: Shape
     framed: tuple[int, int]
     rows: int
     columns: int
+    step: int
 
     @property
     def size_bytes(self) -> int:
-        """Memory for the framed input."""
-        return self.framed[0] * self.framed[1] * self.shape[2] + SLACK * LANES // WORD
+        """Memory for the framed input, and for what is read behind it."""
+        height, width = self.framed
+        return (height * width + BEYOND * self.step) * self.shape[2] + SLACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +245,9 @@ def _frame(net: IntegerNet, layer: IntegerLayer) -> Frame:
     (down, right), (apart, _) = layer.attributes["stride"], layer.attributes["dilation"]
     if is_direct(net, layer, "wide") and (tall, across) == (1, 1):
         pixels = shape[0] * shape[1]
-        return Frame((1, pixels, shape[2]), (1, pixels), 1, pixels)
+        return Frame((1, pixels, shape[2]), (1, pixels), 1, pixels, 1)
     framed = ((rows - 1) * down + (tall - 1) * apart + 1, (columns - 1) * right + across)
-    return Frame(shape, framed, rows, columns)
+    return Frame(shape, framed, rows, columns, right)
 
 
 def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
@@ -263,6 +269,8 @@ def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
 def _choose(layer: IntegerLayer, target: Target, optimize: Optimize) -> str:
     dense = dense_kernel(layer, target, optimize)
     weight = layer.weights["weight"]
+    if weight.shape[1] * window_columns(layer) * weight.shape[3] > LONGEST:
+        return dense
     if optimize == "flash":
         return "sparse" if sparse_bytes(weight) < weight.size else dense
     family = _family(target)

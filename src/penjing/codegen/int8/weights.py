@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 FARTHEST = 255
 """Largest distance between two weights of a list; a weight of zero bridges what is farther."""
+
+LONGEST = 0xFFFF
+"""Most values that an output of a sparse kernel may read; counts and distances take two bytes."""
 
 _WORD = 4
 SIXTEEN = 16
@@ -75,12 +79,12 @@ def as_list(weight: NDArray[Any]) -> NDArray[np.int8]:
         [2, 0, 1, 5, 2, -7, 0, 0]
     """
     parts = [_entries(row) for row in weight.reshape(len(weight), -1)]
-    data = [b for part in parts for b in (len(part) & 0xFF, len(part) >> 8, *sum(part, ()))]
+    data = [b for part in parts for b in (*_two_bytes(len(part)), *chain(*part))]
     return np.array(data, np.int64).astype(np.uint8).view(np.int8)
 
 
 def as_chunks(weight: NDArray[Any]) -> NDArray[np.int8]:
-    """Per output a count of chunks, then chunks of sixteen weights.
+    """Per output a count of chunks in two bytes, then chunks of sixteen weights.
 
     Args:
         weight: Output channels first.
@@ -92,14 +96,19 @@ def as_chunks(weight: NDArray[Any]) -> NDArray[np.int8]:
     data: list[int] = []
     for row in weight.reshape(len(weight), -1):
         chunks = _chunks(np.flatnonzero(row))
-        data.append(len(chunks))
+        data += _two_bytes(len(chunks))
         base = 0
         for positions in chunks:
             step, base = int(positions[0]) - base, int(positions[0])
             fill = (0, SIXTEEN - len(positions))
-            data += [step & 0xFF, step >> 8, *np.pad(positions - base, fill).tolist()]
+            data += [*_two_bytes(step), *np.pad(positions - base, fill).tolist()]
             data += np.pad(row[positions].astype(np.int64), fill).tolist()
     return np.array(data, np.int64).astype(np.uint8).view(np.int8)
+
+
+def _two_bytes(value: int) -> tuple[int, int]:
+    """Low first."""
+    return value & 0xFF, value >> 8
 
 
 def _chunks(positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -3,11 +3,12 @@ static void pj_column(const pj_conv_t *k, const int8_t *x, int32_t row, int32_t 
                       int8_t *to) {
     const int32_t wide = k->kernel_width * k->channels;
     const int32_t left = column * k->stride_width - k->left;
+    const int near = left > -k->kernel_width && left < k->width; /* some of the window is inside */
     int32_t y = row * k->stride_height - k->top;
     for (int32_t i = 0; i < k->kernel_height; ++i, y += k->dilation_height, to += wide) {
         if (y < 0 || y >= k->height) {
             pj_fill(to, k->input_zero, wide);
-        } else if (k->dilation_width == 1) {
+        } else if (near && k->dilation_width == 1) {
             const int32_t before = left < 0 ? -left : 0;
             const int32_t over = left + k->kernel_width - k->width;
             const int32_t after = over > 0 ? over : 0;

@@ -1,6 +1,6 @@
-/* Sparse convolution, four pixels and sixteen weights at a time. An output is a count of chunks (one
- * byte), then chunks: how far to go on in the window (two bytes, low first), sixteen distances from
- * there, sixteen weights; the last chunk is filled up with zeros. */
+/* Sparse convolution, four pixels and sixteen weights at a time. An output is a count of chunks (two
+ * bytes, low first), then chunks: how far to go on in the window (two bytes again), sixteen
+ * distances from there, sixteen weights; the last chunk is filled up with zeros. */
 #if defined(__ARM_FEATURE_MVE) && !defined(PENJING_PLAIN)
 static inline void pj_gather_finish(const pj_conv_t *k, int32_t o, const int32_t *sums,
                                     int32_t count, int8_t *y) {
@@ -22,7 +22,8 @@ static inline void pj_gather_finish(const pj_conv_t *k, int32_t o, const int32_t
 static inline const int8_t *pj_gather_sums(const int8_t *list, const int8_t *x, int32_t step,
                                            int32_t *sums) {
     int32_t s0 = sums[0], s1 = s0, s2 = s0, s3 = s0;
-    for (int32_t n = (uint8_t)*list++; n > 0; --n, list += 34) {
+    int32_t n = (uint8_t)list[0] + 256 * (uint8_t)list[1];
+    for (list += 2; n > 0; --n, list += 34) {
         x += (uint8_t)list[0] + 256 * (uint8_t)list[1];
         const uint8x16_t at = vldrbq_u8((const uint8_t *)list + 2);
         const int8x16_t w = vldrbq_s8(list + 18);
@@ -48,7 +49,8 @@ static inline void pj_gather_finish(const pj_conv_t *k, int32_t o, const int32_t
 static inline const int8_t *pj_gather_sums(const int8_t *list, const int8_t *x, int32_t step,
                                            int32_t *sums) {
     sums[1] = sums[2] = sums[3] = sums[0];
-    for (int32_t n = (uint8_t)*list++; n > 0; --n, list += 34) {
+    int32_t n = (uint8_t)list[0] + 256 * (uint8_t)list[1];
+    for (list += 2; n > 0; --n, list += 34) {
         x += (uint8_t)list[0] + 256 * (uint8_t)list[1];
         for (int32_t j = 0; j < 16; ++j) {
             for (int32_t i = 0; i < 4; ++i) {
