@@ -79,7 +79,9 @@ def repair_tables() -> str:
         found = [r for r in rows(f"repair-{name}") if is_default(r)]
         if not found:
             continue
-        body = [_repair_row(same) for same in grouped(found, "scope", "fewer_macs").values()]
+        tuned = [r for r in rows(f"repair-{name}") if r["repair"] == "tune"]
+        cells = grouped([*found, *tuned], "scope", "fewer_macs", "repair")
+        body = [_repair_row(same) for same in cells.values()]
         first = found[0]
         bar = f" Quality bar of the benchmark: {BARS[name]:.0f}." if name in BARS else ""
         parts.append(
@@ -90,6 +92,7 @@ def repair_tables() -> str:
                     "fewer MACs",
                     "fewer parameters",
                     "scope",
+                    "repair",
                     "seeds",
                     f"{first['metric']} right after",
                     "difference, 95 % interval (worst seed)",
@@ -125,6 +128,7 @@ def _repair_row(same: list[Row]) -> list[str]:
         f"{statistics.fmean(r['measured_fewer_macs'] for r in same):.2f}x",
         f"{statistics.fmean(r['fewer_params'] for r in same):.2f}x",
         worst["scope"],
+        f"tuned, {worst['tune_steps']} steps" if worst["repair"] == "tune" else "least squares",
         str(len(same)),
         spread([r["pruned"] for r in same]),
         f"{change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]" if change else "-",
