@@ -11,7 +11,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -97,6 +97,13 @@ class Program:
         sizes = (v.shape[d] for v, d in zip(flat, dims, strict=True) if d is not None)
         return int(next(sizes, 1))
 
+    def head(self, flat: Sequence[Any], samples: int) -> list[Any]:
+        """The first samples of flat inputs, wherever their batch is."""
+        dims = self.batch_dims or first_dims(flat)
+        return [
+            v if d is None else v.narrow(d, 0, samples) for v, d in zip(flat, dims, strict=True)
+        ]
+
     @property
     def graph(self) -> fx.Graph:
         """The graph itself."""
@@ -144,22 +151,63 @@ class Program:
         values.update(zip(self.inputs, inputs, strict=True))
         return values
 
-    def run(self, inputs: Sequence[Any], tensors: Mapping[str, Tensor] | None = None) -> list[Any]:
+    def run(
+        self,
+        inputs: Sequence[Any],
+        tensors: Mapping[str, Tensor] | None = None,
+        each: Callable[[fx.Node, Any], Any] | None = None,
+    ) -> list[Any]:
         """Run the graph on flat inputs.
 
         Args:
             inputs: Flat user inputs, as `flatten_inputs` gives them.
             tensors: Replacements by qualified name, for instance masked or randomised weights.
+            each: Called with every node and its value; what it returns goes on in its place.
 
         Returns:
             Flat outputs.
         """
         values = self.bind(inputs, tensors)
-        return list(
-            fx.Interpreter(self.graph_module).run(
-                *(values[p.name] for p in self.graph.nodes if p.op == "placeholder")
-            )
-        )
+        placed = (values[p.name] for p in self.graph.nodes if p.op == "placeholder")
+        module = self.graph_module
+        runner = fx.Interpreter(module) if each is None else _Watched(module, each)
+        return list(runner.run(*placed))
+
+    def inner(
+        self,
+        inputs: Sequence[Any],
+        names: Collection[str],
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Run the graph and keep some values on the way.
+
+        Args:
+            inputs: Flat user inputs.
+            names: Nodes whose values are kept.
+            tensors: Replacements by qualified name.
+
+        Returns:
+            Flat outputs, and the values by node name.
+        """
+        kept: dict[str, Any] = {}
+
+        def keep(node: fx.Node, value: Any) -> Any:
+            if node.name in names:
+                kept[node.name] = value
+            return value
+
+        return self.run(inputs, tensors, keep), kept
+
+
+class _Watched(fx.Interpreter):
+    """Runs a graph and hands every value on through a function."""
+
+    def __init__(self, module: fx.GraphModule, each: Callable[[fx.Node, Any], Any]) -> None:
+        super().__init__(module)
+        self._each = each
+
+    def run_node(self, n: fx.Node) -> Any:
+        return self._each(n, super().run_node(n))
 
 
 def concrete_size(size: int | torch.SymInt) -> int:

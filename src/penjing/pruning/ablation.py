@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from penjing.errors import StrategyError
 from penjing.graph.blocks import Block, find_blocks, without
@@ -232,28 +232,11 @@ def added(program: Program, blocks: Sequence[Block], batches: Sequence[list[Any]
     names = {name for block in blocks for name in (block.branch, block.add)}
     with torch.no_grad():
         for batch in batches:
-            values = _values(program, batch, names)
+            _, values = program.inner(batch, names)
             for block in blocks:
                 parts[block] += float(values[block.branch].double().square().sum())
                 wholes[block] += float(values[block.add].double().square().sum())
     return [parts[block] / max(wholes[block], TINY) for block in blocks]
-
-
-def _values(program: Program, inputs: list[Any], names: set[str]) -> dict[str, Tensor]:
-    """What some nodes give."""
-    seen: dict[str, Tensor] = {}
-
-    class Watch(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n.name in names:
-                seen[n.name] = value
-            return value
-
-    bound = program.bind(inputs)
-    places = (n.name for n in program.graph.nodes if n.op == "placeholder")
-    Watch(program.graph_module).run(*(bound[name] for name in places))
-    return seen
 
 
 def _floating(outputs: Sequence[Any]) -> list[Tensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
@@ -225,24 +225,7 @@ class _Values:
 def _values(
     program: Program, flat: list[Any], tensors: Mapping[str, Tensor], names: Sequence[str]
 ) -> _Values:
-    runner = _Recorder(program.graph_module, frozenset(names))
-    bound = program.bind(flat, tensors)
-    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    return _Values(list(runner.run(*(bound[p.name] for p in placeholders))), runner.inner)
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps the values of some nodes."""
-
-    def __init__(self, module: fx.GraphModule, names: frozenset[str]) -> None:
-        super().__init__(module)
-        self.names, self.inner = names, dict[str, Tensor]()
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.names:
-            self.inner[n.name] = value
-        return value
+    return _Values(*program.inner(flat, frozenset(names), tensors))
 
 
 def _features(program: Program) -> tuple[str, ...]:
