@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from penjing.errors import StrategyError
 from penjing.graph.capture import Program
@@ -94,13 +95,18 @@ def _flow(program: Program, sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     fixed |= {norm.mean: torch.zeros_like(fixed[norm.mean]) for norm in norms(program).values()}
     inputs = [torch.ones_like(v).double() if _floats(v) else v for v in program.example]
     with torch.enable_grad():
-        outputs = program.run(inputs, {**fixed, **own})
+        outputs = program.run(inputs, {**fixed, **own}, each=_doubled)
         total = torch.stack([out.sum() for out in outputs if _floats(out)]).sum()
         found = torch.autograd.grad(total, list(own.values()), allow_unused=True)
     return {
         name: torch.zeros_like(w) if g is None else (g * w).detach()
         for (name, w), g in zip(own.items(), found, strict=True)
     }
+
+
+def _doubled(node: fx.Node, value: Any) -> Any:  # noqa: ARG001 - as `Program.run` calls it
+    """A value in float64: graphs make constants, and cast, in the type they were captured in."""
+    return pytree.tree_map(lambda v: v.double() if _floats(v) else v, value)
 
 
 def _floats(value: Any) -> bool:
