@@ -28,7 +28,7 @@ from penjing.pruning.allocation.space import SHARE
 from penjing.pruning.allocation.trying import Tries
 from penjing.pruning.depth import cut_by, with_branches
 from penjing.pruning.importance import resolve as resolve_importance
-from penjing.pruning.importance.protocol import HasErrors, Importance, Prepares
+from penjing.pruning.importance.protocol import HasErrors, HasReasons, Importance, Prepares
 from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import (
     Key,
@@ -316,6 +316,13 @@ class Preparation:
         if isinstance(self.importance, Prepares):
             return self.importance.prepare(self.network, self.calibration)
         return self.importance
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Groups that may be cut and were judged in a simpler way, and why."""
+        judge = self.__dict__.get("judge")  # nothing is judged only to ask how
+        found = judge.reasons if isinstance(judge, HasReasons) else {}
+        return {g.name: found[g.name] for g in self.groups if g.name in found}
 
     @cached_property
     def evidence(self) -> Evidence:

@@ -179,7 +179,11 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         torch.manual_seed(seed)
         worker, example = _on_cpu(model, example_inputs, home)
         work = _prune_in_steps(worker, example, samples, choices, goal)
-        told = (*_told_of(worker, work), *_nearest_legal(work.preparation, goal))
+        told = (
+            *_told_of(worker, work),
+            *_nearest_legal(work.preparation, goal),
+            *_judged_otherwise(work),
+        )
         work = replace(work, notes=(*work.notes, *told))
         data = work.report_data(worker, samples)
         result = _placed(model, work, home, inplace)
@@ -492,14 +496,21 @@ def _sizes_held(work: Work) -> tuple[str, ...]:
     """Input sizes that a graph form holds fixed, in words."""
     if work.proof.form != "graph":
         return ()
-    held = held_sizes(work.cut.program).items()
+    program = work.cut.program
+    held = held_sizes(program).items()
+    told = []
+    if not program.dynamic_batch and not any(program.batch_dims):
+        told.append(
+            f"the network was captured with its batch of {program.batch} fixed, since its forward "
+            "writes the batch into the graph; the graph form may refuse another"
+        )
     fixed = [spelled(name, sizes) for name, sizes in held if len(sizes) > PLAIN_RANK]
-    if not fixed:
-        return ()
-    return (
-        f"the graph form holds the example's sizes fixed: it takes {', '.join(fixed)}; for another "
-        "size, prune with an example of that size",
-    )
+    if fixed:
+        told.append(
+            f"the graph form holds the example's sizes fixed: it takes {', '.join(fixed)}; for "
+            "another size, prune with an example of that size"
+        )
+    return tuple(told)
 
 
 def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
@@ -526,6 +537,19 @@ def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
     return (
         "a group keeps one whole unit at least, and as many as round_to and max_pruning_ratio say; "
         f"the nearest share was taken for {', '.join(rows[:TOLD])}{more}",
+    )
+
+
+def _judged_otherwise(work: Work) -> tuple[str, ...]:
+    """Groups that the importance could not judge in its own way, in words, with the reason."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in ({} if work.given else work.preparation.reasons).items():
+        groups.setdefault(reason, []).append(repr(name))
+    return tuple(
+        f"the importance {work.preparation.importance_name!r} did not judge every group in its own "
+        f"way: {', '.join(names[:TOLD])}"
+        f"{f' and {len(names) - TOLD} more' if len(names) > TOLD else ''}: {reason}"
+        for reason, names in groups.items()
     )
 
 

@@ -15,6 +15,7 @@ from penjing.graph.capture import Program
 from penjing.graph.network import Cut
 from penjing.plan import Group
 from penjing.pruning.allocation.trying import Lost, Proxy
+from penjing.pruning.gradients import refuse_batch_elsewhere, whole_chunks
 from penjing.pruning.masked import Losses, divergence, masked_tensors
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import repair
@@ -92,13 +93,12 @@ def _part(calibration: Calibration, start: int, stop: int) -> Calibration:
 @torch.no_grad()
 def _moved(dense: Program, changed: Program, samples: Calibration) -> float:
     """Mean divergence between the outputs of two networks."""
-    size = SAMPLES if dense.dynamic_batch else dense.batch
+    refuse_batch_elsewhere(dense, "a search that measures candidates")
     total, seen = 0.0, 0
-    for batch in samples.batches(size):
-        flat = dense.flatten_inputs(batch)
+    for flat, _ in whole_chunks(dense, samples, SAMPLES, SAMPLES):
         total += divergence(dense.run(flat), changed.run(flat))
         seen += dense.samples(flat)
-    return total / max(seen, 1)
+    return total / seen
 
 
 def watched(lost: Lost, name: str, evaluations: int) -> tuple[Lost, AbstractContextManager[Any]]:

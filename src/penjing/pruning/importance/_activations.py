@@ -24,7 +24,10 @@ Statistic = Literal["nonzero", "mean", "entropy", "information", "rank", "indepe
 
 BINNED = ("entropy", "information")
 PER_BIN = 2  # samples per bin below which a histogram says nothing
-UNREAD = "no ungrouped layer with a stored weight reads these units; ordered by magnitude"
+UNREAD = (
+    "no layer with a stored weight reads these units, or only convolutions in groups do; ordered "
+    "by magnitude"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,8 @@ class Activations:
     """A statistic of every unit's activations, where the layers that read the unit read it.
 
     Units that several layers read are judged by the mean over them. Groups that no layer with a
-    stored weight reads are ordered by magnitude.
+    stored weight reads, or only convolutions in groups, are ordered by magnitude, and `prune` says
+    so in its report.
 
     Args:
         statistic: "nonzero" is the share of values that are not zero (one minus APoZ); "mean" the

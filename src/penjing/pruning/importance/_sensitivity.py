@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,7 @@ from penjing.errors import StrategyError
 from penjing.graph.network import Network
 from penjing.plan import Group
 from penjing.pruning.importance.curves import curve_through
-from penjing.pruning.importance.protocol import Importance, Prepares
+from penjing.pruning.importance.protocol import HasReasons, Importance, Prepares
 from penjing.pruning.importance.scores import without_data
 from penjing.pruning.masked import Losses, zeroed
 from penjing.task import Calibration
@@ -89,6 +90,11 @@ class Measured:
     points: int
     _orders: dict[str, list[int]] = field(default_factory=dict)
     _curves: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """As the judge."""
+        return self.judge.reasons if isinstance(self.judge, HasReasons) else {}
 
     def __call__(self, model: nn.Module, group: Group, /) -> Tensor:
         """Scores of `group`, shape `(group.units,)`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -61,4 +62,14 @@ class HasErrors(Protocol):
         Returns:
             Shape `(units + 1,)`, starting at 0, non-decreasing.
         """
+        ...
+
+
+@runtime_checkable
+class HasReasons(Protocol):
+    """An importance that judges some groups in a simpler way than its own, and says so."""
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why, by group name; groups that are judged in its own way are left out."""
         ...
