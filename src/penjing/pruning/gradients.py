@@ -12,11 +12,14 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from penjing.errors import StrategyError
 from penjing.graph.capture import Program
 from penjing.task import Calibration
+from penjing.task.batches import describe
+from penjing.task.calibration import rows
 
 LARGEST_CHUNK = 64  # samples whose gradients are held at once; more gains no speed on a CPU
 COPIES = (
@@ -25,6 +28,35 @@ COPIES = (
 
 Loss = Callable[[Any, Any], Tensor]
 """`loss(outputs, labels)`, a mean over samples."""
+
+
+def class_loss(outputs: Any, labels: Any) -> Tensor:
+    """Mean cross-entropy of class scores: the loss of criteria that are given none.
+
+    Args:
+        outputs: Scores, classes in dimension 1.
+        labels: Class numbers, or class probabilities.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        StrategyError: The outputs are no scores of those labels.
+    """
+    if isinstance(outputs, Tensor) and isinstance(labels, Tensor):
+        try:
+            return F.cross_entropy(outputs, labels)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise StrategyError(
+                f"the cross-entropy of outputs {describe(outputs)} and labels {describe(labels)} "
+                f"cannot be taken ({error}); give a loss of your own, such as "
+                "importance.Elementwise(saliency=Snip(loss=...))"
+            ) from error
+    raise StrategyError(
+        f"the cross-entropy is of one tensor of scores and one of labels; got "
+        f"{describe(outputs)} and {describe(labels)}. Give a loss of your own, such as "
+        "importance.Elementwise(saliency=Snip(loss=...))"
+    )
 
 
 class Objective(Protocol):
@@ -74,19 +106,60 @@ def sample_chunks(
         StrategyError: Labels are needed and are not there.
     """
     left = calibration.samples if samples is None else samples
-    for number, (batch, labels) in enumerate(
-        zip(calibration.inputs, calibration.labels, strict=True)
-    ):
-        flat = program.flatten_inputs(batch)
+    for inputs, labels in calibration.labelled(size):
+        if left < 1:
+            return
         if labelled_for and labels is None:
             raise StrategyError(
-                f"{labelled_for} ranks by a loss and batch {number} of the calibration data has no "
-                "labels; give batches of (inputs, labels), or a criterion without a loss"
+                f"{labelled_for} ranks by labels and batch {calibration.labels.index(None)} of the "
+                "calibration data has none; give batches of (inputs, labels), or a criterion "
+                "without a loss"
             )
-        total = min(count_samples(flat), left)
-        for start in range(0, total, size):
-            yield rows((flat, labels if labelled_for else None), start, min(start + size, total))
-        left -= total
+        flat = program.flatten_inputs(inputs)
+        have = program.samples(flat)
+        if have > left:  # the last piece, cut where the batch is
+            flat, labels = program.head(flat, left), rows(labels, 0, left)
+        yield flat, labels if labelled_for else None
+        left -= have
+
+
+def whole_chunks(
+    program: Program,
+    calibration: Calibration,
+    size: int,
+    samples: int,
+    labelled_for: str = "",
+) -> Iterator[tuple[list[Any], Any]]:
+    """Flat inputs and labels in pieces that the network takes: of a fixed batch, only whole ones.
+
+    Args:
+        program: The network.
+        calibration: The samples.
+        size: Samples of a piece at most, where the batch is free.
+        samples: Samples in all at most; of a fixed batch, one batch at least.
+        labelled_for: What needs labels; empty gives None for them.
+
+    Yields:
+        Flat inputs and the labels that belong to them.
+
+    Raises:
+        StrategyError: Labels are needed and are not there, or no batch is as large as a fixed one.
+    """
+    if program.dynamic_batch:
+        yield from sample_chunks(program, calibration, size, samples, labelled_for)
+        return
+    fixed = program.batch
+    found = False
+    for piece in sample_chunks(program, calibration, fixed, max(samples, fixed), labelled_for):
+        if program.samples(piece[0]) == fixed:
+            found = True
+            yield piece
+    if not found:
+        raise StrategyError(
+            f"the network takes batches of exactly {fixed}, and the largest batch of the "
+            f"{calibration.samples} calibration samples that are looked at has "
+            f"{max(calibration.sizes)}; give batches of at least {fixed}"
+        )
 
 
 def refuse_fixed_batch(program: Program, name: str) -> None:
@@ -99,16 +172,29 @@ def refuse_fixed_batch(program: Program, name: str) -> None:
     Raises:
         StrategyError: Its batch is fixed, and of more than one sample.
     """
-    if any(program.batch_dims):
-        raise StrategyError(
-            f"{name} looks at one sample at a time, in dimension 0, and the network has its batch "
-            f"elsewhere (dimensions {program.batch_dims} of its inputs); use 'obs' or 'l2'"
-        )
+    refuse_batch_elsewhere(program, name)
     batch = program.batch
     if not program.dynamic_batch and batch > 1:
         raise StrategyError(
             f"{name} looks at one sample at a time and the network was captured with a fixed batch "
             f"of {batch}; give example_inputs of one sample, or use 'l2'"
+        )
+
+
+def refuse_batch_elsewhere(program: Program, name: str) -> None:
+    """Refuse a network whose batch is not in dimension 0 of every input.
+
+    Args:
+        program: The network.
+        name: What looks for samples in dimension 0, for the message.
+
+    Raises:
+        StrategyError: The batch is elsewhere.
+    """
+    if any(program.batch_dims):
+        raise StrategyError(
+            f"{name} looks for samples in dimension 0, and the network has its batch elsewhere "
+            f"(dimensions {program.batch_dims} of its inputs); use 'obs' or 'l2' with 'dp'"
         )
 
 
@@ -252,7 +338,7 @@ def mean_gradient(
     """
     fixed = {name: t.detach() for name, t in program.tensors.items()}
     total = {name: torch.zeros_like(w) for name, w in weights.items()}
-    whole = sum(count_samples(inputs) for inputs, _ in pieces)
+    whole = sum(program.samples(inputs) for inputs, _ in pieces)
     for inputs, labels in pieces:
         with torch.enable_grad():
             own = {name: w.clone().requires_grad_() for name, w in weights.items()}
@@ -262,7 +348,7 @@ def mean_gradient(
             if along is not None:
                 slope = sum((found[name] * along[name]).sum() for name in found)
                 found = _derivative(slope, own)
-        share = count_samples(inputs) / whole
+        share = program.samples(inputs) / whole
         for name, gradient in found.items():
             total[name] += share * gradient.detach()
     return total
@@ -287,19 +373,3 @@ def _is_float(value: Any) -> bool:
 def count_samples(leaves: Sequence[Any]) -> int:
     """Samples of flat inputs: dimension 0 of the first tensor that has one."""
     return next((int(v.shape[0]) for v in leaves if isinstance(v, Tensor) and v.dim()), 0)
-
-
-def rows(tree: Any, start: int, stop: int) -> Any:
-    """Samples `start` to `stop` of every tensor in a tree.
-
-    Args:
-        tree: Inputs, labels, or both.
-        start: First sample.
-        stop: One past the last.
-
-    Returns:
-        The same tree; what is no tensor with a dimension is passed on.
-    """
-    return pytree.tree_map(
-        lambda v: v[start:stop] if isinstance(v, Tensor) and v.dim() else v, tree
-    )

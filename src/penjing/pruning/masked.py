@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from penjing.errors import StrategyError
+from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.plan import Group
-from penjing.pruning.gradients import Loss, count_samples, sample_chunks
+from penjing.pruning.gradients import Loss, refuse_batch_elsewhere, whole_chunks
 from penjing.statistics.stream import evaluate
 from penjing.task import Calibration
 
 BATCH = 32  # samples of which all activations are held at once
-TINY = 1e-30
 
 
 def zeroed(program: Program, group: Group, units: Sequence[int]) -> dict[str, Tensor]:
@@ -47,12 +47,29 @@ def masked_tensors(
         The changed tensors by qualified name.
     """
     found: dict[str, Tensor] = {}
+    kept = _directions(program)
     for group, units in gone:
         for piece in group.slices if len(units) else ():
+            if (piece.tensor, piece.dim) in kept:
+                continue
             tensor = found.get(piece.tensor, program.tensors[piece.tensor].detach())
             index = torch.tensor([p for u in units for p in piece.positions(u)])
             found[piece.tensor] = tensor.index_fill(piece.dim, index.to(tensor.device), 0)
     return found
+
+
+def _directions(program: Program) -> frozenset[tuple[str, int]]:
+    """Tensors that a weight norm divides by their length, and the dimension of their vectors.
+
+    Their lengths `g` are zero where a unit is, which is enough: a vector of zeros has no direction.
+    """
+    return frozenset(
+        (program.stored[v.name], Call(node).arg("dim", 0))
+        for node in program.graph.nodes
+        if node.op == "call_function" and op_name(node) == "_weight_norm"
+        for v in [Call(node).arg("v")]
+        if v.name in program.stored
+    )
 
 
 def divergence(wanted: Sequence[Any], got: Sequence[Any]) -> float:
@@ -77,7 +94,8 @@ def divergence(wanted: Sequence[Any], got: Sequence[Any]) -> float:
             total += float((p - q).square().sum())
             continue
         log_p, log_q = p.log_softmax(1), q.log_softmax(1)
-        each = (log_p.exp() * (log_p - log_q)).sum(1)
+        lost = log_p.exp() * (log_p - log_q)
+        each = lost.masked_fill(log_p.isneginf(), 0.0).sum(1)  # 0 log 0 = 0: classes masked out
         total += float(each.sum()) * len(p) / max(each.numel(), 1)
     return max(total, 0.0)
 
@@ -98,7 +116,6 @@ class Losses:
     calibration: Calibration
     samples: int = 64
     loss: Loss | None = None
-    known: dict[str, float] = field(default_factory=dict, repr=False)
 
     @torch.no_grad()
     def of(self, changes: Sequence[Mapping[str, Tensor]]) -> Tensor:
@@ -112,35 +129,36 @@ class Losses:
             float64.
 
         Raises:
-            StrategyError: Labels are missing, or no batch is as large as a fixed one.
+            StrategyError: Labels are missing, no batch is as large as a fixed one, or the batch is
+                not in dimension 0.
         """
-        fixed = None if self.program.dynamic_batch else self.program.batch
+        refuse_batch_elsewhere(self.program, "a loss by measuring")
         total, seen = torch.zeros(len(changes), dtype=torch.float64), 0
         needs = "ablation" if self.loss else ""
-        for flat, labels in sample_chunks(
-            self.program, self.calibration, fixed or BATCH, self.samples, needs
+        for flat, labels in whole_chunks(
+            self.program, self.calibration, BATCH, self.samples, needs
         ):
-            if fixed is not None and self.program.samples(flat) != fixed:
-                continue
+            count = self.program.samples(flat)
             values = self._values(flat)
             whole = self._outputs(values)
             for number, change in enumerate(changes):
-                total[number] += self._lost(
-                    whole, self._outputs(self._changed(values, change)), labels
-                )
-            seen += count_samples(flat)
-        if not seen:
+                now = self._outputs(self._changed(values, change))
+                if self.loss is None:
+                    total[number] += divergence(whole, now)
+                else:
+                    total[number] += (self._loss(now, labels) - self._loss(whole, labels)) * count
+            seen += count
+        if bool(total.isnan().any()):
             raise StrategyError(
-                f"the network has a fixed batch of {fixed} and no batch of the calibration data is "
-                "as large; give at least one"
+                f"the outputs are NaN for {int(total.isnan().sum())} of {len(changes)} choices of "
+                "units that are set to zero, so what they lose cannot be measured; use importance "
+                "'obs' or 'l2', and a search with proxy='repaired'"
             )
         return total / seen
 
-    def _lost(self, whole: list[Any], now: list[Any], labels: Any) -> float:
-        if self.loss is None:
-            return divergence(whole, now)
-        values = [self.loss(self.program.unflatten_outputs(out), labels) for out in (now, whole)]
-        return float(values[0] - values[1]) * count_samples(whole)
+    def _loss(self, outputs: list[Any], labels: Any) -> float:
+        assert self.loss is not None  # `of` compares outputs where there is none
+        return float(self.loss(self.program.unflatten_outputs(outputs), labels))
 
     def _values(self, flat: Sequence[Any]) -> dict[str, Any]:
         """Value of every node."""

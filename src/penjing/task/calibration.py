@@ -118,6 +118,22 @@ class Calibration:
         for start in range(0, self.samples, size):
             yield self._cut(start, start + size)
 
+    def labelled(self, size: int) -> Iterator[tuple[Any, Any]]:
+        """Inputs of at most `size` samples with their labels; no piece crosses two batches as read.
+
+        Args:
+            size: Samples of a piece at most, at least 1.
+
+        Yields:
+            Inputs of one call, and the labels of the same samples; None where there are none.
+        """
+        start = 0
+        for total, labels in zip(self.sizes, self.labels, strict=True):
+            for at in range(0, total, size):
+                stop = min(at + size, total)
+                yield self._cut(start + at, start + stop), rows(labels, at, stop)
+            start += total
+
     def at_least(self, samples: int, purpose: str) -> None:
         """Refuse too few samples.
 
@@ -157,6 +173,22 @@ class Calibration:
         for start, size, labels in zip(starts, self.sizes, self.labels, strict=True):
             leaves = self._first(start, start + size)
             yield Batch(pytree.tree_unflatten(leaves, self.structure), labels)
+
+
+def rows(tree: Any, start: int, stop: int) -> Any:
+    """Samples `start` to `stop` of every tensor in a tree.
+
+    Args:
+        tree: Inputs, labels, or both, with the samples in dimension 0.
+        start: First sample.
+        stop: One past the last.
+
+    Returns:
+        The same tree; what is no tensor with a dimension is passed on.
+    """
+    return pytree.tree_map(
+        lambda v: v[start:stop] if isinstance(v, Tensor) and v.dim() else v, tree
+    )
 
 
 def _batch_first(part: Batch, dims: Dims) -> Batch:

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from penjing.errors import StrategyError
 from penjing.graph.capture import Program
 from penjing.graph.network import Network
 from penjing.plan import Group
-from penjing.pruning.gradients import count_samples, sample_chunks
+from penjing.pruning.gradients import refuse_batch_elsewhere, whole_chunks
 from penjing.statistics.grams import Layer, layers
 from penjing.task import Calibration
 
@@ -73,20 +72,6 @@ def _places(program: Program, known: Mapping[str, Layer], group: Group) -> list[
     return list(found.values())
 
 
-class _Watching(fx.Interpreter):
-    """Runs a graph and shows some values on the way."""
-
-    def __init__(self, program: Program, look: Mapping[str, Callable[[Tensor], None]]) -> None:
-        super().__init__(program.graph_module)
-        self._look = look
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self._look:
-            self._look[n.name](value)
-        return value
-
-
 @torch.no_grad()
 def watch(
     program: Program,
@@ -110,23 +95,20 @@ def watch(
         How many samples were seen.
 
     Raises:
-        StrategyError: Labels are missing, or there is no whole batch for a network of a fixed one.
+        StrategyError: Labels are missing, there is no whole batch for a network of a fixed one, or
+            its batch is not in dimension 0.
     """
+    refuse_batch_elsewhere(program, "a statistic of activations")
     device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
-    fixed = None if program.dynamic_batch else program.batch
-    seen = 0
-    for flat, labels in sample_chunks(program, calibration, fixed or BATCH, samples, labelled_for):
-        if fixed is not None and program.samples(flat) != fixed:
-            continue
+    seen, names = 0, frozenset(nodes)
+    for flat, labels in whole_chunks(program, calibration, BATCH, samples, labelled_for):
         placed = [v.to(device) if isinstance(v, Tensor) else v for v in flat]
-        look = {n: (lambda v, n=n, labels=labels: see(n, v, labels)) for n in nodes}
-        values = program.bind(placed)
-        order = [values[p.name] for p in program.graph.nodes if p.op == "placeholder"]
-        _Watching(program, look).run(*order)
-        seen += count_samples(flat)
-    if not seen:
-        raise StrategyError(
-            f"the network has a fixed batch of {fixed} and no batch of the calibration data is as "
-            "large; give at least one"
-        )
+
+        def show(node: fx.Node, value: Any, labels: Any = labels) -> Any:
+            if node.name in names:
+                see(node.name, value, labels)
+            return value
+
+        program.run(placed, each=show)
+        seen += program.samples(flat)
     return seen

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from penjing.errors import StrategyError
 from penjing.graph.capture import Program
-from penjing.pruning.gradients import LARGEST_CHUNK, Loss, mean_gradient, sample_chunks
+from penjing.pruning.gradients import (
+    LARGEST_CHUNK,
+    Loss,
+    class_loss,
+    mean_gradient,
+    whole_chunks,
+)
 from penjing.pruning.saliency.protocol import given
 from penjing.task import Calibration
 
@@ -35,7 +40,7 @@ class Grasp:
         that.
     """
 
-    loss: Loss = F.cross_entropy
+    loss: Loss = class_loss
     samples: int = 1000
 
     def __post_init__(self) -> None:
@@ -64,7 +69,7 @@ class Grasp:
             StrategyError: Data or labels are missing.
         """
         data = given(calibration, "grasp")
-        pieces = list(sample_chunks(program, data, LARGEST_CHUNK, self.samples, "grasp"))
+        pieces = list(whole_chunks(program, data, LARGEST_CHUNK, self.samples, "grasp"))
         gradient = mean_gradient(program, weights, pieces, self.loss)
         curved = mean_gradient(program, weights, pieces, self.loss, along=gradient)
         return {name: curved[name] * weight for name, weight in weights.items()}

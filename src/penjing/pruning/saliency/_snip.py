@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from penjing.errors import StrategyError
 from penjing.graph.capture import Program
-from penjing.pruning.gradients import LARGEST_CHUNK, Loss, mean_gradient, sample_chunks
+from penjing.pruning.gradients import (
+    LARGEST_CHUNK,
+    Loss,
+    class_loss,
+    mean_gradient,
+    whole_chunks,
+)
 from penjing.pruning.saliency.protocol import given
 from penjing.task import Calibration
 
@@ -33,7 +38,7 @@ class Snip:
         meant for those.
     """
 
-    loss: Loss = F.cross_entropy
+    loss: Loss = class_loss
     samples: int = 1000
 
     def __post_init__(self) -> None:
@@ -62,6 +67,6 @@ class Snip:
             StrategyError: Data or labels are missing.
         """
         data = given(calibration, "snip")
-        pieces = list(sample_chunks(program, data, LARGEST_CHUNK, self.samples, "snip"))
+        pieces = list(whole_chunks(program, data, LARGEST_CHUNK, self.samples, "snip"))
         gradient = mean_gradient(program, weights, pieces, self.loss)
         return {name: (gradient[name] * weight).abs() for name, weight in weights.items()}
