@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import penjing as pj
 from penjing.errors import InputError, StrategyError
+from penjing.graph.capture import capture
+from penjing.pruning.saliency import Snip
+from penjing.task import Calibration
 
 
 class Net(nn.Module):
@@ -28,6 +32,35 @@ X, Y = torch.randn(7, 8, 5, generator=GENERATOR), torch.randn(8, 4, generator=GE
 DATA = [torch.randn(7, 32, 5, generator=GENERATOR) for _ in range(4)]
 BOTH = [{"x": x, "y": torch.randn(32, 4, generator=GENERATOR)} for x in DATA]
 INPUTS = {"one input": (X, DATA), "two inputs": ({"x": X, "y": Y}, BOTH)}
+
+
+NEEDS_BATCH_FIRST = ["taylor", "fisher", "apoz", "chip", "ablation", "sensitivity"]
+
+
+@pytest.mark.parametrize("name", NEEDS_BATCH_FIRST)
+def test_what_looks_for_samples_in_dimension_0_says_so(name: str) -> None:
+    with pytest.raises(StrategyError, match="samples in dimension 0, and the network has its"):
+        pj.prune(Net().eval(), X, pruning_ratio=0.5, importance=name, calibration=DATA)
+
+
+def test_a_search_that_measures_says_so_too() -> None:
+    with pytest.raises(StrategyError, match="samples in dimension 0, and the network has its"):
+        pj.prune(Net().eval(), X, pruning_ratio=0.5, allocation="genetic", calibration=DATA)
+
+
+def test_a_mean_loss_is_taken_over_samples_and_not_over_time() -> None:
+    model, labels = Net().eval(), torch.arange(32) % 3
+    data = Calibration.of([(batch, labels) for batch in DATA], dims=(1,))
+    program = capture(model, X)
+    weights = {"read.weight": model.read.weight.detach()}
+    found = Snip().elements(program, weights, data)["read.weight"]
+    whole = [F.cross_entropy(model(x), y) for b in DATA for x, y in _eights(b, labels)]
+    (gradient,) = torch.autograd.grad(torch.stack(whole).mean(), [model.read.weight])
+    torch.testing.assert_close(found, (gradient * model.read.weight).abs().detach())
+
+
+def _eights(batch: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(batch.split(8, dim=1), labels.split(8), strict=True))
 
 
 def called(model: nn.Module, batch: object) -> Tensor:

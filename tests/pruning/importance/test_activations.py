@@ -122,7 +122,7 @@ def test_a_flattened_map_is_one_row(case):
 
 def test_labels_are_named_where_information_needs_them(case):
     model, _, _, _, inputs = case
-    with pytest.raises(StrategyError, match="information ranks by a loss and batch 0"):
+    with pytest.raises(StrategyError, match="information ranks by labels and batch 0"):
         pj.prune(
             model,
             inputs[:1],

@@ -1,6 +1,7 @@
 """What holds for every importance, and what each promises beyond."""
 
 import dataclasses
+import math
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from penjing.graph.network import Network
 from penjing.plan import Group, Slice
 from penjing.pruning import importance
 from penjing.pruning.gradients import SampleGradients
-from penjing.pruning.importance import Random, Taylor, l1, l2, resolve
+from penjing.pruning.importance import Magnitude, Random, Taylor, l1, l2, resolve
 from penjing.task import Calibration
 from penjing.testing import check_importance, tiny
 
@@ -64,6 +65,27 @@ def test_a_magnitude_is_the_sum_over_all_that_a_unit_cuts(name, strategy, norm):
             sum(norm(w).sum() for *_, w in parameters_of_unit(model, group, u)) for u in units
         ]
         torch.testing.assert_close(strategy(model, group), torch.stack(expected))
+
+
+@pytest.mark.parametrize("name", ["residual_a", "flatten"])
+def test_an_infinite_power_is_the_largest_value_that_a_unit_cuts(name):
+    model = tiny.make(name)
+    for group in Network.of(model, tiny.example(name)).groups:
+        expected = [
+            max(float(w.abs().max()) for *_, w in parameters_of_unit(model, group, u))
+            for u in range(group.units)
+        ]
+        torch.testing.assert_close(Magnitude(p=math.inf)(model, group), torch.tensor(expected))
+
+
+def test_any_power_is_summed_over_all_that_a_unit_cuts():
+    model = tiny.make("concat")
+    for group in Network.of(model, tiny.example("concat")).groups:
+        expected = [
+            sum(float(w.double().abs().pow(1.5).sum()) for *_, w in cuts)
+            for cuts in (parameters_of_unit(model, group, u) for u in range(group.units))
+        ]
+        torch.testing.assert_close(Magnitude(p=1.5)(model, group), torch.tensor(expected))
 
 
 def test_running_statistics_do_not_count():
@@ -125,17 +147,18 @@ def case():
     return model, Network.of(model, tiny.example("concat")), Calibration.of(batches)
 
 
-def by_hand(model, group, inputs, labels):
-    total = torch.zeros(group.units)
-    for x, y in zip(inputs.split(1), labels.split(1), strict=True):
+def terms_by_hand(model, group, inputs, labels):
+    """Sum of gradient times weight over all that each unit cuts, a row per sample."""
+    found = torch.zeros(len(inputs), group.units)
+    for row, x, y in zip(found, inputs.split(1), labels.split(1), strict=True):
         model.zero_grad()
         F.cross_entropy(model(x), y).backward()
         grads = {name: p.grad for name, p in model.named_parameters()}
         for unit in range(group.units):
             cuts = parameters_of_unit(model, group, unit)
-            total[unit] += sum((grads[n].index_select(d, i) * w).sum() for n, d, i, w in cuts) ** 2
+            row[unit] = sum((grads[n].index_select(d, i) * w).sum() for n, d, i, w in cuts)
     model.zero_grad()
-    return total / len(inputs)
+    return found
 
 
 def test_taylor_with_a_loss_is_the_mean_square_of_the_summed_first_order_term(case):
@@ -143,7 +166,18 @@ def test_taylor_with_a_loss_is_the_mean_square_of_the_summed_first_order_term(ca
     prepared = Taylor(loss=F.cross_entropy).prepare(network, data)
     inputs, labels = torch.cat(data.inputs), torch.cat(data.labels)
     for group in network.groups:
-        torch.testing.assert_close(prepared(model, group), by_hand(model, group, inputs, labels))
+        expected = terms_by_hand(model, group, inputs, labels).square().mean(0)
+        torch.testing.assert_close(prepared(model, group), expected)
+
+
+def test_taylor_of_order_two_is_the_expected_change_with_the_curvature_of_the_samples(case):
+    model, network, data = case
+    prepared = Taylor(loss=F.cross_entropy, order=2).prepare(network, data)
+    inputs, labels = torch.cat(data.inputs), torch.cat(data.labels)
+    for group in network.groups:
+        terms = terms_by_hand(model, group, inputs, labels)
+        expected = (terms.square() / 2 - terms).mean(0).abs()
+        torch.testing.assert_close(prepared(model, group), expected)
 
 
 @pytest.mark.parametrize("taylor", [Taylor(), Taylor(loss=F.cross_entropy)], ids=["own", "loss"])
@@ -202,7 +236,7 @@ def test_label_free_taylor_is_in_expectation_twice_the_divergence_of_a_small_cha
 
 def test_taylor_with_a_loss_needs_labels(case):
     _, network, data = case
-    with pytest.raises(StrategyError, match="no labels"):
+    with pytest.raises(StrategyError, match="ranks by labels and batch 0"):
         Taylor(loss=F.cross_entropy).prepare(network, Calibration.of(data.inputs))
 
 

@@ -162,7 +162,7 @@ def test_an_unknown_reduction_lists_the_known():
 @pytest.mark.parametrize("name", ["snip", "grasp"])
 def test_missing_labels_are_named(case, name):
     model, inputs, *_ = case
-    with pytest.raises(StrategyError, match=f"{name} ranks by a loss and batch 0"):
+    with pytest.raises(StrategyError, match=f"{name} ranks by labels and batch 0"):
         pj.prune(model, inputs[:1], pruning_ratio=0.5, calibration=[inputs], importance=name)
 
 
@@ -173,6 +173,32 @@ def test_one_saliency_serves_both_verbs(case):
     sparse = pj.sparsify(model, inputs[:1], sparsity=0.5, keep_dense=(), **how)
     figures = (pruned.report.data, sparse.report.data)
     assert all(f.after.nonzero < f.before.nonzero for f in figures)
+
+
+class Recurrent(nn.Module):
+    """A graph that makes constants of its own: the state before the first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.over, self.read = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.read(self.over(x)[0][:, -1])
+
+
+def test_synflow_runs_through_constants_of_the_graph():
+    model = tiny.randomise(Recurrent(), 0)
+    pruned = pj.prune(model, torch.ones(2, 5, 3), pruning_ratio=0.5, importance="synflow")
+    assert pruned.model.read.in_features == 4
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+def test_outputs_that_are_no_class_scores_are_told(name):
+    data = [(torch.randn(4, 5, 3), torch.zeros(4, 7, dtype=torch.long))]
+    with pytest.raises(StrategyError, match="give a loss of your own"):
+        pj.prune(
+            Recurrent(), torch.ones(2, 5, 3), pruning_ratio=0.5, importance=name, calibration=data
+        )
 
 
 def test_synflow_needs_no_data():
