@@ -99,3 +99,8 @@ def test_fresh_weights_are_those_of_the_layers_own_initialisation():
     )
     assert equal(first, second)
     assert not (first[0].weight[:, None] == net()[0].weight).all(-1).any()
+
+
+def test_unknown_layers_are_refused_by_a_loss_that_reads_none_too():
+    with pytest.raises(InputError, match="the student has no module 'a'"):
+        distill(student(), Net(), task(), layers={"a": "b"}, **QUICK)

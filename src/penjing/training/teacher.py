@@ -54,10 +54,10 @@ class Teacher(Callback):
             raise InputError(
                 f"the model is on {mine}, its teacher on {theirs}; teacher.to({str(mine)!r})"
             )
-        if not any(loss.of_features for loss in self.losses):
-            return
         if self.layers is not None:
             check_layers(self.layers, run.model, self.model)
+        if not any(loss.of_features for loss in self.losses):
+            return
         self.matched = self.layers or match(run.model, self.model, run.task)
         self._listeners = (
             Listener(run.model, tuple(self.matched)),
