@@ -79,3 +79,31 @@ def test_recurrent_layers_make_hidden_units() -> None:
 
     found = pj.find_groups(Reader().eval(), torch.randn(2, 5, 4))
     assert {g.kind for g in found} <= {"hidden units"}
+
+
+@pytest.mark.parametrize("key_heads", [3, 1], ids=["own keys", "shared keys"])
+def test_dims_that_are_rotated_are_dims_of_heads(key_heads: int) -> None:
+    class Rotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(12, 4 * n) for n in (3, key_heads, key_heads))
+            self.out, self.read = nn.Linear(12, 12), nn.Linear(12, 2)
+            angles = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+            self.register_buffer("cos", angles.cos())
+            self.register_buffer("sin", angles.sin())
+
+        def turned(self, x: Tensor) -> Tensor:
+            left, right = x.chunk(2, -1)
+            return x * self.cos + torch.cat([-right, left], -1) * self.sin
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (
+                f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v)
+            )
+            k, v = (t.repeat_interleave(3 // t.shape[1], 1) for t in (k, v))
+            mixed = nn.functional.scaled_dot_product_attention(self.turned(q), self.turned(k), v)
+            return self.read(x + self.out(mixed.transpose(1, 2).flatten(2)))
+
+    found = pj.find_groups(Rotary().eval(), torch.randn(2, 5, 12))
+    pairs = [g for g in found if g.units == 2]
+    assert [(g.name.partition("#")[0], g.kind) for g in pairs] == [("q", "head dims")]

@@ -58,7 +58,7 @@ class Kinds:
         if self._heads[atoms].any():
             return "heads"
         stream = group.scope == "residual"
-        if self._dims[atoms].any() and not stream:
+        if self._dims[atoms].any() and (not stream or self._unread(group)):
             return "head dims"
         plain = not self._convolved[atoms].any()
         if plain and (tensors & self._tables or (stream and self._normed[atoms].any())):
@@ -66,6 +66,11 @@ class Kinds:
         name = group.name.partition("#")[0]
         made = not {name, f"{name}.weight"}.isdisjoint(self._linear)
         return "neurons" if made and plain else "channels"
+
+    def _unread(self, group: Group) -> bool:
+        """Whether no layer reads the units: a rotation adds as a stream does, but only attends."""
+        parameters = self._analysis.program.parameters
+        return all(part.dim == 0 for part in group.slices if part.tensor in parameters)
 
     def _visit(self, node: fx.Node) -> None:
         name = op_name(node)
