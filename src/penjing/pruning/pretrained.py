@@ -3,7 +3,8 @@
 A network with `config` and `save_pretrained` is rebuilt from its configuration when it is read
 again. After a cut the configuration is searched for numbers that give every tensor its new shape:
 networks are built on the meta device, which allocates nothing, and a number is moved when that
-brings the shapes nearer. What is found counts only once a network built from it has loaded the
+brings the shapes nearer. Layers that lost all their tensors leave their list, and a number that
+counts them is lowered. What is found counts only once a network built from it has loaded the
 cut tensors and given the cut network's outputs.
 """
 
@@ -21,9 +22,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from penjing.graph.attributes import differing, is_settings, replaced
-from penjing.graph.capture import quiet_eval
+from penjing.graph.attributes import differing, is_settings, replaced, write
+from penjing.graph.capture import Program, quiet_eval
 from penjing.graph.network import Cut
+from penjing.pruning.depth import Shortened
+from penjing.pruning.layers import Fewer, layer_of, restore
 from penjing.pruning.result import TOLERANCES, compare_forms, folds_of, told
 from penjing.pruning.scales import Folds
 from penjing.pruning.verify import relative_difference
@@ -63,18 +66,50 @@ def describe_config(model: nn.Module, made: nn.Module, cut: Cut, seed: int = 0) 
             f"so its config keeps the old sizes; {INSTEAD}",
         )
     folds = folds_of(made, cut, seed)
-    search = _Search(made, cut, seed, folds)
-    with torch.random.fork_rng(devices=[]):
-        found = search.run()
-    if found is None:
-        return (f"save_pretrained would write a config that does not fit: {search.why}; {INSTEAD}",)
+    fewer = Fewer.of(made, cut)
+    before = fewer.apply(made)
+    program = fewer.program(cut.program)
+    goal = _Goal(made, program, seed, {fewer.name(n): f for n, f in folds.items()}, fewer)
+    why = ""
+    for config in fewer.configs(made.config):
+        search = _Search(goal, config)
+        with torch.random.fork_rng(devices=[]):
+            found = search.run()
+        why = why or search.why
+        reason = "" if found is None else _adopt(goal, found)
+        if found is not None and not reason:
+            return (_said(type(made).__name__, search.config, found.values),)
+        why = reason or why
+    restore(before)
+    why = _halved(made, cut) or why
+    return (f"save_pretrained would write a config that does not fit: {why}; {INSTEAD}",)
+
+
+def _halved(made: nn.Module, cut: Cut) -> str:
+    """A layer that lost a branch and is not gone, in words: no configuration counts such layers."""
+    left = cut.program.tensors
+    for block in cut.blocks if isinstance(cut, Shortened) else ():
+        layer = layer_of(made, block.owned)
+        stay = [name for name in left if layer and name.startswith(f"{layer}.")]
+        if stay:
+            return (
+                f"it counts whole layers, and {layer!r} lost the branch of {block.name!r} but "
+                f"keeps {stay[0]!r}{f' and {len(stay) - 1} more' if len(stay) > 1 else ''}"
+            )
+    return ""
+
+
+def _adopt(goal: _Goal, found: _Found) -> str:
+    """Give the cut network a configuration, in place; why it runs no more with it, else empty."""
+    made = goal.made
     before = _hang(made, found.fresh)
-    reason = compare_forms(made, cut, seed, folds)
+    reason = compare_forms(made, goal.program, goal.seed, goal.folds)
     if reason:
         for own, attribute, value in before:
             own[attribute] = value
-        return (f"save_pretrained would write a config that does not fit: {reason}; {INSTEAD}",)
-    return (_said(type(made).__name__, search.config, found.values),)
+    elif goal.fewer.kept:  # layers know their own number
+        write(made, differing(made, found.fresh))
+    return reason
 
 
 def _said(name: str, config: Any, values: Mapping[Path, float]) -> str:
@@ -100,13 +135,28 @@ class _Found:
     fresh: nn.Module
 
 
+@dataclass(frozen=True, eq=False)
+class _Goal:
+    """What a configuration is looked for, and how it is proved.
+
+    Its network, the program that the network must be, the seed of random weights, factors of
+    queries, and the lists of layers that got shorter.
+    """
+
+    made: nn.Module
+    program: Program
+    seed: int
+    folds: Folds
+    fewer: Fewer
+
+
 class _Search:
     """Looks for the numbers of a configuration that give a network its shapes."""
 
-    def __init__(self, made: nn.Module, cut: Cut, seed: int, folds: Folds) -> None:
-        self.made, self.cut, self.seed, self.folds = made, cut, seed, folds
-        self.config: Any = made.config
-        self.wanted = _shapes(made)
+    def __init__(self, goal: _Goal, config: Any) -> None:
+        self.goal, self.made = goal, goal.made
+        self.config = config
+        self.wanted = _shapes(goal.made)
         self.built = self.proved = 0
         self.began = time.monotonic()
         self.read: Mapping[int, set[int]] = {}
@@ -117,20 +167,21 @@ class _Search:
 
     def run(self) -> _Found | None:
         """The first values that are proved; `why` says what is missing where there are none."""
-        start = self._built({})
+        counts = self._counts(self._built({}) or {})
+        start = self._built(counts)
         if start is None:
             return None
-        self.read = self._changed()
         if start.keys() != self.wanted.keys():
             odd = sorted(start.keys() ^ self.wanted.keys())[0]
             self.why = f"a {type(self.made).__name__} built from it differs at {odd!r}"
             return None
+        self.read = self._changed(counts)
         self.why = self._unequal(start)
         if self.why and not any(isinstance(p[-1], int) for p, _ in _numbers(self.config)):
             return None
         if start == self.wanted:
-            return self._proof({})
-        for first, shapes in self._moves({}, start):
+            return self._proof(counts)
+        for first, shapes in self._moves(counts, start):
             found = self._descend(first, shapes)
             if found is not None:
                 return found
@@ -138,6 +189,20 @@ class _Search:
                 break
         self.why = self.why or self._unfit(start)
         return None
+
+    def _counts(self, start: Shapes) -> dict[Path, float]:
+        """Numbers of layers that bring the names of the tensors nearest to those wanted."""
+        values, names, far = dict[Path, float](), start.keys(), len(start.keys() ^ self.wanted)
+        better = True
+        while names != self.wanted.keys() and better:
+            better = False
+            for path, value in _numbers(self.config):
+                for old, new in set(self.goal.fewer.counts.values()):
+                    got = self._built({**values, path: new}) if value == old else None
+                    if got is not None and len(got.keys() ^ self.wanted) < far:
+                        values, names, better = {**values, path: new}, got.keys(), True
+                        far = len(names ^ self.wanted)
+        return values
 
     def _descend(self, values: dict[Path, float], shapes: Shapes) -> _Found | None:
         """Move one number after the other while that brings the shapes nearer."""
@@ -183,10 +248,10 @@ class _Search:
             return sorted((whole | self.read.get(value, set())) - {value}, reverse=True)
         return sorted(scaled - {value}, reverse=True)
 
-    def _changed(self) -> dict[int, set[int]]:
+    def _changed(self, counts: dict[Path, float]) -> dict[int, set[int]]:
         """Old value -> new values of the attributes that the cut changed."""
         with torch.device("meta"):
-            dense = type(self.made)(copy.deepcopy(self.config))
+            dense = type(self.made)(copy.deepcopy(_with(self.config, counts)))
         old, changed = differing(self.made, dense), dict[int, set[int]]()
         for place, value in differing(dense, self.made).items():
             if place in old and value >= 1:
@@ -227,7 +292,7 @@ class _Search:
 
     def _other(self, fresh: nn.Module) -> str:
         """Why a network built from a configuration is not the cut network; else empty."""
-        program = self.cut.program
+        program = self.goal.program
         kind = next((p.dtype for p in self.made.parameters()), torch.float32)
         fresh.to(kind).load_state_dict(self.made.state_dict(), strict=True)
         mine = dict(fresh.named_buffers())
@@ -239,7 +304,7 @@ class _Search:
                     f"{type(fresh).__name__} computes from it anew; leave out with ignored_layers "
                     "or scope what shares its units"
                 )
-        reason = compare_forms(fresh, self.cut, self.seed, self.folds)
+        reason = compare_forms(fresh, program, self.goal.seed, self.goal.folds)
         if reason:
             return f"with sizes that fit, {reason}"
         example = pytree.tree_unflatten(list(program.example), program.in_spec)

@@ -134,7 +134,7 @@ def _refused(
 ) -> str:
     """Why the cut module is not what the cut graph is; else empty."""
     try:
-        return compare_forms(made, cut, seed, folds) or _trains_no_more(model, made, cut)
+        return compare_forms(made, cut.program, seed, folds) or _trains_no_more(model, made, cut)
     except FAILURES as error:
         return told(error)
 
@@ -196,7 +196,7 @@ def folds_of(module: nn.Module, cut: Cut, seed: int = 0) -> Folds:
         seed: Of the random weights that tell.
     """
     folds = scale_folds(cut)
-    return folds if folds and compare_forms(module, cut, seed) else {}
+    return folds if folds and compare_forms(module, cut.program, seed) else {}
 
 
 def _really_differs(module: nn.Module, program: Program, folds: Folds) -> bool:
@@ -236,10 +236,11 @@ def _trains_no_more(model: nn.Module, made: nn.Module, cut: Cut) -> str:
     return ""
 
 
-def compare_forms(module: nn.Module, cut: Cut, seed: int, folds: Folds | None = None) -> str:
+def compare_forms(
+    module: nn.Module, program: Program, seed: int, folds: Folds | None = None
+) -> str:
     """Why the module, on random weights in float64, differs from the cut graph; else empty."""
     generator = torch.Generator().manual_seed(seed)
-    program = cut.program
     tensors = randomised(program, generator)
     inputs = [random_like(v, generator) for v in program.example]
     difference = wide_difference(module, program, inputs, tensors, folds)

@@ -26,6 +26,7 @@ from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.budgets import absolute
 from penjing.pruning.depth import Shortened, make_short, remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
+from penjing.pruning.layers import Fewer
 from penjing.pruning.pretrained import carry_config, describe_config
 from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.saliency import Saliency
@@ -582,6 +583,7 @@ def _placed(model: nn.Module, work: Work, home: torch.device, inplace: bool) -> 
         )
     shrink(model, work.cut)
     if isinstance(work.cut, Shortened):
+        Fewer.of(model, work.cut).those_of(work.model).apply(model)
         remove_blocks(model, work.model)
     write(model, differing(model, work.model))
     made = work.model
