@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import penjing as pj
 from penjing.codegen.int8 import compile_integers
-from penjing.errors import ExportError, StrategyError
+from penjing.errors import ExportError, InputError, StrategyError
 from penjing.graph.capture import capture
 from penjing.quantization.lowering import integers
 from penjing.quantization.module import QuantizedModule
@@ -168,6 +168,46 @@ def test_an_op_without_an_integer_form_is_refused_with_its_line_and_the_reason()
 
     network = quantized(Odd(), torch.randn(4, 3, 6, 6))
     with pytest.raises(ExportError, match=r"cumsum.*test_integer_lowering.py.*no integer form"):
+        integers(network)
+
+
+def broken_weight(model):
+    model[0].weight[1, 0, 0, 0] = torch.nan
+
+
+def broken_bias(model):
+    model[0].bias[1] = torch.nan
+
+
+@pytest.mark.parametrize("spoil", [broken_weight, broken_bias])
+def test_weights_that_are_not_finite_are_refused_by_name(spoil):
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(4, 3, 6, 6)
+    with torch.no_grad():
+        spoil(model)
+    network = quantized(model, x)
+    with pytest.raises(ExportError, match=r"conv2d.*'0\.(weight|bias)' holds .* NaN or infinite"):
+        integers(network)
+
+
+def test_quantizing_refuses_weights_that_are_not_finite():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(4, 3, 6, 6)
+    with torch.no_grad():
+        broken_weight(model)
+    with pytest.raises(InputError, match=r"'0\.weight' holds 1 of 108 values that are NaN"):
+        pj.quantize(model, x, calibration=x)
+
+
+def test_an_average_with_its_own_divisor_is_refused():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return F.avg_pool2d(self.conv(x), 2, divisor_override=1)
+
+    network = quantized(Sums(), torch.randn(4, 3, 6, 6))
+    with pytest.raises(ExportError, match=r"avg_pool2d.*divisor of its own"):
         integers(network)
 
 

@@ -30,8 +30,8 @@ def integers(network: QuantizedNetwork) -> IntegerNet:
         The form that `reference` executes and the compiler writes as C.
 
     Raises:
-        ExportError: A node is computed in floats, or has no form here; the message names it, its
-            source line and the reason.
+        ExportError: A node is computed in floats, has no form here, or reads weights that are NaN
+            or infinite; the message names it, its source line and the reason.
     """
     builder, program = Builder(network), network.program
     outputs: list[str] = []
@@ -76,6 +76,7 @@ def _visit(builder: Builder, node: fx.Node) -> None:
         return
     if not any(n.name in builder.values for n in node.all_input_nodes):
         return
+    builder.check_stored(node)
     if name in CLAMPS and network.fused.get(node.all_input_nodes[0].name) == node.name:
         builder.values[node.name] = builder.value(node.all_input_nodes[0], node)
     elif is_layer(node):

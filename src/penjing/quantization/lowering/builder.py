@@ -299,6 +299,16 @@ class Builder:
             raise self.refuse(node, f"its weight {fqn!r} is not held in integers")
         return np.asarray(self.network.integers(fqn).numpy()).astype(np.int8)
 
+    def check_stored(self, node: fx.Node) -> None:
+        """Refuse a node that reads stored numbers which no integer stands for."""
+        program = self.network.program
+        for fqn in (
+            program.stored[n.name] for n in node.all_input_nodes if n.name in program.stored
+        ):
+            values = program.tensors[fqn]
+            if values.is_floating_point() and not bool(values.isfinite().all()):
+                raise self.refuse(node, f"{fqn!r} holds values that are NaN or infinite")
+
     def clamp(self, node: fx.Node, grid: Grid) -> dict[str, int]:
         """Bounds of the activation that a node is fused with."""
         fused = self.network.fused.get(node.name)

@@ -68,6 +68,8 @@ def pool(b: Builder, node: fx.Node) -> None:
     kind = "max" if op_name(node).startswith("max") else "average"
     if kind == "max" and any(d != 1 for d in pair(call.arg("dilation"), 1)):
         raise b.refuse(node, "a dilated pool has no integer kernel")
+    if kind == "average" and call.arg("divisor_override") is not None:
+        raise b.refuse(node, "an average with a divisor of its own has no integer kernel")
     counted = kind == "average" and call.arg("count_include_pad", True)
     if source.padding != NO_PADDING or (counted and any(before)):
         framed = around(source.padding, padding if counted else NO_PADDING)
@@ -113,8 +115,10 @@ def _interpolation(b: Builder, node: fx.Node, size: int, dim: int) -> NDArray[np
     result: Any = Call(node).run(size_value, {source: pulses.expand(shape[1:])[None].contiguous()})
     shares = result[0].movedim(dim, 0).reshape(result.shape[dim], size, -1)[:, :, 0].numpy()
     first = (shares > 0).argmax(1)
-    taken = shares[np.arange(len(first)), first]
-    if (np.abs(shares).sum(1) - taken > 1 - taken + 1e-9).any() or (shares < 0).any():
+    ones = np.arange(len(first))
+    taken = shares[ones, first]
+    beside = np.pad(shares, ((0, 0), (0, 1)))[ones, first + 1]
+    if (shares < 0).any() or not np.allclose(taken + beside, 1, rtol=0, atol=1e-9):
         raise b.refuse(node, "it mixes more than two neighbours")
     second = np.round((1 - taken) * 2**RESIZE_BITS)
     return np.stack([first, second], 1).astype(np.int32)
