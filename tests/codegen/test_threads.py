@@ -9,7 +9,7 @@ from torch import nn
 
 from penjing.codegen.build import warnings_of
 from penjing.codegen.kernels import DenseConv, Depthwise, SparseConv, Style
-from penjing.codegen.pipeline import Settings, compile_captured
+from penjing.codegen.pipeline import Settings, compile_captured, program_of
 from penjing.codegen.runtime import Loaded
 from penjing.graph.capture import capture
 
@@ -35,6 +35,13 @@ def test_two_threads_share_tiles_and_images(kernel: str) -> None:
     worst = max(np.abs(program.run([x.numpy()])[0] - want).max() for _ in range(5))
     assert "PJ_THREADS(2)" in files.text.source
     assert worst < 1e-5
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, False), (2, True)])
+def test_a_layer_that_two_threads_do_not_share_says_so(threads: int, said: bool) -> None:
+    model, x = nn.Linear(8, 4).eval(), torch.randn(2, 8)
+    program = program_of(capture(model, x), [x], Settings(threads=threads))
+    assert ("on one thread" in program.table) == said
 
 
 def test_a_threaded_program_compiles_without_warnings_where_there_is_no_openmp() -> None:

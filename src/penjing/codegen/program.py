@@ -131,16 +131,23 @@ class Program:
 
     @property
     def table(self) -> str:
-        """Per layer its kernel, the nonzeros among its weights, its bytes, how they are written."""
+        """Per layer its kernel, the nonzeros among its weights, its bytes, how they are written.
+
+        A program for several threads says which layers run on one.
+        """
         steps = self.files.text.steps
         rows = [("layer", "kernel", "nonzeros", "bytes", "encoding")]
-        rows += [(s.layer.source, s.kernel, _kept(s), f"{s.constant_bytes:,}", s.code.note)
+        rows += [(s.layer.source, s.kernel, _kept(s), f"{s.constant_bytes:,}", self._note(s))
                  for s in steps]  # fmt: skip
         wide = [max(len(row[i]) for row in rows) for i in range(4)]
         return "\n".join(
             f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}  {d:>{wide[3]}}  {e}".rstrip()
             for a, b, c, d, e in rows
         )
+
+    def _note(self, step: Step) -> str:
+        alone = "on one thread" if self.threads > 1 and not step.threaded else ""
+        return ", ".join(filter(None, (step.code.note, alone)))
 
     def save(self, folder: str | Path) -> Path:
         """Write all files.

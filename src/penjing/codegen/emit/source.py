@@ -40,7 +40,6 @@ class Step:
         layer: The layer.
         kernel: Name of its kernel.
         code: Its C; blobs are named as in the program.
-        note: What the kernel says of its encoding.
     """
 
     layer: Layer
@@ -51,6 +50,12 @@ class Step:
     def constant_bytes(self) -> int:
         """Bytes of its constants, shared ones included."""
         return sum(blob.values.nbytes for blob in self.code.blobs)
+
+    @property
+    def threaded(self) -> bool:
+        """Whether threads share its work; else it runs on one."""
+        text = "".join((self.code.call, *self.code.functions.values()))
+        return "PJ_PARALLEL" in text or "PJ_THREADS" in text
 
 
 @dataclass(frozen=True, slots=True)
