@@ -1,6 +1,7 @@
 """The command line: answers, exit codes, help."""
 
 import json
+import sys
 import textwrap
 
 import pytest
@@ -11,10 +12,11 @@ import penjing
 from penjing.cli import app
 from penjing.cli.app import LATER
 from penjing.report import Report
+from penjing.training.processes import Processes
 
 COMMANDS = (
     *("demo", "compress", "groups", "prune", "sparsify"),
-    *("finetune", "distill", "measure", "export", "report"),
+    *("quantize", "train", "finetune", "distill", "measure", "export", "compile", "report"),
 )
 NET = """
 from tests.compression.toys import EXAMPLE, Net, scans, task as labelled
@@ -190,6 +192,44 @@ def test_finetune_learns_from_the_original(labelled, tmp_path):
     words = ("--student", student, "--epochs", "1", "--out", tmp_path / "tuned", "--json")
     done = run("finetune", labelled, *words)
     assert json.loads(done.stdout)["report"]["choices"]["teacher"] == "Net"
+
+
+def test_train_ends_with_the_zeros_asked_for(labelled, tmp_path):
+    words = ("--sparsity", "0.5", "--pattern", "block:2x1", "--method", "rigl", "--epochs", "2")
+    done = run("train", labelled, *words, "--keep-dense", "none", "--out", tmp_path / "sparse")
+    told = Report.read(tmp_path / "sparse" / "report.json").data.choices["zeros"]
+    assert (done.exit_code, told.split()[0]) == (0, "50.00%")
+
+
+def test_train_needs_a_task(net, tmp_path):
+    done = run("train", net, "--sparsity", "0.5", "--out", tmp_path / "sparse")
+    assert (done.exit_code, "task" in done.stderr) == (2, True)
+
+
+def test_of_several_processes_the_first_alone_writes(labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "here", lambda: Processes(rank=1, size=2))
+    run("finetune", labelled, "--epochs", "1", "--out", tmp_path / "tuned")
+    assert not (tmp_path / "tuned" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (("--tracker", "tensorbord"), "known are tensorboard"),
+        (("--tracker", "tensorboard"), "penjing[track]"),
+        (("--distributed",), "torchrun"),
+        (("--sparsity", "90"), "90 percent is 0.9"),
+        (("--sparsity", "0.5", "--method", "magic"), "gradual"),
+    ],
+    ids=["tracker", "not installed", "one process", "sparsity", "method"],
+)
+def test_a_training_that_cannot_be_ends_with_code_2_and_the_fix(
+    labelled, tmp_path, monkeypatch, words, fix
+):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    done = run("train", labelled, *words, "--epochs", "1", "--out", tmp_path / "sparse")
+    assert (done.exit_code, fix in done.stderr) == (2, True)
 
 
 def test_distill_teaches_a_student_of_another_file(labelled, tmp_path):

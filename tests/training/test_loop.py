@@ -296,6 +296,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_the_last_good_epoch():
     assert equal(model, other)
 
 
+def test_an_infinite_constant_does_not_end_the_run():
+    model = Net()
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    assert fit(model, task(), settings()).stopped == ""
+
+
 def test_weights_that_are_not_finite_end_the_run():
     class Breaks(Callback):
         def on_step(self, run, /):

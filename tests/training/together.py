@@ -1,14 +1,19 @@
-"""What two processes do together; `torchrun` runs this, `test_processes.py` looks at the results.
+"""What two processes do together; `test_processes.py` runs this and looks at the results.
+
+They are forked after the imports, which cost more than the training, and find in the environment
+what `torchrun` would tell them.
 
 Each scenario gives a dict, which every process writes to `FOLDER/NAME-RANK.pt`.
 """
 
 import os
+import socket
 import sys
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.multiprocessing import start_processes
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
@@ -126,8 +131,17 @@ def patient():
     return trained(patience=1, lr=1e-9, epochs=9)
 
 
-def main(folder):
-    rank = os.environ["RANK"]
+def masked():
+    """Constants that no process may change: an infinite one, and one that has no exact share."""
+    model = network()
+    model.register_buffer("mask", torch.tensor([0.1, -torch.inf]))
+    return outcome(model, fit(model, task(), settings(distributed=True)))
+
+
+def run_all(rank, port, folder):
+    """In one process: every scenario in turn."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     scenarios = {
         "plain": trained,
@@ -138,10 +152,18 @@ def main(folder):
         "spoiled": lambda: trained(callbacks=[Spoils()]),
         "sparse": sparse,
         "patient": patient,
+        "masked": masked,
     }
     for name, scenario in scenarios.items():
         torch.save(scenario(), folder / f"{name}-{rank}.pt")
 
 
+def free_port():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    arguments = (free_port(), Path(sys.argv[1]))
+    start_processes(run_all, arguments, nprocs=2, start_method="fork")

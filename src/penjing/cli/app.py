@@ -21,11 +21,12 @@ from penjing.cli.prune import prune
 from penjing.cli.quantize import quantize
 from penjing.cli.report import report
 from penjing.cli.sparsify import sparsify
+from penjing.cli.train import train
 from penjing.errors import UnavailableError
 from penjing.verbs.later import LATER as LATER_VERBS
 
 LATER = {
-    **{name: text for name, text in LATER_VERBS.items() if name != "train"},
+    **LATER_VERBS,
     "devices": "device profiles",
     "runs": "the list of past runs",
 }
@@ -84,6 +85,7 @@ for _command, _example in (
     (sparsify, "penjing sparsify net.py --sparsity 0.9 --out runs/sparse"),
     (quantize, "penjing quantize net.py --out runs/int8"),
     (finetune, "penjing finetune net.py --student runs/half/model --epochs 3 --out runs/tuned"),
+    (train, "penjing train net.py --sparsity 0.9 --epochs 30 --out runs/sparse"),
     (distill, "penjing distill net.py --student small.py --loss logits --loss attention"),
     (measure, "penjing measure net.py --threads 1"),
     (export, "penjing export net.py --out net.onnx"),

@@ -10,7 +10,21 @@ import typer
 from penjing.cli.answers import answering
 from penjing.cli.finetune import student_in
 from penjing.cli.opening import open_source
-from penjing.cli.options import AsJson, Debug, Net, Out, Seed, Trust
+from penjing.cli.options import (
+    AsJson,
+    Compiled,
+    Debug,
+    Distributed,
+    Epochs,
+    Lr,
+    Minutes,
+    Net,
+    Optimizer,
+    Out,
+    Seed,
+    Tracker,
+    Trust,
+)
 from penjing.cli.outcome import deliver
 from penjing.verbs.distill import distill as distill_network
 
@@ -26,10 +40,13 @@ def distill(  # noqa: PLR0913 - each is an option of the command
         list[str] | None,
         typer.Option("--loss", help="logits, decoupled, attention, ... may be repeated."),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 3,
-    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, adam, sgd, ...")] = "adamw",
-    lr: Annotated[float | None, typer.Option("--lr", help="Base learning rate.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Time limit.")] = None,
+    epochs: Epochs = 3,
+    optimizer: Optimizer = "adamw",
+    lr: Lr = None,
+    minutes: Minutes = None,
+    tracker: Tracker = None,
+    compiled: Compiled = False,
+    distributed: Distributed = False,
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -52,6 +69,9 @@ def distill(  # noqa: PLR0913 - each is an option of the command
             optimizer=optimizer,
             lr=lr,
             minutes=minutes,
+            tracker=tracker,
+            compile=compiled,
+            distributed=distributed,
             workdir=out / "training",
             seed=seed,
         )

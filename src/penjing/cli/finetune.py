@@ -11,7 +11,21 @@ from torch import nn
 from penjing import checkpoint
 from penjing.cli.answers import answering
 from penjing.cli.opening import open_source
-from penjing.cli.options import AsJson, Debug, Net, Out, Seed, Trust
+from penjing.cli.options import (
+    AsJson,
+    Compiled,
+    Debug,
+    Distributed,
+    Epochs,
+    Lr,
+    Minutes,
+    Net,
+    Optimizer,
+    Out,
+    Seed,
+    Tracker,
+    Trust,
+)
 from penjing.cli.outcome import deliver
 from penjing.verbs.finetune import finetune as finetune_network
 
@@ -24,12 +38,15 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--student", help="Folder of the cut network; NET is then its teacher."),
     ] = None,
     out: Out = Path("runs/tuned"),
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 3,
-    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, adam, sgd, ...")] = "adamw",
-    lr: Annotated[float | None, typer.Option("--lr", help="Base learning rate.")] = None,
+    epochs: Epochs = 3,
+    optimizer: Optimizer = "adamw",
+    lr: Lr = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Of distillation.")] = 4.0,
     weight: Annotated[float, typer.Option("--weight", help="The teacher's share.")] = 0.9,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Time limit.")] = None,
+    minutes: Minutes = None,
+    tracker: Tracker = None,
+    compiled: Compiled = False,
+    distributed: Distributed = False,
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -50,6 +67,9 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
             optimizer=optimizer,
             lr=lr,
             minutes=minutes,
+            tracker=tracker,
+            compile=compiled,
+            distributed=distributed,
             workdir=out / "training",
             seed=seed,
         )

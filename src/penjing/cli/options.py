@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from penjing.pruning.weights.targets import ROLES
+
 Net = Annotated[
     str,
     typer.Argument(
@@ -64,7 +66,47 @@ Ignore = Annotated[
     typer.Option("--ignore", help="Layer to leave alone, name or glob; may be repeated."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the result.", file_okay=False)]
+Pattern = Annotated[
+    str, typer.Option("--pattern", help="element, n:m such as 2:4, block:1x8, kernel.")
+]
+KeepDense = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-dense", help="first, last, depthwise, or none; may be repeated. Default: all."
+    ),
+]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training data.")]
+Optimizer = Annotated[str, typer.Option("--optimizer", help="adamw, adam, sgd, module:thing.")]
+Lr = Annotated[
+    float | None, typer.Option("--lr", help="Base learning rate; the optimizer's own by default.")
+]
+Minutes = Annotated[float | None, typer.Option("--minutes", help="Time limit.")]
+Tracker = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", help="tensorboard, wandb or mlflow; may be repeated."),
+]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Run the training steps through torch.compile.")
+]
+Distributed = Annotated[
+    bool,
+    typer.Option(
+        "--distributed", help="Share every step among the processes that torchrun started."
+    ),
+]
 
+
+class Indivisible(StrEnum):
+    """What happens where a pattern does not divide a layer."""
+
+    ERROR = "error"
+    PAD = "pad"
+    SKIP = "skip"
+
+
+IndivisibleOption = Annotated[
+    Indivisible, typer.Option("--indivisible", help="Where the pattern does not divide a layer.")
+]
 
 Choice = Literal["auto", "least_squares", "recalibrate", "tune"]
 
@@ -95,6 +137,11 @@ REPAIRS: Mapping[Repair, Choice | None] = {
 RepairOption = Annotated[
     Repair, typer.Option("--repair", help="auto is least_squares where there is data.")
 ]
+
+
+def roles(keep_dense: list[str] | None) -> tuple[str, ...]:
+    """Kinds of layers that stay dense, as the verbs take them."""
+    return tuple(role for role in keep_dense or ROLES if role != "none")
 
 
 def given(bounds: Mapping[str, str | None]) -> dict[str, float | str]:

@@ -21,6 +21,7 @@ from penjing.cli.answers import (
 from penjing.graph.capture import Example
 from penjing.plan import Plan
 from penjing.report import Report
+from penjing.training.processes import Processes
 
 
 class Outcome(Protocol):
@@ -48,6 +49,8 @@ def deliver(
 ) -> None:
     """Save the network under `model/` with the report beside it, and show the report.
 
+    Of several processes that trained together the first alone does so.
+
     Args:
         outcome: The network and the report.
         out: Folder.
@@ -59,6 +62,8 @@ def deliver(
     Raises:
         OSError: The folder cannot be written.
     """
+    if not Processes.here().first:
+        return
     report = Report(replace(outcome.report.data, command=as_typed(context)))
     with working("saving"):
         checkpoint.save(outcome.model, out / "model", example, plan=plan)

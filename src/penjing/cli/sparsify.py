@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,26 +13,22 @@ from penjing.cli.options import (
     AsJson,
     Debug,
     Ignore,
+    Indivisible,
+    IndivisibleOption,
+    KeepDense,
     Macs,
     Net,
     Out,
+    Pattern,
     Repair,
     RepairOption,
     Seed,
     Trust,
     given,
+    roles,
 )
 from penjing.cli.outcome import deliver
-from penjing.pruning.weights.targets import ROLES
 from penjing.verbs.sparsify import sparsify as sparsify_network
-
-
-class Indivisible(StrEnum):
-    """What happens where a pattern does not divide a layer."""
-
-    ERROR = "error"
-    PAD = "pad"
-    SKIP = "skip"
 
 
 def sparsify(  # noqa: PLR0913 - each is an option of the command
@@ -47,9 +42,7 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--nonzero", help="Upper bound on parameters that are not zero, or '20%'."),
     ] = None,
     macs: Macs = None,
-    pattern: Annotated[
-        str, typer.Option("--pattern", help="element, n:m such as 2:4, block:1x8, kernel.")
-    ] = "element",
+    pattern: Pattern = "element",
     out: Out = Path("runs/sparse"),
     importance: Annotated[
         str | None,
@@ -60,16 +53,8 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--allocation", help="dp, lamp, erk, global, uniform, module:thing."),
     ] = None,
     repair: RepairOption = Repair.AUTO,
-    keep_dense: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--keep-dense", help="first, last, depthwise, or none; may be repeated. Default: all."
-        ),
-    ] = None,
-    indivisible: Annotated[
-        Indivisible,
-        typer.Option("--indivisible", help="Where the pattern does not divide a layer."),
-    ] = Indivisible.ERROR,
+    keep_dense: KeepDense = None,
+    indivisible: IndivisibleOption = Indivisible.ERROR,
     ignore: Ignore = None,
     seed: Seed = 0,
     trust: Trust = False,
@@ -91,7 +76,7 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
                 importance=importance,
                 allocation=allocation,
                 repair=repair.choice,
-                keep_dense=tuple(role for role in keep_dense or ROLES if role != "none"),
+                keep_dense=roles(keep_dense),
                 indivisible=indivisible.value,
                 ignored_layers=tuple(ignore or ()),
                 seed=seed,

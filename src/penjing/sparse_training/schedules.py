@@ -103,9 +103,9 @@ class SparsitySchedule:
             raise StrategyError(f"steps is {self.steps}; a schedule has at least one")
         if isinstance(self.shape, str) and self.shape not in SHAPES:
             near = difflib.get_close_matches(self.shape, SHAPES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise StrategyError(
-                f"no sparsity schedule is called {self.shape!r}{hint} Known are "
+                f"no sparsity schedule is called {self.shape!r}; {hint}known are "
                 f"{', '.join(SHAPES)}; a function of progress is one too"
             )
 

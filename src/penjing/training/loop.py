@@ -299,7 +299,7 @@ class _Loop:
         for callback in self.callbacks:
             callback.on_judge(run)
         metrics = self._evaluate()
-        bad = next((n for n, t in tensors_of(run.model).items() if not t.isfinite().all()), None)
+        bad = _spoiled(run)
         if bad or (metrics and math.isnan(metrics[run.task.headline])):
             what = f"{bad} is" if bad else f"{run.task.headline} on validation is"
             raise _DivergedError(f"{what} no longer finite at the end of epoch {run.epoch + 1}")
@@ -392,14 +392,24 @@ def _after(epoch: int) -> str:
     return f"after epoch {epoch}" if epoch else "before training"
 
 
+def _spoiled(run: Run) -> str | None:
+    """The first tensor that is not finite; constants may be infinite, as masks of attention are."""
+    for name, tensor in tensors_of(run.model).items():
+        fine = (
+            tensor.isfinite() | (tensor == run.kept[name]) if name in run.kept else ~tensor.isnan()
+        )
+        if not fine.all():
+            return name
+    return None
+
+
 def _cause(run: Run) -> str:
     """Where values stop being finite."""
     for leaf in pytree.tree_leaves(run.inputs):
         if isinstance(leaf, Tensor) and not leaf.isfinite().all():
             return f"the inputs {describe(leaf)} of the batch have NaN or infinite values"
-    for name, tensor in tensors_of(run.model).items():
-        if not tensor.isfinite().all():
-            return f"{name} has NaN or infinite values"
+    if bad := _spoiled(run):
+        return f"{bad} has NaN or infinite values"
     for leaf in pytree.tree_leaves(run.outputs):
         if isinstance(leaf, Tensor) and not leaf.isfinite().all():
             return f"the outputs {describe(leaf)} have NaN or infinite values; try a lower lr"

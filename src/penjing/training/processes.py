@@ -43,6 +43,13 @@ class Processes:
     size: int = 1
     device: torch.device = CPU
 
+    @classmethod
+    def here(cls, device: torch.device = CPU) -> Processes:
+        """This process among those that were joined; alone where none were."""
+        if not dist.is_available() or not dist.is_initialized():
+            return cls(device=device)
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
     @property
     def first(self) -> bool:
         """Whether this is the one that writes files and talks to people."""
@@ -107,21 +114,32 @@ class Processes:
 
     @torch.no_grad()
     def average_buffers(self, model: nn.Module, share: float) -> None:
-        """Running statistics become those over all processes; other buffers the first one's."""
+        """Floating buffers become their mean over all processes; others those of the first."""
         if self.size == 1:
             return
-        buffers = [b for b in model.buffers() if not b.is_complex()]
-        moving = [b for b in buffers if b.is_floating_point()]
-        for buffer in moving:
-            buffer.mul_(share)
-        self._in_buckets(moving, dist.all_reduce)
-        self._in_buckets([b for b in buffers if not b.is_floating_point()], _from_first)
+        self._in_buckets([b for b in model.buffers() if not b.is_floating_point()], _from_first)
+        self._in_buckets(
+            [b for b in model.buffers() if b.is_floating_point()], self._average(share)
+        )
 
     @torch.no_grad()
     def begin_alike(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of the first."""
         if self.size > 1:
             self._in_buckets([*model.parameters(), *model.buffers()], _from_first)
+
+    def _average(self, share: float) -> Callable[[Tensor], None]:
+        """The mean, weighted by samples; what is the same everywhere stays so to the bit."""
+
+        def average(own: Tensor) -> None:
+            first = own.clone()
+            _from_first(first)
+            moved = (own - first) * share
+            moved[(own == first) | (share == 0)] = 0  # infinite constants have no difference
+            dist.all_reduce(moved)
+            own.copy_(first + moved)
+
+        return average
 
     @torch.no_grad()
     def _in_buckets(self, tensors: list[Tensor], exchange: Callable[[Tensor], object]) -> None:
@@ -162,7 +180,7 @@ def joined(distributed: bool, device: torch.device) -> Processes:
             )
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
-    here = Processes(dist.get_rank(), dist.get_world_size(), device)
+    here = Processes.here(device)
     _check_devices(here)
     return here
 
