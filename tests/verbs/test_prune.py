@@ -314,6 +314,34 @@ def test_the_result_is_in_the_mode_of_the_original():
     assert [m.training for m in result.model.modules()] == [m.training for m in model.modules()]
 
 
+def test_a_network_in_training_mode_gives_what_it_gives_in_evaluation():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5))
+    model = nn.Sequential(inner, nn.Linear(16, 3))
+    data = [torch.randn(64, 6, generator=torch.Generator().manual_seed(1))]
+    results = [
+        prune(model.train(mode), torch.ones(2, 6), pruning_ratio=0.5, calibration=data)
+        for mode in (True, False)
+    ]
+    assert results[0].plan == results[1].plan
+    assert equal_states(results[0].model, results[1].model)
+    assert [r.model.training for r in results] == [True, False]
+
+
+def test_a_network_that_takes_one_size_alone_is_cut_for_it():
+    class OneSize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x.reshape(2, 7, 5)).relu()).reshape(14, 3)
+
+    pruned = prune(OneSize(), torch.ones(2, 35), pruning_ratio=0.5)
+    assert pruned.model.first.out_features == 4
+    assert pruned.model(torch.ones(2, 35)).shape == (14, 3)
+
+
 def test_in_place_the_network_itself_shrinks():
     model = tiny.make("residual")
     wanted = prune(model, X, pruning_ratio=0.5).model
