@@ -157,6 +157,17 @@ def test_a_channel_with_a_bias_far_above_its_weights_still_fits_32_bits():
     assert np.abs(found[:, 1] - 1.0).max() < 0.05
 
 
+@pytest.mark.parametrize(
+    ("options", "text"), [({"divisor_override": 3}, "divisor"), ({"ceil_mode": True}, "ceil_mode")]
+)
+def test_a_pool_that_no_kernel_computes_is_refused(options, text):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(3, 2, **options)).eval()
+    x = torch.randn(8, 3, 6, 6)
+    with pytest.raises(ExportError, match=text):
+        integers(pj.quantize(net, x[:1], calibration=[x]).model.network)
+
+
 def test_an_op_without_an_integer_form_is_refused_with_its_line_and_the_reason():
     class Odd(nn.Module):
         def __init__(self):

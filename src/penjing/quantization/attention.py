@@ -47,7 +47,8 @@ def _is_plain(call: Call) -> bool:
 def _write_out(graph: fx.Graph, node: fx.Node) -> None:
     call = Call(node)
     query, key, value = (call.arg(k) for k in ("query", "key", "value"))
-    scale = call.arg("scale") or 1 / math.sqrt(query.meta["val"].shape[-1])
+    given = call.arg("scale")
+    scale = 1 / math.sqrt(query.meta["val"].shape[-1]) if given is None else given
     with graph.inserting_before(node):
         turned = _call(graph, node, _ATEN.transpose.int, (key, -2, -1))
         scores = _call(graph, node, _ATEN.matmul.default, (query, turned))

@@ -19,6 +19,7 @@ from penjing.quantization.lowering.builder import (
     Value,
     around,
     pair,
+    shape_of,
 )
 
 
@@ -66,6 +67,8 @@ def pool(b: Builder, node: fx.Node) -> None:
     before = pair(call.arg("padding"), 0)
     padding: Padding = ((before[0], before[0]), (before[1], before[1]))
     kind = "max" if op_name(node).startswith("max") else "average"
+    if kind == "average" and call.arg("divisor_override"):
+        raise b.refuse(node, "a mean with a divisor of its own has no integer kernel")
     if kind == "max" and any(d != 1 for d in pair(call.arg("dilation"), 1)):
         raise b.refuse(node, "a dilated pool has no integer kernel")
     if kind == "average" and call.arg("divisor_override") is not None:
@@ -81,8 +84,10 @@ def pool(b: Builder, node: fx.Node) -> None:
     window = zip(sizes[:2], kernel, stride, padding, strict=True)
     height, width = (extent(s, k, t, p) for s, k, t, p in window)
     shape, given = (height, width, sizes[2]), b.given(node)
-    if int(np.prod(shape)) != int(np.prod(given)):
-        raise b.refuse(node, f"windows that make {given} have no integer kernel")
+    if shape != shape_of(given, channels_first=True):
+        raise b.refuse(
+            node, "windows that reach beyond its input (ceil_mode=True) have no integer kernel"
+        )
     made = b.make(node, given, channels_first=True, grid=b.grid(node), shape=shape)
     attributes = {"kernel": kernel, "stride": stride, "padding": padding}
     b.add(kind, node, (source.tensor,), made.tensor, attributes)
