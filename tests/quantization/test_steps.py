@@ -98,6 +98,11 @@ def test_a_descended_step_rounds_better() -> None:
     assert errors[-1] < 0.5 * errors[0]
 
 
+def test_a_zero_point_is_a_whole_number_that_processes_do_not_average() -> None:
+    learned = LearnedGrid(GRIDS["affine"], 4)
+    assert not learned.zero.is_floating_point()
+
+
 def test_a_step_never_turns_negative() -> None:
     learned = LearnedGrid(GRIDS["affine"], 4)
     with torch.no_grad():

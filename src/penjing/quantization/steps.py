@@ -33,7 +33,8 @@ class TrainedGrid(nn.Module):
         self.low, self.high, self.bits, self.axis = grid.low, grid.high, grid.bits, grid.axis
         self.power_of_two = power_of_two
         self.frozen = False
-        self.register_buffer("zero", torch.tensor(float(grid.zero_point)))
+        whole = torch.tensor(grid.zero_point)  # integers are not averaged over processes
+        self.register_buffer("zero", whole)
 
     @property
     def step(self) -> Tensor:
