@@ -112,7 +112,7 @@ def placed(folded: Program, settings: Settings) -> Placement:
     """Which of a folded network's values are integers.
 
     Raises:
-        StrategyError: None.
+        StrategyError: Nothing has an integer form; the message has the first reasons.
     """
     placement = place(folded, settings.keep_float)
     if not placement.groups and not placement.weights:

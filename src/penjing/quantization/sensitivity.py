@@ -83,22 +83,18 @@ def sensitivity(
     Returns:
         A row per unit, in the order of the network.
     """
-    simulation = simulate(network)
-    found = units(network)
-    alone, without = [0.0] * len(found), [0.0] * len(found)
-    scale = 0.0
-    for flat in flat_batches(folded, samples):
-        wanted = walk(folded, list(flat))
-        scale += sum(float(t.double().square().sum()) for t in _reals(wanted))
-        one = _Walk(folded, simulation.program, network, flat)
-        other = _Walk(simulation.program, folded, network, simulation.on_grid(flat))
-        for walked, errors in ((one, alone), (other, without)):
-            for place, got in walked.forks(found, say):
-                errors[place] += _squared(wanted, got)
-    scale = scale or 1.0
+    simulation, found = simulate(network), units(network)
+
+    def kept(flat: list[Any]) -> _Walk:
+        return _Walk(simulation.program, folded, network, simulation.on_grid(flat))
+
+    pairs = zip(
+        alone(folded, network, samples, found, say),
+        _errors(folded, samples, found, say, kept),
+        strict=True,
+    )
     return tuple(
-        SensitivityFigures(unit.label, a / scale, b / scale)
-        for unit, a, b in zip(found, alone, without, strict=True)
+        SensitivityFigures(unit.label, *pair) for unit, pair in zip(found, pairs, strict=True)
     )
 
 
@@ -107,7 +103,7 @@ def alone(
     folded: Program,
     network: QuantizedNetwork,
     samples: Calibration,
-    found: list[Unit],
+    found: Sequence[Unit],
     say: Say,
 ) -> list[float]:
     """The error of the outputs when one unit alone is integer; half of `sensitivity`.
@@ -122,12 +118,25 @@ def alone(
     Returns:
         Relative squared errors, in the order of `found`.
     """
-    simulation, errors, scale = simulate(network), [0.0] * len(found), 0.0
+    simulation = simulate(network)
+    return _errors(
+        folded, samples, found, say, lambda flat: _Walk(folded, simulation.program, network, flat)
+    )
+
+
+def _errors(
+    folded: Program,
+    samples: Calibration,
+    found: Sequence[Unit],
+    say: Say,
+    walk_of: Callable[[list[Any]], _Walk],
+) -> list[float]:
+    """Relative squared errors of the outputs when one unit at a time is swapped."""
+    errors, scale = [0.0] * len(found), 0.0
     for flat in flat_batches(folded, samples):
         wanted = walk(folded, list(flat))
         scale += sum(float(t.double().square().sum()) for t in _reals(wanted))
-        walked = _Walk(folded, simulation.program, network, flat)
-        for place, got in walked.forks(found, say):
+        for place, got in walk_of(flat).forks(found, say):
             errors[place] += _squared(wanted, got)
     return [error / (scale or 1.0) for error in errors]
 
@@ -162,7 +171,7 @@ class _Walk:
         for place, node in enumerate(self.nodes):
             self.last.update(dict.fromkeys((n.name for n in node.all_input_nodes), place))
 
-    def forks(self, found: list[Unit], say: Say) -> Any:
+    def forks(self, found: Sequence[Unit], say: Say) -> Any:
         """Place of each unit and the outputs with it swapped."""
         by_node = {unit.node: i for i, unit in enumerate(found)}
         values: dict[str, Any] = {}
