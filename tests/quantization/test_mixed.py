@@ -75,6 +75,22 @@ def test_bits_of_single_layers_are_those_asked_for() -> None:
     assert done.model.network.layer_bits == {"0": 4, "2": 4, "4": 4, "6": 8}
 
 
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu())
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_a_shared_weight_has_the_bits_asked_for_under_either_name(name: str) -> None:
+    done = pj.quantize(Tied(), X[:1], calibration=[X], weight_bits_dict={name: 4})
+    assert list(done.model.network.layer_bits.values()) == [4]
+
+
 def test_bits_that_were_chosen_are_trained() -> None:
     bits = quantized(constraints={"weight_bytes": "30%"}).model.network.layer_bits
     start = pj.prepare(net(), X[:1], calibration=[X], weight_bits_dict=bits).model
@@ -97,6 +113,9 @@ def test_a_mixture_survives_a_file(tmp_path) -> None:  # type: ignore[no-untyped
         ({"constraints": {"weight_bytes": "5%"}, "max_drop": 0.1}, BudgetError, "one of them"),
         ({"weight_bits_dict": {"0": 9}}, StrategyError, "1 to 8"),
         ({"weight_bits_dict": {"nowhere": 4}}, StrategyError, "nowhere"),
+        ({"weight_bits_dict": {nn.ReLU: 4}}, StrategyError, "no layer has a weight"),
+        ({"weight_bits_dict": {"0": 4.5}}, StrategyError, "1 to 8"),
+        ({"weight_bits": (2, 4)}, BudgetError, "give constraints"),
     ],
 )
 def test_what_cannot_be_is_refused(

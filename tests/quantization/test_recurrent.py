@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import penjing as pj
+from penjing.errors import InfeasibleError
 
 X = torch.randn(16, 6, 8, generator=torch.Generator().manual_seed(0))
 KINDS = (nn.GRU, nn.LSTM, nn.RNN)
@@ -83,6 +84,18 @@ def test_the_file_holds_bytes(quantized: pj.Quantized, tmp_path: Path) -> None:
 def test_a_layer_that_shall_stay_in_floats_stays() -> None:
     done = pj.quantize(Net(nn.GRU).eval(), X[:1], calibration=[X], ignored_layers="inside")
     assert list(done.model.network.weights) == ["outside.weight"]
+
+
+def test_matrices_have_the_bits_asked_for() -> None:
+    bits = {"inside": 4}
+    done = pj.quantize(Net(nn.RNN).eval(), X[:1], calibration=[X], weight_bits_dict=bits)
+    found = {fqn.partition(".")[0]: grid.bits for fqn, grid in done.model.network.weights.items()}
+    assert found == {"inside": 4, "outside": 8}
+
+
+def test_bytes_of_matrices_count_in_a_budget() -> None:
+    with pytest.raises(InfeasibleError, match="cannot be met"):
+        pj.quantize(Net(nn.RNN).eval(), X[:1], calibration=[X], constraints={"weight_bytes": 500})
 
 
 def test_saved_and_loaded_it_answers_the_same(quantized: pj.Quantized, tmp_path: Path) -> None:

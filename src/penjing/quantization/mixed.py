@@ -67,9 +67,10 @@ def mix(
         program: In eval mode, on the CPU; only read.
         calibration: Samples.
         settings: How; weights whose bits it holds keep these.
-        constraints: Upper bounds, or shares of the network in floats: "weight_bytes", packed
-            weights and their scales, and "bit_operations", multiply-accumulates times bits of
-            weight and of activation, which stand for energy where multipliers grow with width.
+        constraints: Upper bounds, or shares of the network in floats: "weight_bytes", all packed
+            weights and their scales, those of recurrent layers too, and "bit_operations",
+            multiply-accumulates in integers times bits of weight and of activation, which stand for
+            energy where multipliers grow with width.
         allowed: Bits that a weight may have.
         say: Told what is being done.
 
@@ -99,15 +100,15 @@ def mix(
         say(f"what the outputs lose through each layer in {bits} bits")
         network = assemble(folded, placement, ranges, few, _uniform(settings, free, bits))
         lost[bits] = _lost(folded, network, few, say)
-    costs = _costs(folded, network, sorted(layers))
-    floats = dict.fromkeys(layers, _FLOAT)
+    held = {fqn: grid.bits for fqn, grid in network.weights.items() if fqn not in free}
+    costs = _costs(folded, network)
+    floats = dict.fromkeys(network.weights, _FLOAT)
     wide = settings.scheme.activation_bits
     whole = {
-        "weight_bytes": sum(folded.tensors[n].numel() for n in layers) * _FLOAT / _BYTE,
+        "weight_bytes": sum(folded.tensors[n].numel() for n in floats) * _FLOAT / _BYTE,
         "bit_operations": costs["bit_operations"](floats) * _FLOAT / wide,
     }
     budgets = absolute(constraints, whole)
-    held = {fqn: settings.weight_bits[fqn] for fqn in layers - set(free)}
     chosen = {**held, **_solved(free, lost, costs, held, budgets)}
     network = assemble(
         folded,
@@ -116,9 +117,10 @@ def mix(
         calibration,
         replace(settings, weight_bits={**settings.weight_bits, **chosen}),
     )
-    scheme = f"mixed ({', '.join(map(str, sorted(set(chosen.values()))))} bits)"
+    scheme = f"mixed ({', '.join(map(str, sorted(set(network.layer_bits.values()))))} bits)"
     spent = {name: cost(chosen) for name, cost in costs.items()}
-    return Mixed(replace(network, scheme=scheme), chosen, budgets, spent)
+    of_layers = {fqn: chosen[fqn] for fqn in layers}
+    return Mixed(replace(network, scheme=scheme), of_layers, budgets, spent)
 
 
 def words(bits: Mapping[str, int]) -> str:
@@ -145,10 +147,10 @@ def _checked(allowed: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(allowed)))
 
 
-def _costs(folded: Program, network: QuantizedNetwork, names: Sequence[str]) -> dict[str, Cost]:
-    """What the bits of all weights cost together."""
-    count = {fqn: folded.tensors[fqn].numel() for fqn in names}
-    scales = {fqn: network.weights[fqn].scale.numel() for fqn in names}
+def _costs(folded: Program, network: QuantizedNetwork) -> dict[str, Cost]:
+    """What the bits of all weights cost together; what computes in floats has no bit operations."""
+    count = {fqn: folded.tensors[fqn].numel() for fqn in network.weights}
+    scales = {fqn: grid.scale.numel() for fqn, grid in network.weights.items()}
     macs: dict[str, int] = defaultdict(int)
     for row in Counter(folded).figures():
         macs[row.name] += row.macs

@@ -28,7 +28,8 @@ class Scheme:
     power_of_two: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.weight_bits <= 8 or self.activation_bits not in {8, 16}:
+        whole = type(self.weight_bits) is int and 1 <= self.weight_bits <= 8
+        if not whole or self.activation_bits not in {8, 16}:
             raise StrategyError(
                 f"weights of {self.weight_bits} and activations of {self.activation_bits} bits: "
                 "weights have 1 to 8 bits, activations 8 or 16"

@@ -65,7 +65,7 @@ def _is_seed(value: Any) -> bool:
 
 def _are_teachers(value: Any) -> bool:
     several = isinstance(value, Sequence) and all(isinstance(t, nn.Module) for t in value)
-    return isinstance(value, (nn.Module, str)) or several
+    return isinstance(value, nn.Module) or several or value == "parent"
 
 
 def _are_shares(value: Any) -> bool:
@@ -96,7 +96,7 @@ RULES: Mapping[str, Rule] = {
     "transform_fn": Rule(callable, "a function that makes a batch from what calibration yields"),
     "callbacks": Rule(_of(Iterable), "a list of callbacks"),
     "task": Rule(_of(Task), "a Task, as in Task(train=loader, loss=F.cross_entropy)"),
-    "teacher": Rule(_are_teachers, "a network, or several in a list"),
+    "teacher": Rule(_are_teachers, 'a network, several in a list, or "parent"'),
     "against": Rule(_of(nn.Module), "a network"),
     "optimizer": Rule(
         lambda value: isinstance(value, str) or callable(value),

@@ -103,6 +103,8 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     models = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
     if not models:
         raise InputError("no teacher was given; give a module, or a sequence of modules")
+    if isinstance(teacher, str):
+        raise InputError(f"distill: teacher is {teacher!r}; give a network, or several in a list")
     if inplace and any(model is student for model in models):
         raise InputError("a teacher is the student that is trained in place; give a copy of it")
     losses = _losses(loss, task)

@@ -89,13 +89,15 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
     """
     started = time.perf_counter()
     Fit.check_names(settings)
+    if isinstance(teacher, Sequence) and teacher != "parent":
+        raise InputError("finetune has one teacher; give a network, and several to pj.distill")
     if inplace and teacher is model:
         raise InputError("the teacher is the model that is trained in place; give a copy of it")
     before = copy.deepcopy(model) if inplace else model
     tuned = model if inplace else copy.deepcopy(model)
     fitting = Fit(**settings)
     loss = Logits(temperature=temperature, weight=weight, kind=task.kind, class_dim=task.class_dim)
-    teacher = parent_of(tuned) if teacher == "parent" else teacher
+    teacher = parent_of(tuned) if isinstance(teacher, str) else teacher
     taught = [] if teacher is None else [Teacher(teacher, loss)]
     hooks = [*taught, *callbacks, *callbacks_of(tuned), *([KeepZeros()] if keep_zeros else [])]
     result = fit(tuned, task, fitting, hooks)

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penjing.errors import BudgetError, ExportError, InputError
+from penjing.errors import BudgetError, ExportError, InputError, StrategyError
 from penjing.exporters import onnx_feeds, write_integers, write_program
 from penjing.exporters.execution import execution_of
 from penjing.figures import Figures
 from penjing.graph.call import op_name
 from penjing.graph.capture import Example, Program, capture, check_network, dims_of
-from penjing.graph.folding import layer_nodes, stored_names
+from penjing.graph.folding import is_layer, stored_names
 from penjing.latency.layers import layer_latencies
 from penjing.latency.onnxruntime import Timing, time_pair
 from penjing.pruning.selection import Key, matches
@@ -124,7 +124,7 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         CaptureError: The network does not export.
         StrategyError: An unknown scheme, observer or rounding, layers that match nothing, or a
             network without anything that has an integer form.
-        BudgetError: `max_drop` is no share, or a constraint is none.
+        BudgetError: `max_drop` is no share, a constraint is none, or `weight_bits` without one.
         InfeasibleError: Even a single layer in integers loses more than `max_drop`, or the fewest
             bits are above a constraint.
 
@@ -143,6 +143,11 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     if limit is not None and constraints is not None:
         raise BudgetError(
             "max_drop keeps layers higher, constraints take bits away: give one of them"
+        )
+    if constraints is None and tuple(weight_bits) != BITS:
+        raise BudgetError(
+            f"weight_bits is {weight_bits!r}, to choose from under constraints, and there are "
+            "none; give constraints, or say bits by scheme or weight_bits_dict"
         )
     dims = dims_of(model, example_inputs)
     samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
@@ -277,18 +282,12 @@ def kept_in_floats(
     several = (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
     kept: dict[str, str] = {}
     owners = {
-        node.name: stored_names(program, node).get("weight", "").rpartition(".")[0]
-        for node in layer_nodes(program)
+        node: {fqn.rpartition(".")[0] for fqn in weights}
+        for node, weights in _weights(program).items()
     }
-    for node in program.graph.nodes:
-        if node.op == "call_function" and op_name(node) in RECURRENT:
-            read = [
-                program.stored[n.name] for n in node.all_input_nodes if n.name in program.stored
-            ]
-            owners[node.name] = read[0].rpartition(".")[0] if read else ""
     for key in several:
         names = matches(model, key)
-        kept.update({n: "ignored_layers has it" for n, owner in owners.items() if owner in names})
+        kept.update({n: "ignored_layers has it" for n, own in owners.items() if own & names})
     return kept
 
 
@@ -304,14 +303,39 @@ def bits_by_weight(model: nn.Module, program: Program, chosen: Mapping[Key, int]
         Bits by qualified name of the weight.
 
     Raises:
-        StrategyError: A key that matches nothing, or bits that no weight has.
+        StrategyError: A key that matches no layer with a weight, or bits that no weight has.
     """
-    weights = [stored_names(program, node).get("weight", "") for node in layer_nodes(program)]
+    weights = {fqn for several in _weights(program).values() for fqn in several}
+    named = list(model.named_parameters(remove_duplicate=False))
+    held = dict(named)
+    owners = {  # a weight that several modules share has the name of one of them
+        fqn: {name.rpartition(".")[0] for name, p in named if p is held.get(fqn)} for fqn in weights
+    }
     found: dict[str, int] = {}
     for key, bits in chosen.items():
         Scheme(weight_bits=bits)
         names = matches(model, key)
-        found.update({fqn: bits for fqn in weights if fqn.rpartition(".")[0] in names})
+        hit = [fqn for fqn in sorted(weights) if owners[fqn] & names]
+        if not hit:
+            some = ", ".join(sorted({fqn.rpartition(".")[0] for fqn in weights})[:8])
+            raise StrategyError(
+                f"weight_bits_dict has {key!r}, where no layer has a weight; layers with weights "
+                f"are {some}"
+            )
+        found.update(dict.fromkeys(hit, bits))
+    return found
+
+
+def _weights(program: Program) -> dict[str, list[str]]:
+    """Qualified names of the stored matrices of layers and recurrent ops, by node."""
+    found: dict[str, list[str]] = {}
+    for node in program.graph.nodes:
+        if is_layer(node):
+            names = stored_names(program, node)
+            found[node.name] = [names["weight"]] if "weight" in names else []
+        elif node.op == "call_function" and op_name(node) in RECURRENT:
+            read = [n for n in node.all_input_nodes if n.name in program.stored]
+            found[node.name] = [program.stored[n.name] for n in read if len(program.shape(n)) > 1]
     return found
 
 
