@@ -194,7 +194,8 @@ def refuse_batch_elsewhere(program: Program, name: str) -> None:
     if any(program.batch_dims):
         raise StrategyError(
             f"{name} looks for samples in dimension 0, and the network has its batch elsewhere "
-            f"(dimensions {program.batch_dims} of its inputs); use 'obs' or 'l2' with 'dp'"
+            f"(dimensions {program.batch_dims} of its inputs); use importance 'obs' or 'l2', "
+            "and allocation 'dp' or 'uniform'"
         )
 
 

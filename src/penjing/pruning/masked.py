@@ -132,7 +132,7 @@ class Losses:
             StrategyError: Labels are missing, no batch is as large as a fixed one, or the batch is
                 not in dimension 0.
         """
-        refuse_batch_elsewhere(self.program, "a loss by measuring")
+        refuse_batch_elsewhere(self.program, "measuring what the outputs lose")
         total, seen = torch.zeros(len(changes), dtype=torch.float64), 0
         needs = "ablation" if self.loss else ""
         for flat, labels in whole_chunks(
