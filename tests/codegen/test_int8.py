@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,11 @@ from penjing.quantization.reference import execute
 
 from .integer_nets import Builder, attention, everything, random_convolutions
 
-EVERYWHERE = list(TARGETS.values())
+EVERYWHERE = [
+    t if t.board else replace(t, flags=tuple(f.replace("-O3", "-O1") for f in t.flags))
+    for t in TARGETS.values()
+]
+"""Boards as they are; big processors compiled quickly."""
 STRICT = ("-Werror", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-std=c99")
 
 
@@ -44,8 +49,10 @@ def test_products_norms_and_movement_give_the_bits_of_the_reference(target):
     assert compile_integers(attention(show_all=True), target).check().equal
 
 
-@pytest.mark.parametrize("target", EVERYWHERE, ids=lambda t: t.name)
-def test_the_bits_stay_when_tensors_share_memory(target):
+@pytest.mark.parametrize("name", ["host", "cortex-m4", "cortex-m55"])
+def test_the_bits_stay_when_tensors_share_memory(name):
+    """One target of each family of kernels."""
+    target = next(t for t in EVERYWHERE if t.name == name)
     need(target)
     assert compile_integers(everything(), target).check().equal
 
@@ -61,9 +68,16 @@ def test_random_convolutions_give_the_bits_of_the_reference(seed, name):
     np.testing.assert_array_equal(found, execute(net, x)[net.outputs[0]])
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("name", ["host", "cortex-m4"])
-@pytest.mark.parametrize("make", [everything, attention])
+@pytest.mark.parametrize(
+    ("compiler", "name", "make"),
+    [
+        ("gcc", "host", everything),
+        ("gcc", "host", attention),
+        ("gcc", "cortex-m4", everything),
+        ("clang", "host", everything),
+        ("clang", "cortex-m4", everything),
+    ],
+)
 def test_the_program_has_no_warning_and_no_undefined_behaviour(tmp_path, compiler, name, make):
     target = replace(HOST, compilers=(compiler,))
     need(target)
@@ -101,7 +115,9 @@ def test_an_output_of_thousands_of_weights_gives_the_bits_of_the_reference():
     need(HOST)
     net = one_convolution((1, 1, 9000), 2, (1, 1), ((0, 0), (0, 0)), zeros=0.5)
     program, x = compile_integers(net, "cortex-m55"), samples(net)
-    assert program.steps[0].kernel == "gather"
+    assert [s["encoding"] for s in json.loads(program.files["net.json"])["steps"]] == [
+        "delta in sixteens"
+    ]
     np.testing.assert_array_equal(program.run(x)[0], execute(net, x)[net.outputs[0]])
 
 
