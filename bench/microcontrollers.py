@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from penjing.codegen.int8 import IntegerProgram, compile_integers
+from penjing.codegen.int8.steps import SPARSE
 from penjing.graph.capture import capture
 from penjing.quantization.integers import IntegerNet
 from penjing.quantization.lowering import integers
@@ -110,7 +111,6 @@ def row(net: IntegerNet, core: str, optimize: str) -> dict[str, Any]:
     log, size = program.check(), program.flash()
     if not log.equal:
         raise SystemExit(f"the program for {core} differs from the reference: no figures")
-    kernels = [s.kernel for s in program.steps]
     return {
         "core": core,
         "optimize": optimize,
@@ -121,7 +121,7 @@ def row(net: IntegerNet, core: str, optimize: str) -> dict[str, Any]:
         "instructions": log.count,
         "macs": net.macs(),
         "instructions_per_mac": log.count / net.macs(),
-        "sparse_layers": kernels.count("sparse"),
+        "sparse_layers": sum(s.kernel in SPARSE for s in program.steps),
         "layers": dict(log.layers),
     }
 

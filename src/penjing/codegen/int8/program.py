@@ -23,6 +23,7 @@ from penjing.codegen.int8.emit import header_text, program_text
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.main import check_text, main_text
 from penjing.codegen.int8.steps import Optimize, Step, schedule
+from penjing.codegen.int8.weights import ENCODINGS
 from penjing.codegen.log import Log, read_log
 from penjing.codegen.targets import HOST, Target, target_of
 from penjing.errors import ExportError, InfeasibleError, InputError
@@ -355,6 +356,7 @@ def _description(
             {
                 "name": s.layer.name,
                 "kernel": s.kernel,
+                **({"encoding": ENCODINGS[s.kernel]} if s.kernel in ENCODINGS else {}),
                 "constant_bytes": sizes.get(s.layer.name, 0),
                 "scratch_bytes": s.scratch_bytes,
             }

@@ -63,8 +63,8 @@ class Step:
 
     Args:
         layer: The layer; for a fused step its convolution.
-        kernel: "pairs", "rows", "wide" or "sparse" for a convolution, else the kind of layer, with
-            "_lanes" where sixteen values are taken at a time.
+        kernel: "pairs", "rows", "wide", "sparse" or "gather" for a convolution, else the kind of
+            layer, with "_lanes" where sixteen values are taken at a time.
         add: The addition fused with it, if any.
         residual: The other tensor of that addition.
         pitch: Bytes between the columns that a convolution gathers, or between rows of a window; 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,9 @@ FARTHEST = 255
 
 LONGEST = 0xFFFF
 """Most values that an output of a sparse kernel may read; counts and distances take two bytes."""
+
+ENCODINGS: Mapping[str, str] = {"sparse": "delta", "gather": "delta in sixteens"}
+"""What the description calls the encoding of a sparse kernel; "delta" as among float weights."""
 
 _WORD = 4
 SIXTEEN = 16
