@@ -7,9 +7,10 @@ import torch
 from tests.training.toys import Net, equal, state, task
 from torch import nn
 
+from penjing.distillation import Relational
 from penjing.errors import StrategyError
 from penjing.sparse_training import Gradual, SparseTraining
-from penjing.training import Fit, fit
+from penjing.training import Fit, Teacher, fit
 
 ROUNDING = 1e-5  # float32 sums in another order, after eight steps
 
@@ -48,6 +49,23 @@ def test_a_compiled_sparse_training_ends_as_the_plain_one(monkeypatch):
     growing = [SparseTraining(Gradual(schedule=0.5), keep_dense=()) for _ in range(2)]
     plain = trained(Steady(), growing[:1], optimizer="sgd")
     fast = trained(Steady(), growing[1:], optimizer="sgd", compile=True)
+    assert all(
+        torch.allclose(w, state(fast)[n], rtol=0, atol=ROUNDING) for n, w in state(plain).items()
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_teacher_of_inner_layers_listens_to_a_class_that_was_compiled_before(monkeypatch):
+    quick = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", quick)
+    trained(Steady(), compile=True, epochs=1)
+    plain, fast = Steady(), Steady()
+    layers = {"inside": "inside"}
+    torch.manual_seed(1)
+    parent = nn.Sequential()
+    parent.inside, parent.outside = nn.Linear(6, 8), nn.Linear(8, 2)
+    trained(plain, [Teacher(parent, Relational(), layers)], optimizer="sgd")
+    trained(fast, [Teacher(parent, Relational(), layers)], optimizer="sgd", compile=True)
     assert all(
         torch.allclose(w, state(fast)[n], rtol=0, atol=ROUNDING) for n, w in state(plain).items()
     )

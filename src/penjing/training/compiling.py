@@ -13,7 +13,12 @@ from penjing.errors import StrategyError
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """The compiled form of a network: its parameters and buffers are those of `model`."""
+    """The compiled form of a network: its parameters and buffers are those of `model`.
+
+    What was compiled before is forgotten: the compiler does not look whether a network of the same
+    class has other hooks, and would leave out those by which a teacher listens.
+    """
+    torch.compiler.reset()
     return cast("nn.Module", torch.compile(model))
 
 
