@@ -1,6 +1,7 @@
 """Sparse training in the loops of Lightning and transformers."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from penjing.errors import InputError
+from penjing.errors import CheckpointError, InputError
 from penjing.sparse_training import Gradual, Movement, Wish, for_lightning, for_trainer
 from penjing.sparse_training._following import share
 
@@ -84,6 +85,14 @@ def test_a_resumed_trainer_ends_with_the_same_network(tmp_path):
     half = str(tmp_path / "checkpoint-12")
     by_transformers(tmp_path, for_trainer(wish(Movement(schedule=0.75))), again, resume=half)
     assert torch.allclose(whole.middle.weight, again.middle.weight, atol=1e-6)
+
+
+def test_a_resumed_trainer_without_the_state_of_the_zeros_is_refused(tmp_path):
+    pytest.importorskip("transformers")
+    callback = for_trainer(wish())
+    arguments, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=12)
+    with pytest.raises(CheckpointError, match="goes on from step 12"):
+        callback.on_train_begin(arguments, state, None, model=Net())
 
 
 def by_lightning(folder, callback, net, checkpoint=None, epochs=6):

@@ -125,6 +125,15 @@ def test_a_loader_loads_only_the_batches_of_its_process():
     assert (loaded, items[-1]) == ([2, 3, 6, 7], None)
 
 
+def test_a_loader_with_batches_of_its_own_keeps_them():
+    class Doubled(DataLoader):
+        def __iter__(self):
+            return (2 * batch for batch in super().__iter__())
+
+    (batch,) = share(Doubled([1, 2], 1), "train", Processes(rank=1, size=2))
+    assert batch == 4
+
+
 def test_any_iterable_is_shared_out_in_order():
     assert list(share(list("abcde"), "train", Processes(rank=0, size=2))) == ["a", "c", "e"]
 

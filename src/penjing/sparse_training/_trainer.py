@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from penjing.errors import require
+from penjing.errors import CheckpointError, require
 from penjing.sparse_training._following import Following, Wish, share
 
 NAME = "penjing_sparsity.pt"
@@ -44,7 +44,13 @@ def for_trainer(wish: Wish) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
             saved = _folder(args, state) / NAME
-            if state.global_step and saved.exists():
+            if state.global_step:
+                if not saved.exists():
+                    raise CheckpointError(
+                        f"the trainer goes on from step {state.global_step} and {saved} is not "
+                        "there: keep the checkpoint in output_dir, with the file of its zeros, "
+                        "or begin anew without resume_from_checkpoint"
+                    )
                 self.following.saved = torch.load(saved, map_location="cpu", weights_only=True)
             self.following.begin(given["model"])
 

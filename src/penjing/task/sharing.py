@@ -106,6 +106,7 @@ class _Loaded:
 def _can_be_split(data: Iterable[Any]) -> bool:
     return (
         isinstance(data, DataLoader)
+        and type(data).__iter__ is DataLoader.__iter__  # a subclass may change its batches
         and data.batch_sampler is not None
         and not isinstance(data.dataset, IterableDataset)
     )
