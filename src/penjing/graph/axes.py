@@ -28,6 +28,8 @@ Dim = NDArray[np.int64]
 Label = tuple[int, ...]
 
 NOTHING = -1
+REMEMBERED = 2**14
+"""Most dimensions that are remembered in free atoms: cutting a network again makes new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Atoms:
         self._blocks: list[_Block] = []
         self._by_dim: dict[int, _Block] = {}  # a block holds its labels, so their id stays taken
         self._starts: list[int] = []
+        self._resolved: dict[int, tuple[Dim, Dim]] = {}  # since the last change
 
     def __len__(self) -> int:
         return self._size
@@ -164,12 +167,12 @@ class Atoms:
         block = self._block(dim)
         if block is not None:
             return block.labels
-        roots = self._roots(dim)
-        if not (self._parts and self._refined[roots[roots >= 0]].any()):
-            return roots
-        while self._refined[roots[roots >= 0]].any():
-            roots = self._roots(self._unfolded(roots))
-        return _tidy(roots)
+        known = self._resolved.get(id(dim))
+        if known is None:
+            if len(self._resolved) >= REMEMBERED:
+                self._resolved.clear()
+            known = self._resolved[id(dim)] = dim, self._followed(dim)  # so its id stays taken
+        return known[1]
 
     def live(self, dim: Dim) -> Dim:
         """Labels without locked atoms; a dimension with none left has zero factors."""
@@ -187,7 +190,9 @@ class Atoms:
         if dim.shape[1] == 0:
             return False
         block = self._block(dim)
-        return not block.lock if block is not None else bool(self.live(dim).shape[1])
+        if block is not None:
+            return not block.lock
+        return bool(len(dim) and self._live_label(tuple(dim[0]))) or bool(self.live(dim).shape[1])
 
     def whole(self, dim: Dim) -> Dim | None:
         """The plain distinct atoms that a dimension stands for; None where only `live` can tell.
@@ -364,6 +369,7 @@ class Atoms:
         """Bind one whole free dimension to another."""
         if here is there:
             return
+        self._resolved.clear()
         a, b = here.atoms, there.atoms
         self._to[a] = there.labels[:, 0]
         self._normalised[b] |= self._normalised[a]
@@ -387,6 +393,15 @@ class Atoms:
             roots = above
         self._to[atoms[present]] = roots[present]
         return np.where(present, roots, NOTHING)
+
+    def _followed(self, dim: Dim) -> Dim:
+        """Labels in free atoms, as the arrays tell."""
+        roots = self._roots(dim)
+        if not (self._parts and self._refined[roots[roots >= 0]].any()):
+            return roots
+        while self._refined[roots[roots >= 0]].any():
+            roots = self._roots(self._unfolded(roots))
+        return _tidy(roots)
 
     def _stands_for(self, single: Dim, several: Dim) -> bool:
         """Whether single free atoms, all different, meet labels of several others each."""
@@ -413,6 +428,7 @@ class Atoms:
 
     def _refine(self, atoms: NDArray[np.int64], parts: Dim) -> None:
         """Let each atom stand for its row of parts; what it went through is inherited."""
+        self._resolved.clear()
         missing = parts.shape[1] - self._table.shape[1]
         if missing > 0:
             self._table = np.pad(self._table, ((0, 0), (0, missing)), constant_values=NOTHING)
@@ -436,7 +452,7 @@ class Atoms:
             if atom < 0:
                 continue
             parts = (
-                self._expand(self._roots(np.array(self._parts[int(atom)])))
+                self._expand(self._root(part) for part in self._parts[int(atom)])
                 if int(atom) in self._parts
                 else (int(atom),)
             )
@@ -495,6 +511,7 @@ class Atoms:
 
     def _bind_free(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
         """Bind distinct free atoms `a` to distinct free atoms `b`."""
+        self._resolved.clear()
         self._break(np.concatenate([a, b]))
         self._to[a] = b
         self._lock[b] = np.where(self._lock[b] == 0, self._lock[a], self._lock[b])

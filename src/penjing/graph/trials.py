@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Dim
-from penjing.graph.call import Call, is_tensor
+from penjing.graph.call import Call, is_tensor, op_name
 from penjing.graph.groups import Units
 from penjing.graph.movement import movable
 from penjing.graph.rewrite import Kept, Rewriter, sliced
@@ -27,6 +27,8 @@ from penjing.graph.routes import tensors
 PASSES = 3
 """Trial cuts in a row that must be proved: a rolled dimension passes one in eight by chance."""
 
+NAMES_AXES = frozenset(("transpose", "permute", "t", "unsqueeze", "movedim", "swapaxes"))
+"""Ops whose arguments name axes, never sizes or positions."""
 
 _EXACT_BELOW = 2**24  # integers that float32 holds
 
@@ -93,13 +95,16 @@ class Trials:
         if not self._analysis.moves or not units:
             return []
         layouts = _Layouts(self._analysis, units)
+        cuts = [_Cut(self._analysis, trial) for trial in range(PASSES)]
         failed = []
         for node in self._analysis.moves:
+            if self._only_turns(node):
+                continue
             situation, groups = self._situation(node, layouts, units)
             if not groups:
                 continue
             if situation not in self._verdicts:
-                self._verdicts[situation] = self._passes(node, [units[g] for g in groups], layouts)
+                self._verdicts[situation] = self._passes(node, [units[g] for g in groups], cuts)
             if not self._verdicts[situation]:
                 failed.append(node)
         return failed
@@ -119,19 +124,49 @@ class Trials:
         sizes = tuple((units[g].group.units, units[g].group.least) for g in groups)
         return (self._analysis.signature(node), tuple(around), sizes), list(groups)
 
-    def _passes(self, node: fx.Node, around: Sequence[Units], layouts: _Layouts) -> bool:
+    def _only_turns(self, node: fx.Node) -> bool:
+        """Whether the op only reorders axes, each with all that can be cut: as good after any cut.
+
+        An axis whose labels were left behind on the way is no such case.
+        """
+        if op_name(node) not in NAMES_AXES:
+            return False
+        atoms = self._analysis.atoms
+        before, after = (
+            sorted(id(dim) for dim in self._analysis.labels(n) if atoms.is_live(dim))
+            for n in (node.all_input_nodes[0], node)
+        )
+        return before == after
+
+    def _passes(self, node: fx.Node, around: Sequence[Units], cuts: Sequence[_Cut]) -> bool:
         """Cut a random half of every group around a node, a few times."""
         rehearsal = _Rehearsal(self._analysis, node)
-        gone = np.zeros(len(self._analysis.atoms), bool)
-        for trial in range(PASSES):
-            generator = np.random.default_rng(trial)
-            for one in around:
-                count = min(one.group.units // 2, one.group.units - one.group.least)
-                gone[one.atoms] = False
-                gone[one.atoms[generator.permutation(one.group.units)[:count]]] = True
-            if not rehearsal.is_alike(KeptPositions(layouts.resolve, gone)):
-                return False
-        return True
+        return all(rehearsal.is_alike(cut.of(around)) for cut in cuts)
+
+
+class _Cut:
+    """One trial cut of a network, in which groups are halved as they are asked for.
+
+    Args:
+        analysis: Labels of every tensor.
+        seed: Which units go depends on it.
+    """
+
+    def __init__(self, analysis: Analysis, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+        self._gone = np.zeros(len(analysis.atoms), bool)
+        self._halved: set[str] = set()
+        self._kept = KeptPositions(analysis.atoms.resolve, self._gone)
+
+    def of(self, groups: Sequence[Units]) -> KeptPositions:
+        """What stays of the dimensions that units of no other groups lie in."""
+        for one in groups:
+            group = one.group
+            if group.name not in self._halved:
+                self._halved.add(group.name)
+                count = min(group.units // 2, group.units - group.least)
+                self._gone[one.atoms[self._generator.permutation(group.units)[:count]]] = True
+        return self._kept
 
 
 class _Rehearsal:
@@ -187,7 +222,6 @@ class _Layouts:
             self._owner[one.atoms] = number
             self._unit[one.atoms] = np.arange(len(one.atoms))
         self._seen: dict[int, _Layout] = {}
-        self._resolved: dict[int, tuple[Dim, Dim]] = {}
 
     def of(self, dim: Dim) -> _Layout:
         """The layout of one dimension of the network."""
@@ -197,14 +231,8 @@ class _Layouts:
             self._seen[id(dim)] = self._found(dim)
         return self._seen[id(dim)]
 
-    def resolve(self, dim: Dim) -> Dim:
-        """Labels of a dimension in free atoms, remembered."""
-        if id(dim) not in self._resolved:
-            self._resolved[id(dim)] = (dim, self._atoms.resolve(dim))
-        return self._resolved[id(dim)][1]
-
     def _found(self, dim: Dim) -> _Layout:
-        resolved = self.resolve(dim)
+        resolved = self._atoms.resolve(dim)
         owner = np.where(resolved >= 0, self._owner[resolved], -1)
         if not (owner >= 0).any():
             return _Layout(len(dim), ())
