@@ -13,7 +13,7 @@ from penjing.graph.call import Call, is_pointwise, is_tensor, output_shapes, siz
 from penjing.graph.capture import Program, is_hinted
 from penjing.graph.movement import Move, is_movement, movable
 from penjing.graph.recurrent import RECURRENT
-from penjing.graph.routes import Route, by_numbers, by_strides, signature
+from penjing.graph.routes import Route, Shape, by_numbers, by_strides, signature
 from penjing.graph.routing import LOOKUPS, ROUTING, Numbers
 from penjing.graph.rules import (
     EXPANDERS,
@@ -47,6 +47,8 @@ class Analysis:
         self._labels: dict[str, list[Labels]] = {}
         self._constant: dict[str, bool] = {}
         self._values: dict[str, Any] = {}
+        self._shapes: dict[str, list[Shape | None]] = {}
+        self._signatures: dict[str, Hashable] = {}
         self._open: set[str] = set()  # nodes with a size that depends on the data
         self._moves: dict[str, fx.Node] = {}
         self._numbers = Numbers(self.atoms, self._carries)
@@ -86,7 +88,9 @@ class Analysis:
 
     def signature(self, node: fx.Node) -> Hashable:
         """What a call does to positions depends on: equal for calls that differ in labels alone."""
-        return signature(Call(node), self.program.shape, self.value)
+        if node.name not in self._signatures:
+            self._signatures[node.name] = signature(Call(node), self._shape, self.value)
+        return self._signatures[node.name]
 
     def value(self, node: fx.Node) -> Any:
         """Value of a node that is a size or does not depend on the inputs, computed once.
@@ -121,12 +125,21 @@ class Analysis:
                 for dim in [*self.labels(out), *([] if numbered is None else [numbered])]:
                     self.atoms.lock(dim, Reason("network output"))
 
+    def _shapes_of(self, node: fx.Node) -> list[Shape | None]:
+        """Shapes of a node's outputs at the example's sizes; asked of symbols once."""
+        if node.name not in self._shapes:
+            self._shapes[node.name] = output_shapes(node)
+        return self._shapes[node.name]
+
+    def _shape(self, node: fx.Node) -> Shape:
+        return self._shapes_of(node)[0] or ()
+
     def _placeholder(self, node: fx.Node) -> None:
         fqn = self.program.stored.get(node.name)
         self._constant[node.name] = fqn is not None
         if fqn is None:
-            shape = output_shapes(node)[0]
-            dims = [self.atoms.new(size) if size > 1 else fixed(size) for size in shape or ()]
+            shape = self._shape(node)
+            dims = [self.atoms.new(size) if size > 1 else fixed(size) for size in shape]
             for dim in dims:
                 self.atoms.lock(dim, Reason("network input"))
             self._labels[node.name] = [dims]
@@ -164,7 +177,7 @@ class Analysis:
             assert isinstance(number, int)  # of an op's output
             self._numbers.pick(node, source, number)
             return [self._labels[source.name][number]]
-        shapes = output_shapes(node)
+        shapes = self._shapes_of(node)
         if all(shape is None for shape in shapes):
             return []
         known = [() if shape is None else shape for shape in shapes]
@@ -195,7 +208,7 @@ class Analysis:
 
     def _repeat(self, site: Site) -> list[Labels]:
         """`repeat` of a dimension of size one is an expand; of any other, movement."""
-        shape = output_shapes(site.call.tensors[0])[0] or ()
+        shape = self._shape(site.call.tensors[0])
         times = site.call.arg("repeats")
         missing = len(times) - len(shape)
         grows = [i for i, t in enumerate(times) if t != 1]
@@ -217,7 +230,7 @@ class Analysis:
 
     def _routes_of(self, call: Call) -> list[Route] | None:
         """Where the outputs' positions come from; None for an op that does not only move values."""
-        shape = self.program.shape
+        shape = self._shape
         key = self.signature(call.node)
         if key not in self._routes:
             found = by_strides(call, shape, self.value)
@@ -234,14 +247,14 @@ class Analysis:
             str(dict(call.node.kwargs)),
         )
         if key not in self._verdicts or call.name in {"index", "index_put"}:
-            self._verdicts[key] = is_movement(call, self.program.shape, self.value)
+            self._verdicts[key] = is_movement(call, self._shape, self.value)
         return self._verdicts[key]
 
     def _carries(self, site: Site, node: fx.Node) -> bool:
         """Whether a call only moves the values of one of its arguments."""
         others = [n for n in site.call.tensors if n is not node]
         return all(self.is_constant(n) for n in others) and is_movement(
-            site.call, self.program.shape, self.value, [node]
+            site.call, self._shape, self.value, [node]
         )
 
 

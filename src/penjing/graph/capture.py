@@ -225,7 +225,7 @@ def is_hinted(size: int | torch.SymInt) -> bool:
 
 def concrete_shape(value: Tensor) -> tuple[int, ...]:
     """A (fake) tensor's shape at the example's values."""
-    return tuple(concrete_size(s) for s in value.shape)
+    return tuple([s if type(s) is int else concrete_size(s) for s in value.shape])
 
 
 def capture(model: nn.Module, example: Example) -> Program:

@@ -27,8 +27,11 @@ from penjing.graph.routes import tensors
 PASSES = 3
 """Trial cuts in a row that must be proved: a rolled dimension passes one in eight by chance."""
 
-NAMES_AXES = frozenset(("transpose", "permute", "t", "unsqueeze", "movedim", "swapaxes"))
+TURNS = frozenset(("transpose", "permute", "t", "unsqueeze", "movedim", "swapaxes"))
 """Ops whose arguments name axes, never sizes or positions."""
+
+ALONG_ONE = frozenset(("select", "slice", "narrow", "squeeze"))
+"""Ops that do nothing to any axis but `dim`."""
 
 _EXACT_BELOW = 2**24  # integers that float32 holds
 
@@ -98,7 +101,7 @@ class Trials:
         cuts = [_Cut(self._analysis, trial) for trial in range(PASSES)]
         failed = []
         for node in self._analysis.moves:
-            if self._only_turns(node):
+            if self._spares_cuts(node):
                 continue
             situation, groups = self._situation(node, layouts, units)
             if not groups:
@@ -124,17 +127,23 @@ class Trials:
         sizes = tuple((units[g].group.units, units[g].group.least) for g in groups)
         return (self._analysis.signature(node), tuple(around), sizes), list(groups)
 
-    def _only_turns(self, node: fx.Node) -> bool:
-        """Whether the op only reorders axes, each with all that can be cut: as good after any cut.
+    def _spares_cuts(self, node: fx.Node) -> bool:
+        """Whether the op gives every axis that can be cut as it is: as good after any cut.
 
         An axis whose labels were left behind on the way is no such case.
         """
-        if op_name(node) not in NAMES_AXES:
+        name = op_name(node)
+        if name not in TURNS and name not in ALONG_ONE:
             return False
-        atoms = self._analysis.atoms
+        atoms, source = self._analysis.atoms, node.all_input_nodes[0]
+        dims = self._analysis.labels(source)
+        if name in ALONG_ONE:
+            axis = Call(node).arg("dim", 0) if Call(node).has("dim") else None
+            if not isinstance(axis, int) or atoms.is_live(dims[axis]):
+                return False
         before, after = (
-            sorted(id(dim) for dim in self._analysis.labels(n) if atoms.is_live(dim))
-            for n in (node.all_input_nodes[0], node)
+            sorted(id(dim) for dim in labels if atoms.is_live(dim))
+            for labels in (dims, self._analysis.labels(node))
         )
         return before == after
 
