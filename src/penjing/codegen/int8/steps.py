@@ -219,7 +219,7 @@ def _conv(
 ) -> Step:
     if not _is_plain(layer):
         return Step(layer, "grouped")
-    kernel = _choose(layer, target, optimize)
+    kernel = _choose(net, layer, target, optimize)
     frame = _frame(net, layer) if kernel == "wide" else None
     depth = layer.weights["weight"][0].size
     direct = frame is not None or is_direct(net, layer, kernel)
@@ -266,7 +266,7 @@ def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
     return one and (kernel != "sparse" or result[0] * result[1] == 1)
 
 
-def _choose(layer: IntegerLayer, target: Target, optimize: Optimize) -> str:
+def _choose(net: IntegerNet, layer: IntegerLayer, target: Target, optimize: Optimize) -> str:
     dense = dense_kernel(layer, target, optimize)
     weight = layer.weights["weight"]
     if weight.shape[1] * window_columns(layer) * weight.shape[3] > LONGEST:
@@ -276,14 +276,20 @@ def _choose(layer: IntegerLayer, target: Target, optimize: Optimize) -> str:
     family = _family(target)
     costs = COSTS[family]
     sparse = "gather" if family == "mve" else "sparse"
-    cheapest: Sequence[str] = sorted((dense, sparse), key=lambda k: _cost(layer, k, costs[k]))
+    columns = net.tensors[layer.output].shape[1]
+    cheapest: Sequence[str] = sorted(
+        (dense, sparse), key=lambda k: _cost(layer, columns, k, costs[k])
+    )
     return cheapest[0]
 
 
-def _cost(layer: IntegerLayer, kernel: str, cost: Cost) -> float:
-    """Instructions per pixel."""
+def _cost(layer: IntegerLayer, columns: int, kernel: str, cost: Cost) -> float:
+    """Instructions per pixel; gathering works on whole tiles of a row, also where it fills none."""
     weight = layer.weights["weight"]
     products = weight.size
     if kernel in SPARSE:
         products = count_chunks(weight) if kernel == "gather" else (weight != 0).sum()
-    return float(cost.column * weight[0].size + cost.product * products + cost.output * len(weight))
+    tile = TILES[kernel] if kernel == "gather" else 1
+    idle = -(-columns // tile) * tile / columns
+    one = cost.column * weight[0].size + cost.product * products + cost.output * len(weight)
+    return float(idle * one)
