@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from penjing.plan import Group
 from penjing.pruning.allocation._uniform import smallest_share
-from penjing.pruning.allocation.protocol import Cost, Demand
+from penjing.pruning.allocation.searching import Searching
 from penjing.pruning.allocation.space import Candidate
-from penjing.pruning.allocation.trying import Lost, Proxy, Trials, check_settings
+from penjing.pruning.allocation.trying import Proxy, Trials
 
 ELITE = 2  # candidates that live on
 TOURNAMENT = 3  # candidates drawn for a parent
@@ -24,7 +22,7 @@ MISSES = 4  # generations per trial budget, since some children were tried befor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Genetic:
+class Genetic(Searching):
     """Breed candidates: parents by tournament, groups from either, a few mutated, all fitted.
 
     The first population is the solver's answer, the uniform one and mutations of both; the best
@@ -48,53 +46,11 @@ class Genetic:
         section 3.4.
     """
 
+    name: ClassVar[str] = "genetic"
+
     evaluations: int = 120
     population: int = 20
     proxy: Proxy = "masked"
-    seed: int = 0
-    lost: Lost | None = None
-
-    def __post_init__(self) -> None:
-        check_settings("genetic", self.proxy, self.evaluations)
-
-    def measuring(self, lost: Lost) -> Self:
-        """The same allocation with a measure.
-
-        Args:
-            lost: What the outputs lose at a candidate.
-        """
-        return replace(self, lost=lost)
-
-    def __call__(
-        self,
-        groups: Sequence[Group],
-        scores: Mapping[str, Tensor],
-        errors: Mapping[str, Tensor],
-        costs: Mapping[str, Cost],
-        demand: Demand,
-    ) -> dict[str, int]:
-        """Units kept per group, in the order of `groups`.
-
-        Args:
-            groups: What can be cut.
-            scores: Importance per group, read where `errors` has no entry.
-            errors: Error after dropping the k lowest units, shape `(units + 1,)`.
-            costs: Exact costs by name; `pruning_ratio` needs "params".
-            demand: `pruning_ratio` is the share of all units, weighted by the parameters of one
-                unit.
-
-        Returns:
-            Units kept by name.
-
-        Raises:
-            BudgetError: The demand does not fit the groups or the costs.
-            InfeasibleError: Every group at its floor is still above a budget.
-        """
-        trials = Trials.of(groups, scores, errors, costs, demand, self)
-        space = trials.space
-        if space.feasible(space.largest):
-            return space.in_order(space.largest, groups)
-        return space.in_order(self._search(trials), groups)
 
     def _search(self, trials: Trials) -> Candidate:
         rng = np.random.default_rng(self.seed)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from penjing.plan import Group
-from penjing.pruning.allocation.protocol import Cost, Demand
+from penjing.pruning.allocation.searching import Searching
 from penjing.pruning.allocation.space import Candidate
-from penjing.pruning.allocation.trying import Lost, Proxy, Trials, check_settings
+from penjing.pruning.allocation.trying import Proxy, Trials
 
 MISSES = 4  # exchanges per trial, since some lead to what was tried before
 REACH = 3  # one raise takes at most this part of the room above
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocalSearch:
+class LocalSearch(Searching):
     """Improve the solver's answer by random exchanges between groups.
 
     One group is raised, others pay for it; the new candidate replaces the old where the outputs
@@ -42,52 +39,10 @@ class LocalSearch:
         arXiv:2201.13096, section 3.3; there over the coefficients of the errors.
     """
 
+    name: ClassVar[str] = "local_search"
+
     evaluations: int = 60
     proxy: Proxy = "repaired"
-    seed: int = 0
-    lost: Lost | None = None
-
-    def __post_init__(self) -> None:
-        check_settings("local_search", self.proxy, self.evaluations)
-
-    def measuring(self, lost: Lost) -> Self:
-        """The same allocation with a measure.
-
-        Args:
-            lost: What the outputs lose at a candidate.
-        """
-        return replace(self, lost=lost)
-
-    def __call__(
-        self,
-        groups: Sequence[Group],
-        scores: Mapping[str, Tensor],
-        errors: Mapping[str, Tensor],
-        costs: Mapping[str, Cost],
-        demand: Demand,
-    ) -> dict[str, int]:
-        """Units kept per group, in the order of `groups`.
-
-        Args:
-            groups: What can be cut.
-            scores: Importance per group, read where `errors` has no entry.
-            errors: Error after dropping the k lowest units, shape `(units + 1,)`.
-            costs: Exact costs by name; `pruning_ratio` needs "params".
-            demand: `pruning_ratio` is the share of all units, weighted by the parameters of one
-                unit.
-
-        Returns:
-            Units kept by name.
-
-        Raises:
-            BudgetError: The demand does not fit the groups or the costs.
-            InfeasibleError: Every group at its floor is still above a budget.
-        """
-        trials = Trials.of(groups, scores, errors, costs, demand, self)
-        space = trials.space
-        if space.feasible(space.largest):
-            return space.in_order(space.largest, groups)
-        return space.in_order(self._search(trials), groups)
 
     def _search(self, trials: Trials) -> Candidate:
         rng = np.random.default_rng(self.seed)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from penjing.plan import Group
 from penjing.pruning.allocation.ddpg import Agent
-from penjing.pruning.allocation.protocol import Cost, Demand
+from penjing.pruning.allocation.searching import Searching
 from penjing.pruning.allocation.space import Candidate
-from penjing.pruning.allocation.trying import Lost, Proxy, Trials, check_settings
+from penjing.pruning.allocation.trying import Proxy, Trials
 from penjing.task.randomness import random_kept
 
 STATE = 6  # numbers that the agent sees
@@ -26,7 +23,7 @@ TINY = 1e-12  # keeps logarithms finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reinforcement:
+class Reinforcement(Searching):
     """Let an agent choose the share of every group in turn, rewarded by what the outputs lose.
 
     It sees where it is, how large the group is and what it costs, what is saved already, what the
@@ -52,52 +49,10 @@ class Reinforcement:
         the state, their costs are.
     """
 
+    name: ClassVar[str] = "reinforcement"
+
     evaluations: int = 200
     proxy: Proxy = "masked"
-    seed: int = 0
-    lost: Lost | None = None
-
-    def __post_init__(self) -> None:
-        check_settings("reinforcement", self.proxy, self.evaluations)
-
-    def measuring(self, lost: Lost) -> Self:
-        """The same allocation with a measure.
-
-        Args:
-            lost: What the outputs lose at a candidate.
-        """
-        return replace(self, lost=lost)
-
-    def __call__(
-        self,
-        groups: Sequence[Group],
-        scores: Mapping[str, Tensor],
-        errors: Mapping[str, Tensor],
-        costs: Mapping[str, Cost],
-        demand: Demand,
-    ) -> dict[str, int]:
-        """Units kept per group, in the order of `groups`.
-
-        Args:
-            groups: What can be cut.
-            scores: Importance per group, read where `errors` has no entry.
-            errors: Error after dropping the k lowest units, shape `(units + 1,)`.
-            costs: Exact costs by name; `pruning_ratio` needs "params".
-            demand: `pruning_ratio` is the share of all units, weighted by the parameters of one
-                unit.
-
-        Returns:
-            Units kept by name.
-
-        Raises:
-            BudgetError: The demand does not fit the groups or the costs.
-            InfeasibleError: Every group at its floor is still above a budget.
-        """
-        trials = Trials.of(groups, scores, errors, costs, demand, self)
-        space = trials.space
-        if space.feasible(space.largest):
-            return space.in_order(space.largest, groups)
-        return space.in_order(self._search(trials), groups)
 
     def _search(self, trials: Trials) -> Candidate:
         with random_kept(), torch.enable_grad():
