@@ -19,7 +19,7 @@ from penjing.pruning.result import make
 from penjing.pruning.surgery import cut_module
 from penjing.pruning.verify import prove
 from penjing.testing._steps import ON_MAPS, ON_TOKENS
-from penjing.testing.random_networks import check
+from penjing.testing.random_networks import check, draw_steps
 from penjing.testing.tiny import randomise
 
 EXAMPLES = settings(max_examples=10, deadline=None, derandomize=True, database=None)
@@ -227,3 +227,8 @@ def test_a_network_with_a_step_on_maps_is_cut_right(name):
 @pytest.mark.parametrize("name", sorted(ON_TOKENS))
 def test_a_network_with_a_step_on_tokens_is_cut_right(name):
     assert check([], ["linear", name], seed=1).failures == ()
+
+
+@pytest.mark.parametrize("seed", [44, 285])
+def test_a_scale_that_random_weights_hardly_show_is_folded(seed):
+    assert check(*draw_steps(seed), seed).failures == ()

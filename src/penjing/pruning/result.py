@@ -107,13 +107,9 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
         form="graph" if reason else "module",
         reason=reason,
     )
-    limit = TOLERANCES.get(_dtype(cut.program), 1e-4)
-    if proof.real_error > limit and _really_differs(made, cut.program, folds):
-        raise VerificationError(
-            f"the cut {proof.form} form differs from the cut graph by {proof.real_error:.1e} "
-            "(relative) on the example "
-            f"inputs, more than {limit:.0e}; the cut is refused"
-        )
+    differs = _differs_on_example(made, cut.program, folds)
+    if differs:
+        raise VerificationError(f"the cut {proof.form} form: {differs}; the cut is refused")
     return Made(made, proof, folds)
 
 
@@ -134,7 +130,11 @@ def _refused(
 ) -> str:
     """Why the cut module is not what the cut graph is; else empty."""
     try:
-        return compare_forms(made, cut.program, seed, folds) or _trains_no_more(model, made, cut)
+        return (
+            compare_forms(made, cut.program, seed, folds)
+            or _differs_on_example(made, cut.program, folds)
+            or _trains_no_more(model, made, cut)
+        )
     except FAILURES as error:
         return told(error)
 
@@ -196,7 +196,22 @@ def folds_of(module: nn.Module, cut: Cut, seed: int = 0) -> Folds:
         seed: Of the random weights that tell.
     """
     folds = scale_folds(cut)
-    return folds if folds and compare_forms(module, cut.program, seed) else {}
+    if not folds:
+        return {}
+    without = _difference(module, cut.program, seed)
+    return folds if _difference(module, cut.program, seed, folds) < without else {}
+
+
+def _differs_on_example(module: nn.Module, program: Program, folds: Folds | None = None) -> str:
+    """Why a module differs from a program on real weights, more than narrow floats round."""
+    limit = TOLERANCES.get(_dtype(program), 1e-4)
+    error = module_difference(module, program, list(program.example))
+    if error <= limit or not _really_differs(module, program, folds or {}):
+        return ""
+    return (
+        f"its forward differs from the cut graph by {error:.1e} (relative) on the example inputs, "
+        f"more than {limit:.0e}"
+    )
 
 
 def _really_differs(module: nn.Module, program: Program, folds: Folds) -> bool:
@@ -240,15 +255,22 @@ def compare_forms(
     module: nn.Module, program: Program, seed: int, folds: Folds | None = None
 ) -> str:
     """Why the module, on random weights in float64, differs from the cut graph; else empty."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = randomised(program, generator)
-    inputs = [random_like(v, generator) for v in program.example]
-    difference = wide_difference(module, program, inputs, tensors, folds)
+    difference = _difference(module, program, seed, folds)
     return (
         ""
         if difference <= TOLERANCE
         else f"its forward differs by {difference:.1e} (relative): it bakes in a size that changed"
     )
+
+
+def _difference(
+    module: nn.Module, program: Program, seed: int, folds: Folds | None = None
+) -> float:
+    """Largest relative difference on random weights and inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = randomised(program, generator)
+    inputs = [random_like(v, generator) for v in program.example]
+    return wide_difference(module, program, inputs, tensors, folds)
 
 
 def wide_difference(
