@@ -113,7 +113,7 @@ def test_a_convolution_stays_inside_the_arena(tmp_path, net, optimize):
 def test_an_output_of_thousands_of_weights_gives_the_bits_of_the_reference():
     """Its count of sixteens does not fit a byte."""
     need(HOST)
-    net = one_convolution((1, 1, 9000), 2, (1, 1), ((0, 0), (0, 0)), zeros=0.5)
+    net = one_convolution((1, 4, 9000), 2, (1, 1), ((0, 0), (0, 0)), zeros=0.5)
     program, x = compile_integers(net, "cortex-m55"), samples(net)
     assert [s["encoding"] for s in json.loads(program.files["net.json"])["steps"]] == [
         "delta in sixteens"

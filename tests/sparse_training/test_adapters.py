@@ -48,8 +48,8 @@ def masks_left(model):
 
 
 def by_transformers(folder, callback, model, steps=24, resume=None):
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate", reason="the trainer of transformers needs accelerate")
+    import transformers
+
     data = [{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)]
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
@@ -70,20 +70,30 @@ def by_transformers(folder, callback, model, steps=24, resume=None):
     trainer.train(resume_from_checkpoint=resume)
 
 
+@pytest.fixture
+def trainer():
+    """The training function of transformers, or a skip."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate", reason="the trainer of transformers needs accelerate")
+    return by_transformers
+
+
 @pytest.mark.filterwarnings("ignore")  # the trainer's own
 @pytest.mark.parametrize("method", [METHOD, Movement(schedule=0.75)], ids=["gradual", "movement"])
-def test_the_trainer_of_transformers_ends_with_the_zeros_and_without_masks(tmp_path, method):
+def test_the_trainer_of_transformers_ends_with_the_zeros_and_without_masks(
+    tmp_path, trainer, method
+):
     model, callback = Net(), for_trainer(wish(method))
-    by_transformers(tmp_path, callback, model)
+    trainer(tmp_path, callback, model)
     assert (middle_zeros(model), callback.sparsity, masks_left(model)) == (0.75, 0.75, [])
 
 
 @pytest.mark.filterwarnings("ignore")  # the trainer's own
-def test_a_resumed_trainer_ends_with_the_same_network(tmp_path):
+def test_a_resumed_trainer_ends_with_the_same_network(tmp_path, trainer):
     whole, again = Net(), Net()
-    by_transformers(tmp_path, for_trainer(wish(Movement(schedule=0.75))), whole)
+    trainer(tmp_path, for_trainer(wish(Movement(schedule=0.75))), whole)
     half = str(tmp_path / "checkpoint-12")
-    by_transformers(tmp_path, for_trainer(wish(Movement(schedule=0.75))), again, resume=half)
+    trainer(tmp_path, for_trainer(wish(Movement(schedule=0.75))), again, resume=half)
     assert torch.allclose(whole.middle.weight, again.middle.weight, atol=1e-6)
 
 

@@ -108,7 +108,7 @@ def test_calibration_of_another_length_shows_both_shapes() -> None:
 
 
 def test_gradients_of_single_samples_are_refused_with_what_serves() -> None:
-    with pytest.raises(StrategyError, match="use 'obs' or 'l2'"):
+    with pytest.raises(StrategyError, match="use importance 'obs' or 'l2'"):
         pj.prune(Net().eval(), X, pruning_ratio=0.5, calibration=DATA, importance="taylor")
 
 
