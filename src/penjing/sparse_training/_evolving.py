@@ -13,7 +13,7 @@ from penjing.errors import BudgetError, StrategyError
 from penjing.pruning.sparsity import resolve
 from penjing.pruning.sparsity.protocol import SparsityAllocation
 from penjing.pruning.weights.protocol import Target
-from penjing.sparse_training._gradual import check_every
+from penjing.sparse_training._scheduled import check_every
 from penjing.sparse_training.protocol import Moment
 
 Grow = Literal["gradient", "random"]

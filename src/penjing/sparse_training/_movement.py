@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from penjing.pruning.sparsity import resolve
-from penjing.pruning.sparsity.protocol import SparsityAllocation
-from penjing.sparse_training._gradual import check_every, due_sparsity
+from penjing.sparse_training._scheduled import Scheduled
 from penjing.sparse_training.protocol import Moment
-from penjing.sparse_training.schedules import SparsitySchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Movement:
+class Movement(Scheduled):
     """Drop the weights with the lowest scores; a score is what its weight's gradient did to it.
 
     The score of a weight is the sum of `-gradient * weight` over the steps, as gradient descent
@@ -35,25 +33,6 @@ class Movement:
         layers as they are, and normalised by their layer's mean before "global" compares them.
     """
 
-    schedule: SparsitySchedule | float
-    allocation: str | SparsityAllocation = "global"
-    every: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_every(self.every)
-        resolve(self.allocation)
-        object.__setattr__(self, "schedule", SparsitySchedule.of(self.schedule))
-
-    @property
-    def final_sparsity(self) -> float:
-        """Share of zeros at the end."""
-        return SparsitySchedule.of(self.schedule).sparsity
-
-    @property
-    def complete_at(self) -> float:
-        """The end of the schedule."""
-        return SparsitySchedule.of(self.schedule).end
-
     @torch.no_grad()
     def on_gradients(self, moment: Moment, /) -> None:
         """Scores grow by the dense gradients; the optimizer moves the weights behind the masks."""
@@ -69,7 +48,7 @@ class Movement:
         for name, weight in moment.masks.weights.items():
             before, kept = moment.memory.get(f"weight {name}", weight), moment.masks.kept[name]
             moment.memory[f"weight {name}"] = torch.where(kept, weight, before).detach().clone()
-        wanted = due_sparsity(moment, SparsitySchedule.of(self.schedule), self.every)
+        wanted = self.due_sparsity(moment)
         if wanted is not None:
             moment.masks.choose(self._scores(moment), wanted, resolve(self.allocation))
 
