@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.verbs.deep import Deep as Four
 from torch import Tensor, nn
 
 import penjing as pj
@@ -14,34 +15,10 @@ from penjing.errors import BudgetError, InfeasibleError, PlanError, StrategyErro
 BOTH = {"inner", "residual", "depth"}
 
 
-class Branch(nn.Module):
-    """A layer with its own addition."""
+class Deep(Four):
+    """With a fifth branch."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(self.up(self.norm(x)).relu())
-
-
-class Deep(nn.Module):
-    """Five branches, of which the third hardly adds anything."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.start, self.read = nn.Linear(6, 8), nn.Linear(8, 3)
-        self.layers = nn.ModuleList([Branch() for _ in range(5)])
-        with torch.no_grad():
-            self.layers[2].down.weight.mul_(1e-3)
-            self.layers[2].down.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.start(x)
-        for layer in self.layers:
-            x = layer(x)
-        return self.read(x)
+    BRANCHES = 5
 
 
 class Counted(Deep):
