@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from markupsafe import Markup
 
-from penjing.figures import LayerFigures
+from penjing.figures import (
+    EpochFigures,
+    GroupFigures,
+    LayerFigures,
+    LayerLatency,
+    RepairFigures,
+    SensitivityFigures,
+    SparsityFigures,
+)
 from penjing.plan import Lock
 from penjing.report import _charts as charts
 from penjing.report import _wording as wording
-from penjing.report._budget import budgets
+from penjing.report._budget import Budget, budgets
 from penjing.report._comparison import Row, first_metric, rows
-from penjing.report.data import CandidateFigures, Histogram, ReportData
+from penjing.report.data import CandidateFigures, ClassFigures, Histogram, ReportData
+
+T = TypeVar("T")
 
 LONG = 30  # rows above which a table is folded
 
@@ -72,95 +83,111 @@ class Table:
         return len(self.rows) > LONG
 
 
+@dataclass(frozen=True, slots=True)
+class _Field(Generic[T]):
+    """A column, and the cell that it makes of an item."""
+
+    column: Column
+    cell: Callable[[T], Cell]
+
+
+def _text(title: str, of: Callable[[T], str]) -> _Field[T]:
+    """Words."""
+    return _Field(Column(title), lambda item: Cell(of(item)))
+
+
+def _code(title: str, of: Callable[[T], str]) -> _Field[T]:
+    """A name from code."""
+    return _Field(Column(title, code=True), lambda item: Cell(of(item)))
+
+
+def _number(title: str, of: Callable[[T], float | None], say: Callable[[float], str]) -> _Field[T]:
+    """A number as `say` words it, by which the column is sorted; empty when there is none."""
+    return _Field(Column(title, numeric=True), lambda item: _valued(of(item), say))
+
+
+def _count(title: str, of: Callable[[T], int | None]) -> _Field[T]:
+    """A whole number in full."""
+    return _number(title, of, "{:,}".format)
+
+
+def _cell(title: str, of: Callable[[T], Cell]) -> _Field[T]:
+    """A number that draws or colours its cell itself."""
+    return _Field(Column(title, numeric=True), of)
+
+
+def _valued(value: float | None, say: Callable[[float], str]) -> Cell:
+    if value is None:
+        return Cell()
+    return Cell(say(value), value if math.isfinite(value) else None)
+
+
 def _table(
     caption: str,
-    columns: Sequence[Column],
-    lines: Iterable[Sequence[Cell]],
-    marked: Iterable[int] = (),
+    items: Iterable[T],
+    fields: Sequence[_Field[T]],
+    marked: Callable[[T], object] = lambda _: False,
 ) -> Table:
-    """A table of the columns that have a value in any row; the first one always stays."""
-    cells = [tuple(line) for line in lines]
-    shown = [i for i in range(len(columns)) if i == 0 or any(not line[i].empty for line in cells)]
-    kept = tuple(tuple(line[i] for i in shown) for line in cells)
-    return Table(caption, tuple(columns[i] for i in shown), kept, frozenset(marked))
-
-
-def _number(value: float | None, text: str) -> Cell:
-    """A cell that sorts by its value; empty when there is none."""
-    return Cell() if value is None else Cell(text, value if math.isfinite(value) else None)
+    """A table of the columns that have a value for any item; the first one always stays."""
+    listed = list(items)
+    cells = [[field.cell(item) for field in fields] for item in listed]
+    shown = [i for i in range(len(fields)) if i == 0 or any(not line[i].empty for line in cells)]
+    return Table(
+        caption,
+        tuple(fields[i].column for i in shown),
+        tuple(tuple(line[i] for i in shown) for line in cells),
+        frozenset(i for i, item in enumerate(listed) if marked(item)),
+    )
 
 
 def figures(data: ReportData) -> Table:
     """Every figure before and after, with how it was had."""
     shown = rows(data)
     compared = any(row.words for row in shown)
-    columns = (
-        Column("figure"),
-        Column("before" if compared else "value", numeric=True),
-        Column("after" if compared else "value", numeric=True),
-        Column("change"),
-        Column("how it was had"),
-    )
-    caption = "Every figure, before and after" if compared else "Every figure"
-    return _table(caption, columns, map(_figure, shown))
-
-
-def _figure(row: Row) -> list[Cell]:
-    tone = row.verdict if row.verdict in {"better", "worse"} else ""
-    return [
-        Cell(row.label),
-        Cell(row.exact[0] or row.before),
-        Cell(row.exact[1] or row.after),
-        Cell(row.words, tone=tone),
-        Cell(row.how),
+    fields: list[_Field[Row]] = [
+        _text("figure", lambda r: r.label),
+        _cell("before" if compared else "value", lambda r: Cell(r.exact[0] or r.before)),
+        _cell("after" if compared else "value", lambda r: Cell(r.exact[1] or r.after)),
+        _Field(Column("change"), _changed),
+        _text("how it was had", lambda r: r.how),
     ]
+    caption = "Every figure, before and after" if compared else "Every figure"
+    return _table(caption, shown, fields)
+
+
+def _changed(row: Row) -> Cell:
+    return Cell(row.words, tone=row.verdict if row.verdict in {"better", "worse"} else "")
 
 
 def constraints(data: ReportData) -> Table:
     """Every budget and whether it is met."""
-    columns = (Column("budget", code=True), Column("at most"), Column("result"), Column("verdict"))
     tones = {True: "better", False: "worse", None: ""}
-    lines = (
-        [Cell(b.name), Cell(b.limit), Cell(b.actual), Cell(b.words, tone=tones[b.met])]
-        for b in budgets(data)
-    )
-    return _table("Budgets and what was reached", columns, lines)
+    fields: list[_Field[Budget]] = [
+        _code("budget", lambda b: b.name),
+        _text("at most", lambda b: b.limit),
+        _text("result", lambda b: b.actual),
+        _Field(Column("verdict"), lambda b: Cell(b.words, tone=tones[b.met])),
+    ]
+    return _table("Budgets and what was reached", budgets(data), fields)
 
 
 def candidates(data: ReportData) -> Table:
     """Every network that was tried."""
     name = first_metric(data)
-    columns = (
-        Column("candidate", code=True),
-        Column("MACs", numeric=True),
-        Column("parameters", numeric=True),
-        Column("file size", numeric=True),
-        Column("latency", numeric=True),
-        Column(name, numeric=True),
-        Column("lost", numeric=True),
-        Column("budget"),
-        Column("time", numeric=True),
-        Column("note"),
-    )
-    lines = [
-        [
-            Cell(c.name),
-            _number(c.macs, wording.count(c.macs or 0)),
-            _number(c.params, wording.count(c.params or 0)),
-            _number(c.size_bytes, wording.size(c.size_bytes or 0)),
-            _number(c.latency_ms, f"{wording.digits(c.latency_ms or 0)} ms"),
-            _number(c.metric, wording.metric(name, c.metric or 0)),
-            _number(c.drop, _points(name, c.drop or 0)),
-            Cell(_verdict(c)),
-            _number(c.seconds or None, wording.duration(c.seconds)),
-            Cell(c.note),
-        ]
-        for c in data.candidates
+    fields: list[_Field[CandidateFigures]] = [
+        _code("candidate", lambda c: c.name),
+        _number("MACs", lambda c: c.macs, wording.count),
+        _number("parameters", lambda c: c.params, wording.count),
+        _number("file size", lambda c: c.size_bytes, wording.size),
+        _number("latency", lambda c: c.latency_ms, lambda ms: f"{wording.digits(ms)} ms"),
+        _number(name, lambda c: c.metric, lambda value: wording.metric(name, value)),
+        _number("lost", lambda c: c.drop, lambda drop: _points(name, drop)),
+        _text("budget", _verdict),
+        _number("time", lambda c: c.seconds or None, wording.duration),
+        _text("note", lambda c: c.note),
     ]
-    chosen = (i for i, c in enumerate(data.candidates) if c.kept)
-    return _table(
-        "Every network that was tried (MACs: multiply-accumulates)", columns, lines, chosen
-    )
+    caption = "Every network that was tried (MACs: multiply-accumulates)"
+    return _table(caption, data.candidates, fields, marked=lambda c: c.kept)
 
 
 def _verdict(candidate: CandidateFigures) -> str:
@@ -175,31 +202,23 @@ def _points(name: str, drop: float) -> str:
 
 def classes(data: ReportData) -> Table:
     """Every class before and after."""
-    columns = (
-        Column("class"),
-        Column("samples", numeric=True),
-        Column("before", numeric=True),
-        Column("after", numeric=True),
-        Column("change", numeric=True),
-        Column("agreement", numeric=True),
-    )
-    changes = [
-        c.after - c.before if c.before is not None and c.after is not None else None
-        for c in data.per_class
-    ]
+    changes = [_gain(c) for c in data.per_class]
     reach = max((abs(change) for change in changes if change is not None), default=0) or 1.0
-    lines = [
-        [
-            Cell(c.name),
-            _number(c.count, f"{c.count:,}"),
-            _number(c.before, wording.percent(c.before or 0)),
-            _number(c.after, wording.percent(c.after or 0)),
-            _change(change, reach),
-            _number(c.agreement, wording.percent(c.agreement or 0)),
-        ]
-        for c, change in zip(data.per_class, changes, strict=True)
+    fields: list[_Field[ClassFigures]] = [
+        _text("class", lambda c: c.name),
+        _count("samples", lambda c: c.count),
+        _number("before", lambda c: c.before, wording.percent),
+        _number("after", lambda c: c.after, wording.percent),
+        _cell("change", lambda c: _change(_gain(c), reach)),
+        _number("agreement", lambda c: c.agreement, wording.percent),
     ]
-    return _table("Share answered correctly, class by class", columns, lines)
+    return _table("Share answered correctly, class by class", data.per_class, fields)
+
+
+def _gain(figures: ClassFigures) -> float | None:
+    if figures.before is None or figures.after is None:
+        return None
+    return figures.after - figures.before
 
 
 def _change(change: float | None, reach: float) -> Cell:
@@ -212,50 +231,28 @@ def _change(change: float | None, reach: float) -> Cell:
 
 def groups(data: ReportData) -> Table:
     """Every group with the units it kept."""
-    columns = (
-        Column("group", code=True),
-        Column("units", numeric=True),
-        Column("kept", numeric=True),
-        Column("share kept", numeric=True),
-        Column("estimated error", numeric=True),
-    )
-    lines = [
-        [
-            Cell(g.name),
-            _number(g.units, f"{g.units:,}"),
-            _number(g.kept, f"{g.kept:,}"),
-            _share(g.kept / g.units if g.units else 0.0),
-            _number(g.error, wording.digits(g.error or 0)),
-        ]
-        for g in data.groups
+    fields: list[_Field[GroupFigures]] = [
+        _code("group", lambda g: g.name),
+        _count("units", lambda g: g.units),
+        _count("kept", lambda g: g.kept),
+        _cell("share kept", lambda g: _share(g.kept / g.units if g.units else 0.0)),
+        _number("estimated error", lambda g: g.error, wording.digits),
     ]
-    return _table("Units kept in every group, in the order of the network", columns, lines)
+    return _table("Units kept in every group, in the order of the network", data.groups, fields)
 
 
 def sparsity(data: ReportData) -> Table:
     """Every layer with its zeros, or why it has none."""
-    columns = (
-        Column("layer", code=True),
-        Column("weights", numeric=True),
-        Column("not zero", numeric=True),
-        Column("sparsity", numeric=True),
-        Column("pattern", code=True),
-        Column("estimated error", numeric=True),
-        Column("dense because"),
-    )
-    lines = [
-        [
-            Cell(s.layer),
-            _number(s.weights, f"{s.weights:,}"),
-            _number(s.nonzero, f"{s.nonzero:,}"),
-            _share(1 - s.nonzero / s.weights if s.weights else 0.0),
-            Cell(s.pattern),
-            _number(s.error, wording.digits(s.error or 0)),
-            Cell(s.reason),
-        ]
-        for s in data.sparsity
+    fields: list[_Field[SparsityFigures]] = [
+        _code("layer", lambda s: s.layer),
+        _count("weights", lambda s: s.weights),
+        _count("not zero", lambda s: s.nonzero),
+        _cell("sparsity", lambda s: _share(1 - s.nonzero / s.weights if s.weights else 0.0)),
+        _code("pattern", lambda s: s.pattern),
+        _number("estimated error", lambda s: s.error, wording.digits),
+        _text("dense because", lambda s: s.reason),
     ]
-    return _table("Zeros of every layer, in the order of the network", columns, lines)
+    return _table("Zeros of every layer, in the order of the network", data.sparsity, fields)
 
 
 def _share(share: float) -> Cell:
@@ -267,23 +264,47 @@ def layers(data: ReportData) -> Table:
     """Every compute layer before and after."""
     before, after = (_by_name(f.layers if f else ()) for f in (data.before, data.after))
     both = bool(before and after)
-    columns = (
-        Column("layer", code=True),
-        Column("op", code=True),
-        Column("output", code=True),
-        Column("parameters before" if both else "parameters", numeric=True),
-        Column("after", numeric=True),
-        Column("MACs before" if both else "MACs", numeric=True),
-        Column("after", numeric=True),
-        Column("share left", numeric=True),
-    )
-    names = dict.fromkeys([*before, *after])
-    lines = (_layer(name, before.get(name), after.get(name)) for name in names)
-    return _table(
-        "Every layer that computes, in the order of the network (MACs: multiply-accumulates)",
-        columns,
-        lines,
-    )
+    pairs = [
+        _Pair(name, before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])
+    ]
+    fields: list[_Field[_Pair]] = [
+        _code("layer", lambda p: p.name),
+        _code("op", lambda p: p.first.op),
+        _code("output", lambda p: " × ".join(map(str, (p.after or p.first).output_shape))),
+        _count("parameters before" if both else "parameters", lambda p: p.first.params),
+        _count("after", lambda p: p.last.params if p.last else None),
+        _number("MACs before" if both else "MACs", lambda p: p.first.macs, wording.count),
+        _number("after", lambda p: p.last.macs if p.last else None, wording.count),
+        _cell("share left", _macs_left),
+    ]
+    caption = "Every layer that computes, in the order of the network (MACs: multiply-accumulates)"
+    return _table(caption, pairs, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A layer before and after; at least one of the two is there."""
+
+    name: str
+    before: LayerFigures | None
+    after: LayerFigures | None
+
+    @property
+    def first(self) -> LayerFigures:
+        first = self.before or self.after
+        assert first is not None  # the name came from one of them
+        return first
+
+    @property
+    def last(self) -> LayerFigures | None:
+        """What became of the first one."""
+        return self.after if self.before is not None else None
+
+
+def _macs_left(pair: _Pair) -> Cell:
+    if pair.last is None or not pair.first.macs:
+        return Cell()
+    return _share(pair.last.macs / pair.first.macs)
 
 
 def _by_name(layers: Iterable[LayerFigures]) -> dict[str, LayerFigures]:
@@ -296,89 +317,42 @@ def _by_name(layers: Iterable[LayerFigures]) -> dict[str, LayerFigures]:
     return named
 
 
-def _layer(name: str, before: LayerFigures | None, after: LayerFigures | None) -> list[Cell]:
-    first, last = before or after, after if before is not None else None
-    shown = after or before
-    assert first is not None  # the name came from one of them
-    assert shown is not None
-    left = last.macs / first.macs if last is not None and first.macs else None
-    return [
-        Cell(name),
-        Cell(first.op),
-        Cell(" × ".join(map(str, shown.output_shape))),
-        _number(first.params, f"{first.params:,}"),
-        Cell() if last is None else _number(last.params, f"{last.params:,}"),
-        _number(first.macs, wording.count(first.macs)),
-        Cell() if last is None else _number(last.macs, wording.count(last.macs)),
-        Cell() if left is None else _share(left),
-    ]
-
-
 def repair(data: ReportData) -> Table:
     """Every layer that repair looked at."""
-    columns = (
-        Column("layer", code=True),
-        Column("error before", numeric=True),
-        Column("error after", numeric=True),
-        Column("error left", numeric=True),
-        Column("damping", numeric=True),
-        Column("left alone because"),
-    )
-    lines = [
-        [
-            Cell(r.layer),
-            _number(r.error_before, wording.digits(r.error_before or 0)),
-            _number(r.error_after, wording.digits(r.error_after or 0)),
-            _left(r.error_before, r.error_after),
-            _number(r.damping, f"{r.damping or 0:.1e}"),
-            Cell(r.reason),
-        ]
-        for r in data.repair
+    fields: list[_Field[RepairFigures]] = [
+        _code("layer", lambda r: r.layer),
+        _number("error before", lambda r: r.error_before, wording.digits),
+        _number("error after", lambda r: r.error_after, wording.digits),
+        _cell("error left", lambda r: _left(r.error_before, r.error_after)),
+        _number("damping", lambda r: r.damping, "{:.1e}".format),
+        _text("left alone because", lambda r: r.reason),
     ]
-    return _table("Relative squared output error of every layer", columns, lines)
+    return _table("Relative squared output error of every layer", data.repair, fields)
 
 
 def sensitivity(data: ReportData) -> Table:
     """What the outputs lose through each layer in integers, and what was kept higher."""
-    columns = (
-        Column("layer", code=True),
-        Column("error, it alone in integers", numeric=True),
-        Column("error, all others in integers", numeric=True),
-        Column("kept in"),
-    )
-    lines = [
-        [
-            Cell(s.layer),
-            _number(s.alone, wording.digits(s.alone)),
-            _number(s.without, wording.digits(s.without)),
-            Cell(s.kept),
-        ]
-        for s in data.sensitivity
+    fields: list[_Field[SensitivityFigures]] = [
+        _code("layer", lambda s: s.layer),
+        _number("error, it alone in integers", lambda s: s.alone, wording.digits),
+        _number("error, all others in integers", lambda s: s.without, wording.digits),
+        _text("kept in", lambda s: s.kept),
     ]
-    marked = (i for i, s in enumerate(data.sensitivity) if s.kept)
-    return _table("Relative squared error of the outputs, layer by layer", columns, lines, marked)
+    caption = "Relative squared error of the outputs, layer by layer"
+    return _table(caption, data.sensitivity, fields, marked=lambda s: s.kept)
 
 
 def layer_latency(data: ReportData) -> Table:
     """Milliseconds of each layer in floats and in integers."""
-    columns = (
-        Column("layer", code=True),
-        Column("floats, ms", numeric=True),
-        Column("integers, ms", numeric=True),
-        Column("times faster", numeric=True),
-        Column("op in integers", code=True),
-    )
-    lines = [
-        [
-            Cell(row.layer),
-            _number(row.floats_ms, wording.digits(row.floats_ms)),
-            _number(row.integers_ms, wording.digits(row.integers_ms)),
-            _faster(row.floats_ms, row.integers_ms),
-            Cell(row.op),
-        ]
-        for row in data.layer_latency
+    fields: list[_Field[LayerLatency]] = [
+        _code("layer", lambda row: row.layer),
+        _number("floats, ms", lambda row: row.floats_ms, wording.digits),
+        _number("integers, ms", lambda row: row.integers_ms, wording.digits),
+        _cell("times faster", lambda row: _faster(row.floats_ms, row.integers_ms)),
+        _code("op in integers", lambda row: row.op),
     ]
-    return _table("Latency layer by layer, in floats and in integers", columns, lines)
+    caption = "Latency layer by layer, in floats and in integers"
+    return _table(caption, data.layer_latency, fields)
 
 
 def _faster(floats: float, integers: float) -> Cell:
@@ -399,26 +373,20 @@ def _left(before: float | None, after: float | None) -> Cell:
 
 def weights(data: ReportData) -> Table:
     """What the histograms show, in numbers."""
-    columns = (
-        Column("tensor", code=True),
-        Column("values before", numeric=True),
-        Column("values after", numeric=True),
-        Column("share left", numeric=True),
-        Column("half of them within, before", numeric=True),
-        Column("after", numeric=True),
-    )
-    lines = [
-        [
-            Cell(h.tensor),
-            _number(sum(h.before), f"{sum(h.before):,}"),
-            _number(sum(h.after), f"{sum(h.after):,}"),
-            _share(sum(h.after) / sum(h.before)) if sum(h.before) else Cell(),
-            _within(h, h.before),
-            _within(h, h.after),
-        ]
-        for h in data.histograms
+    fields: list[_Field[Histogram]] = [
+        _code("tensor", lambda h: h.tensor),
+        _count("values before", lambda h: sum(h.before)),
+        _count("values after", lambda h: sum(h.after)),
+        _cell("share left", _values_left),
+        _cell("half of them within, before", lambda h: _within(h, h.before)),
+        _cell("after", lambda h: _within(h, h.after)),
     ]
-    return _table("Weights of every tensor shown, before and after", columns, lines)
+    return _table("Weights of every tensor shown, before and after", data.histograms, fields)
+
+
+def _values_left(histogram: Histogram) -> Cell:
+    before = sum(histogram.before)
+    return _share(sum(histogram.after) / before) if before else Cell()
 
 
 def _within(histogram: Histogram, counts: tuple[int, ...]) -> Cell:
@@ -439,52 +407,30 @@ def _within(histogram: Histogram, counts: tuple[int, ...]) -> Cell:
 
 def epochs(data: ReportData) -> Table:
     """Every epoch of training."""
-    names = list(dict.fromkeys(name for e in data.epochs for name in e.metrics))
-    columns = (
-        Column("epoch", numeric=True),
-        Column("training loss", numeric=True),
-        *(Column(name, numeric=True) for name in names),
-        Column("learning rate", numeric=True),
-        Column("time", numeric=True),
-    )
-    lines = [
-        [
-            _number(e.epoch, str(e.epoch)),
-            _number(e.loss, wording.digits(e.loss, 4)),
-            *(_metric(name, e.metrics.get(name)) for name in names),
-            _number(e.lr, f"{e.lr:.3g}"),
-            _number(e.seconds, wording.duration(e.seconds)),
-        ]
-        for e in data.epochs
+    names = dict.fromkeys(name for e in data.epochs for name in e.metrics)
+    fields: list[_Field[EpochFigures]] = [
+        _number("epoch", lambda e: e.epoch, str),
+        _number("training loss", lambda e: e.loss, lambda loss: wording.digits(loss, 4)),
+        *(_metric(name) for name in names),
+        _number("learning rate", lambda e: e.lr, "{:.3g}".format),
+        _number("time", lambda e: e.seconds, wording.duration),
     ]
-    return _table("Every epoch", columns, lines)
+    return _table("Every epoch", data.epochs, fields)
 
 
-def _metric(name: str, value: float | None) -> Cell:
-    return Cell() if value is None else _number(value, wording.metric(name, value))
+def _metric(name: str) -> _Field[EpochFigures]:
+    return _number(name, lambda e: e.metrics.get(name), lambda value: wording.metric(name, value))
 
 
 def locked(locks: Sequence[Lock]) -> Table:
     """What was left alone, and why."""
-    columns = (
-        Column("tensor", code=True),
-        Column("dimension", numeric=True),
-        Column("positions", numeric=True),
-        Column("parameters kept", numeric=True),
-        Column("MACs kept", numeric=True),
-        Column("reason"),
-        Column("where", code=True),
-    )
-    lines = [
-        [
-            Cell(k.tensor),
-            _number(k.dim, str(k.dim)),
-            _number(k.positions, f"{k.positions:,}"),
-            _number(k.params or None, f"{k.params:,}"),
-            _number(k.macs or None, f"{k.macs:,}"),
-            Cell(k.reason),
-            Cell(k.where),
-        ]
-        for k in locks
+    fields: list[_Field[Lock]] = [
+        _code("tensor", lambda k: k.tensor),
+        _number("dimension", lambda k: k.dim, str),
+        _count("positions", lambda k: k.positions),
+        _count("parameters kept", lambda k: k.params or None),
+        _count("MACs kept", lambda k: k.macs or None),
+        _text("reason", lambda k: k.reason),
+        _code("where", lambda k: k.where),
     ]
-    return _table("What cannot be cut, and why", columns, lines)
+    return _table("What cannot be cut, and why", locks, fields)
