@@ -413,6 +413,37 @@ def _form(row: Row) -> str:
     return "file" if row["form"] == "tflite" else "dense"
 
 
+def cycles_table() -> str:
+    """Published cycles per instruction of ours, and the factors fitted on them."""
+    found = rows("cycles")
+    used = ("ic", "kws", "ad")
+    body = [
+        [
+            f"[{r['runtime']}]({r['source']})",
+            f"{r['round']}, {r['board']}, {r['mhz']} MHz",
+            *(f"{r['cycles'][n] / 1e6:.2f}" for n in used),
+            *(f"{r[key][n]:.2f}" for n in used),
+        ]
+        for kind, key in (("submission", "per_instruction"), ("pair", "of_m4"))
+        for r in found
+        if r["kind"] == kind
+    ]
+    header = ["submission", "round and board", *(f"{n}, million cycles" for n in used)]
+    fits = [
+        [
+            r["core"].removeprefix("cortex-").upper(),
+            f"{r['factor']:.2f}",
+            f"{r['low']:.2f} to {r['high']:.2f}",
+            *(f"{low - 1:+.0%} to {high - 1:+.0%}" for low, high in r["left_out"].values()),
+        ]
+        for r in found
+        if r["kind"] == "fit"
+    ]
+    missed = (f"off when {n} is left out" for n in used)
+    fitted = ("core", "cycles per instruction", "interval", *missed)
+    return table([*header, *(f"{n}, ratio" for n in used)], body) + "\n\n" + table(fitted, fits)
+
+
 def integers_table() -> str:
     """Latency of int8 programs on the host beside ONNX Runtime."""
     body = [
@@ -752,6 +783,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "random_networks": random_networks_table,
     "memory": memory_table,
     "microcontrollers": microcontrollers_table,
+    "cycles": cycles_table,
     "integers": integers_table,
 }
 

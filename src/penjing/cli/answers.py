@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import typer
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from penjing.codegen.cycles import CycleEstimate
 from penjing.errors import InfeasibleError, PenjingError
 from penjing.report import Report
 from penjing.report._comparison import rows
@@ -72,6 +74,8 @@ def _plain(value: Any) -> Any:
             return {str(key): _plain(item) for key, item in value.items()}
         case list() | tuple():
             return [_plain(item) for item in value]
+        case CycleEstimate():
+            return asdict(value)
         case _:
             return value
 

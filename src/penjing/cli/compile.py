@@ -111,7 +111,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _figures(program: Program | IntegerProgram, out: Path) -> dict[str, object]:
-    return {
+    figures: dict[str, object] = {
         "folder": str(out),
         "target": program.target.name,
         "arena_bytes": program.arena_bytes,
@@ -121,3 +121,8 @@ def _figures(program: Program | IntegerProgram, out: Path) -> dict[str, object]:
         "flash_bytes": program.flash_bytes,
         "difference": program.difference,
     }
+    if isinstance(program, IntegerProgram) and program.instructions is not None:
+        figures["instructions"] = program.instructions
+        if program.cycles is not None:
+            figures["estimated_cycles"] = program.cycles
+    return figures

@@ -11,6 +11,7 @@ import typer
 from penjing.cli.answers import answering, show_json, show_report, show_text, working
 from penjing.cli.opening import open_source
 from penjing.cli.options import AsJson, Debug, MaybeNet, Threads, Trust
+from penjing.codegen.cycles import estimate_cycles
 from penjing.codegen.log import Log, read_log
 from penjing.errors import InputError
 from penjing.report import Report, ReportData, environment
@@ -60,6 +61,10 @@ def measure(  # noqa: PLR0913 - one parameter per option
 
 def _show_log(log: Log, clock_mhz: float | None, *, as_json: bool) -> None:
     figures = {k: v for k, v in asdict(log).items() if v not in ("", {}, None)}
+    kind, _, target = log.network.partition(" ")
+    estimate = estimate_cycles(target, log.count) if kind == "int8" else None
+    if log.unit == "instructions" and estimate is not None:
+        figures["estimated_cycles"] = estimate
     if clock_mhz is not None and log.unit != "cycles":
         raise InputError(
             f"the log counts {log.unit or 'nothing'}, and only cycles of a board make "

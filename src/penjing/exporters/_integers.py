@@ -45,7 +45,8 @@ def compile_quantized(
         net = with_bytes(net, preprocessing)
     program = compile_integers(net, target, optimize)
     if target.emulator:
-        equal = program.check().equal
+        log = program.check()
+        program, equal = program.counted(log), log.equal
     else:
         generator = np.random.default_rng(0)
         shapes = [net.tensors[name].shape for name in net.inputs]

@@ -7,7 +7,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from penjing.codegen import emulator
 from penjing.codegen.build import Sizes, object_sizes
+from penjing.codegen.cycles import CycleEstimate, estimate_cycles
 from penjing.codegen.int8.arena import Arena, plan
 from penjing.codegen.int8.emit import header_text, program_text
 from penjing.codegen.int8.image import images
@@ -45,6 +46,7 @@ class IntegerProgram:
         arena: Memory plan.
         files: Text by file name: net.c, net.h, main.c, check.h, Makefile, CMakeLists.txt, net.json.
         layer_bytes: Constants of every layer, by its name.
+        instructions: Executed in one call, counted in the emulator of a board; None before that.
     """
 
     net: IntegerNet
@@ -53,6 +55,7 @@ class IntegerProgram:
     arena: Arena
     files: Mapping[str, str]
     layer_bytes: Mapping[str, int]
+    instructions: int | None = None
 
     def __repr__(self) -> str:
         constants = sum(self.layer_bytes.values())
@@ -107,6 +110,24 @@ class IntegerProgram:
     def flash_bytes(self) -> int:
         """Instructions and constants of the network, without the C library; see also `flash`."""
         return self.code_bytes + self.constant_bytes
+
+    @property
+    def cycles(self) -> CycleEstimate | None:
+        """Estimated from the instructions; None where they, or a factor of the core, are absent."""
+        if self.instructions is None:
+            return None
+        return estimate_cycles(self.target.name, self.instructions)
+
+    def counted(self, log: Log) -> IntegerProgram:
+        """The same program with what a run of `check` counted, in `net.json` too."""
+        if log.unit != "instructions":
+            return self
+        program = replace(self, instructions=log.count)
+        counts: dict[str, Any] = {"instructions": log.count}
+        if program.cycles is not None:
+            counts["estimated_cycles"] = asdict(program.cycles)
+        described = json.dumps(json.loads(self.files["net.json"]) | counts, indent=1) + "\n"
+        return replace(program, files={**self.files, "net.json": described})
 
     def save(self, folder: str | Path) -> Path:
         """Write all files into a folder, which is made when missing."""
