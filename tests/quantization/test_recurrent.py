@@ -1,4 +1,4 @@
-"""Recurrent layers: computed in floats, their weights held in integers."""
+"""Recurrent layers: in integers where they are compiled, in floats on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 import penjing as pj
 from penjing.errors import InfeasibleError
+from penjing.quantization.lowering import integers
+from penjing.quantization.module import QuantizedModule
+from penjing.quantization.reference import run
 
 X = torch.randn(16, 6, 8, generator=torch.Generator().manual_seed(0))
 KINDS = (nn.GRU, nn.LSTM, nn.RNN)
@@ -36,9 +39,21 @@ def test_matrices_have_a_scale_per_row(quantized: pj.Quantized) -> None:
     assert (grid.axis, grid.bits) == (0, 8)
 
 
-def test_the_op_is_named_with_what_is_held(quantized: pj.Quantized) -> None:
+def test_the_report_says_where_the_op_runs_in_integers(quantized: pj.Quantized) -> None:
     notes = quantized.report.data.notes
-    assert any("its weights are held in integers" in note for note in notes)
+    assert any("in integers in compiled C; ONNX Runtime has no integer form" in n for n in notes)
+
+
+def test_nothing_is_left_in_floats(quantized: pj.Quantized) -> None:
+    assert quantized.model.network.fallbacks == {}
+
+
+def test_the_integer_form_computes_the_same(quantized: pj.Quantized) -> None:
+    """Up to the step by which the layer behind may be rounded otherwise."""
+    network = quantized.model.network
+    (real,) = run(integers(network), X.numpy())
+    step = float(network.activations["linear"].scale)
+    assert (quantized.model(X) - torch.from_numpy(real)).abs().max() <= 1.01 * step
 
 
 def test_the_network_is_far_smaller(quantized: pj.Quantized) -> None:
@@ -60,7 +75,7 @@ def test_products_of_rounded_inputs_stay_near(quantized: pj.Quantized, tmp_path:
 
 
 def off(quantized: pj.Quantized, folder: Path, *, accuracy_level: str) -> float:
-    """How far ONNX Runtime's outputs are from the simulation."""
+    """How far ONNX Runtime's outputs are from the simulation with recurrence in floats."""
     import onnxruntime
 
     path = folder / "net.onnx"
@@ -69,7 +84,8 @@ def off(quantized: pj.Quantized, folder: Path, *, accuracy_level: str) -> float:
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy_level)
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (real,) = session.run(None, {session.get_inputs()[0].name: X.numpy()})
-    return float((quantized.model(X) - torch.from_numpy(real)).abs().max())
+    floats = QuantizedModule(quantized.model.network.without_recurrence("it has none"))
+    return float((floats(X) - torch.from_numpy(real)).abs().max())
 
 
 def test_the_file_holds_bytes(quantized: pj.Quantized, tmp_path: Path) -> None:

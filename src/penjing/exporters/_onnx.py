@@ -114,6 +114,7 @@ def write_integers(network: QuantizedNetwork, path: str | Path) -> Exported:
     from penjing.exporters._qdq import QdqModule, check_expressible
 
     check_expressible(network)
+    network = network.without_recurrence("ONNX Runtime has no integer form of it")
     program = network.program
     converted = _convert_module(QdqModule(network).eval(), program)
     simulation, found = simulate(network), list[Exported]()

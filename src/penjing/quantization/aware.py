@@ -69,7 +69,8 @@ def prepare_program(  # noqa: PLR0913 - called from one place
     Returns:
         The network to train.
     """
-    start = quantize_program(program, calibration, replace(settings, rounding="nearest"))
+    settings = replace(settings, rounding="nearest", recurrent=False)
+    start = quantize_program(program, calibration, settings)
     folded = prepared(program, settings)
     weights = {fqn: folded.tensors[fqn] for fqn in start.weights}
     floats = replace(start.program, tensors={**start.program.tensors, **weights})

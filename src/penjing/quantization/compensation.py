@@ -19,7 +19,7 @@ from penjing.graph.folding import like
 from penjing.quantization.formats import Grid
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.rounding import AdaRound, Rounding, gptq
-from penjing.quantization.simulation import with_grids
+from penjing.quantization.simulation import on_grids
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.stream import Chunk, Stream
 from penjing.task import Calibration
@@ -58,7 +58,7 @@ def compensate(  # noqa: PLR0913 - one keyword per setting, called from one plac
     """
     found, _ = layers(folded)
     todo = [layer for layer in found.values() if layer.weight in network.weights]
-    quantized = with_grids(network.program, network.activations)
+    quantized = on_grids(network)
     stream = Stream(
         [folded, quantized],
         _Quantized(calibration, folded, network),

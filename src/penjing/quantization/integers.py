@@ -21,6 +21,12 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     concat      axis, 2 being channels; parts: one (multiplier, shift) each, None where grids agree
     softmax     over the channels; multiplier, shift, least (smallest difference that counts)
     layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`)
+    gru         all steps of one direction of (1, T, I) from a state of zero, on the grid of
+                `recurrence.STATE`; input (R, I) and state (R, H) int8, R being 3 H in torch's
+                order; input_bias, state_bias, input_multiplier, input_shift, state_multiplier,
+                state_shift (R,) int32; sigmoid and tanh (257,) int16; reverse; cell_bits (of lstm)
+    lstm        as gru, R being 4 H
+    rnn         as gru, R being H, without sigmoid
     resize      rows and columns (results, 2) int32: the first of two neighbours, and the share of
                 the second in units of 2^-RESIZE_BITS
     pad         padding, channels (before, after); filled with the zero point
@@ -166,6 +172,8 @@ class IntegerNet:
         if layer.kind == "conv_transpose":
             rows, columns, _ = self.tensors[layer.inputs[0]].shape
             return int(rows * columns * layer.weights["weight"].size)
+        if layer.kind in {"gru", "lstm", "rnn"}:
+            return width * sum(layer.weights[side].size for side in ("input", "state"))
         if layer.kind not in {"conv", "depthwise"}:
             return 0
         weight = layer.weights["weight"]

@@ -15,7 +15,7 @@ clamped on the integers of that grid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor, fx
@@ -24,6 +24,7 @@ from penjing.errors import InputError
 from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.graph.folding import is_layer, layer_nodes, stored_names
+from penjing.quantization import recurrence
 from penjing.quantization.formats import INT32_MAX, Grid, bias_grid, packed_bytes
 
 CLAMPS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"})
@@ -43,6 +44,7 @@ class QuantizedNetwork:
         fallbacks: Why a node is computed in floats, by name.
         scheme: Name of the scheme, such as "int8".
         notes: What is to be said about how it was made, one sentence each.
+        cell_bits: Fractional bits of the cells of every LSTM that runs in integers, by node.
     """
 
     program: Program
@@ -51,6 +53,7 @@ class QuantizedNetwork:
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     scheme: str = "int8"
     notes: tuple[str, ...] = ()
+    cell_bits: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def fused(self) -> Mapping[str, str]:
@@ -92,7 +95,33 @@ class QuantizedNetwork:
             source = self.activations.get(Call(node).arg("input").name)
             if self.integer(node) and source is not None and "bias" in names:
                 found[names["bias"]] = bias_grid(source, self.weights[names["weight"]])
+        for node in self.recurrent:
+            source = self.activations[Call(node).arg("input").name]
+            found.update(recurrence.bias_grids(self.program, node, source, self.weights))
         return found
+
+    @property
+    def recurrent(self) -> list[fx.Node]:
+        """Recurrent ops that run in integers."""
+        nodes = self.program.graph.nodes
+        return [n for n in nodes if op_name(n) in recurrence.GATES and self.integer(n)]
+
+    def cells(self, node: fx.Node) -> tuple[recurrence.Cell, ...]:
+        """A recurrent op in integers, one cell per layer and direction, in torch's order."""
+        found, source = [], self.activations[Call(node).arg("input").name]
+        for one in recurrence.directions(self.program, node):
+            biases = [b for b in (one.input_bias, one.state_bias) if b is not None]
+            arrays = {fqn: self.integers(fqn) for fqn in (one.input, one.state)}
+            arrays.update({fqn: self.bias_integers(fqn) for fqn in biases})
+            read = recurrence.STATE if one.layer else source
+            bits = self.cell_bits.get(node.name, 0)
+            found.append(recurrence.cell(op_name(node), one, read, self.weights, arrays, bits))
+        return tuple(found)
+
+    def without_recurrence(self, reason: str) -> QuantizedNetwork:
+        """The same network with its recurrent ops in floats, on matrices of integers."""
+        names = {node.name: reason for node in self.recurrent}
+        return replace(self, fallbacks={**self.fallbacks, **names}) if names else self
 
     def bias_integers(self, fqn: str) -> Tensor:
         """A bias as int32 on its grid.

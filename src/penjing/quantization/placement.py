@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from penjing.graph.call import Call, is_tensor, op_name
 from penjing.graph.capture import Program
 from penjing.graph.folding import is_layer
+from penjing.quantization import recurrence
 from penjing.quantization.network import CLAMPS
 
 BINARY = frozenset({"add", "sub", "mul"})
@@ -76,7 +77,7 @@ MOVES = frozenset(
 """Ops whose result holds values of their input, and zeros."""
 
 RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
-"""Ops without an integer form whose weights are held in integers, one scale per row."""
+"""Ops whose weights are held in integers, one scale per row, also where they compute in floats."""
 
 FUNCTIONS = frozenset(
     {
@@ -125,17 +126,23 @@ class Placement:
         return found
 
 
-def place(program: Program, keep_float: Mapping[str, str] | None = None) -> Placement:
+def place(
+    program: Program,
+    keep_float: Mapping[str, str] | None = None,
+    *,
+    recurrent: bool = True,
+) -> Placement:
     """Decide what runs in integers.
 
     Args:
         program: A folded program.
         keep_float: Node -> reason, for nodes that shall stay in floats.
+        recurrent: Whether recurrent ops that can run in integers do.
 
     Returns:
         The placement.
     """
-    placer = _Placer(program, dict(keep_float or {}))
+    placer = _Placer(program, dict(keep_float or {}), recurrent)
     for node in program.graph.nodes:
         if node.op == "call_function":
             placer.visit(node)
@@ -153,6 +160,7 @@ class _Placer:
 
     program: Program
     keep_float: dict[str, str]
+    recurrent: bool
     wanted: set[str] = field(default_factory=set)  # values that an integer node reads or makes
     integer: set[str] = field(default_factory=set)
     fallbacks: dict[str, str] = field(default_factory=dict)
@@ -167,17 +175,18 @@ class _Placer:
 
     def visit(self, node: fx.Node) -> None:
         """Place one node."""
-        inputs = [n for n in node.all_input_nodes if n.name not in self.constant]
+        read = (n for n in node.all_input_nodes if n.name not in self.constant)
+        inputs = [n for n in read if _yields_tensors(n)]  # sizes do not make zeros an activation
         if not inputs:
             self.constant.add(node.name)
             return
-        if not _yields_real(node):
+        if not _yields_real(node) or not node.users:
             return
         reason = self.keep_float.get(node.name) or self._obstacle(node)
         if reason is not None:
             self.fallbacks[node.name] = reason
             if op_name(node) in RECURRENT and node.name not in self.keep_float:
-                self._hold_weights(node)
+                self._hold_weights(node, reason)
             return
         self.integer.add(node.name)
         self._join(node)
@@ -187,19 +196,18 @@ class _Placer:
             if n.name in self.program.stored and self._is_operand(node, n):
                 self.weights[self.program.stored[n.name]] = node.name
 
-    def _hold_weights(self, node: fx.Node) -> None:
+    def _hold_weights(self, node: fx.Node, reason: str) -> None:
         """Hold the matrices of a node that computes in floats in integers all the same."""
         for n in node.all_input_nodes:
             matrix = n.name in self.program.stored and len(self.program.shape(n)) > 1
             if matrix and all(op_name(user) in RECURRENT for user in n.users):
                 self.weights[self.program.stored[n.name]] = node.name
-                self.fallbacks[node.name] = (
-                    f"{op_name(node)} has no integer form; its weights are held in integers"
-                )
+                self.fallbacks[node.name] = f"{reason}; its weights are held in integers"
 
     def finish(self) -> Placement:
         """The placement of the whole graph."""
-        real = {n for n in self.wanted if is_real(self.program.nodes[n])}
+        nodes = self.program.nodes
+        real = {n for n in self.wanted if is_real(nodes[n]) or op_name(nodes[n]) in RECURRENT}
         groups = {
             n: self._first(n) for n in self.program.nodes if n in real and n not in self.fused
         }
@@ -213,6 +221,8 @@ class _Placer:
         name = op_name(node)
         if is_layer(node):
             return self._layer_obstacle(node)
+        if name in RECURRENT:
+            return self._recurrent_obstacle(node)
         if name in {*BINARY, *PRODUCTS} and len(self._operands(node)) > 1:
             return self._binary_obstacle(node)
         known = name in {*AVERAGES, *SHARED_POOLS, *JOINS, *MOVES, *NORMS, "softmax", *CLAMPS}
@@ -242,6 +252,12 @@ class _Placer:
         if not all(is_layer(user) for user in weight.users):
             return "its weight is read by something else as well"
         return None if is_real(call.arg("input")) else "its input is no tensor of floats"
+
+    def _recurrent_obstacle(self, node: fx.Node) -> str | None:
+        why = recurrence.obstacle(self.program, node)
+        if why is not None:
+            return why
+        return None if self.recurrent else f"{op_name(node)} computes in floats"
 
     def _binary_obstacle(self, node: fx.Node) -> str | None:
         operands = self._operands(node)
@@ -273,11 +289,15 @@ class _Placer:
         call = Call(node)
         if op_name(node) in NORMS:
             return False
+        if op_name(node) in RECURRENT:
+            return len(self.program.shape(stored)) > 1
         return is_real(stored) and not (is_layer(node) and call.arg("bias") is stored)
 
     def _join(self, node: fx.Node) -> None:
         """Let a node share the grid of what it moves, or fuse it with what it clamps."""
         name = op_name(node)
+        if name in RECURRENT:
+            self.fixed[node.name] = (-1.0, 127 / 128)
         if name == "softmax":
             self.fixed[node.name] = (0.0, 255 / 256)
         if name in CLAMPS:
@@ -310,6 +330,14 @@ def _yields_real(node: fx.Node) -> bool:
     value = node.meta.get("val")
     values = value if isinstance(value, (list, tuple)) else [value]
     return any(isinstance(v, Tensor) and v.is_floating_point() for v in values)
+
+
+def _yields_tensors(node: fx.Node) -> bool:
+    """Whether a node yields a tensor, or several."""
+    value = node.meta.get("val")
+    return any(
+        isinstance(v, Tensor) for v in (value if isinstance(value, (list, tuple)) else [value])
+    )
 
 
 def _is_pointwise(node: fx.Node) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import fx
 
@@ -15,7 +16,6 @@ from penjing.graph.folding import (
     channel_dim,
     fold_norms,
     is_layer,
-    layer_nodes,
     like,
     norms_as_layers,
     stored_names,
@@ -28,9 +28,11 @@ from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.observers import Observer
 from penjing.quantization.observers import resolve as resolve_observer
 from penjing.quantization.placement import RECURRENT, Placement, place
-from penjing.quantization.ranges import observe
+from penjing.quantization.ranges import flat_batches, observe
+from penjing.quantization.recurrence import STATE, directions, fraction_bits, largest_cell
 from penjing.quantization.rounding import ROUNDINGS, Rounding, weight_grid
 from penjing.quantization.scheme import Scheme
+from penjing.quantization.simulation import walk
 from penjing.task import Calibration
 
 _BYTE = 8
@@ -49,6 +51,7 @@ class Settings:
         bias_correction: Whether biases make up for the mean error of each channel.
         keep_float: Node -> reason, for what shall stay in floats.
         weight_bits: Bits of single weights, by qualified name, instead of the scheme's.
+        recurrent: Whether GRU, LSTM and RNN run in integers where they can.
         memory_mb: Bound on the values held while weights are rounded, MiB.
         seed: Of the rows that Gram matrices look at.
     """
@@ -60,6 +63,7 @@ class Settings:
     bias_correction: bool = True
     keep_float: Mapping[str, str] = field(default_factory=dict)
     weight_bits: Mapping[str, int] = field(default_factory=dict)
+    recurrent: bool = True
     memory_mb: float = 1024
     seed: int = 0
 
@@ -114,7 +118,8 @@ def placed(folded: Program, settings: Settings) -> Placement:
     Raises:
         StrategyError: Nothing has an integer form; the message has the first reasons.
     """
-    placement = place(folded, settings.keep_float)
+    recurrent = settings.recurrent and settings.scheme.activation_bits == _BYTE
+    placement = place(folded, settings.keep_float, recurrent=recurrent)
     if not placement.groups and not placement.weights:
         raise StrategyError(
             "nothing in the network has an integer form: "
@@ -151,7 +156,7 @@ def assemble(
         The network.
     """
     scheme = settings.scheme
-    activations = _activation_grids(placement, ranges, scheme)
+    activations = _activation_grids(folded, placement, ranges, scheme)
     wanted = {
         fqn: _weight_grid(folded, fqn, folded.nodes[node], settings)
         for fqn, node in placement.weights.items()
@@ -169,6 +174,7 @@ def assemble(
             *_padded(folded, weights),
             *_without_zero(folded, weights),
         ),
+        cell_bits=_cell_bits(folded, placement, calibration),
     )
     if settings.rounding == "nearest" and not settings.bias_correction:
         return network
@@ -184,13 +190,38 @@ def assemble(
 
 
 def _activation_grids(
-    placement: Placement, ranges: Mapping[str, tuple[float, float]], scheme: Scheme
+    folded: Program,
+    placement: Placement,
+    ranges: Mapping[str, tuple[float, float]],
+    scheme: Scheme,
 ) -> dict[str, Grid]:
     grids: dict[str, Grid] = {}
     for first in dict.fromkeys(placement.groups.values()):
+        if op_name(folded.nodes[first]) in RECURRENT:
+            grids[first] = STATE
+            continue
         grid = Grid.affine(*ranges[first], bits=scheme.activation_bits)
         grids[first] = grid.power_of_two() if scheme.power_of_two else grid
     return {name: grids[first] for name, first in placement.groups.items()}
+
+
+def _cell_bits(folded: Program, placement: Placement, calibration: Calibration) -> dict[str, int]:
+    """Fractional bits of the cells of every LSTM in integers: as many as their range leaves."""
+    nodes = [
+        folded.nodes[name] for name in placement.groups if op_name(folded.nodes[name]) == "lstm"
+    ]
+    largest = dict.fromkeys(nodes, 0.0)
+
+    def look(seen: fx.Node, value: Any) -> Any:
+        for node in (user for user in seen.users if user in largest):
+            if Call(node).arg("input") is seen:
+                largest[node] = max(largest[node], largest_cell(folded, node, value))
+        return value
+
+    if nodes:
+        for flat in flat_batches(folded, calibration):
+            walk(folded, flat, look)
+    return {node.name: fraction_bits(extent) for node, extent in largest.items()}
 
 
 def _weight_grid(folded: Program, fqn: str, node: fx.Node, settings: Settings) -> Grid:
@@ -228,16 +259,35 @@ def fitted(
         Grids by qualified name; the very object of `wanted` where everything fits.
     """
     found = dict(wanted)
-    for node in layer_nodes(folded):
-        names = stored_names(folded, node)
-        fqn, source = names.get("weight", ""), activations.get(Call(node).arg("input").name)
-        if fqn not in found or source is None or node.name in fallbacks:
+    for fqn, source, bias in _sums(folded, fallbacks, activations):
+        if fqn not in found:
             continue
-        bias = folded.tensors[names["bias"]] if "bias" in names else None
-        grid = fitting(source, found[fqn], folded.tensors[fqn], bias)
+        values = None if bias is None else folded.tensors[bias]
+        grid = fitting(source, found[fqn], folded.tensors[fqn], values)
         changed = grid is not found[fqn] and scheme.power_of_two
         found[fqn] = grid.power_of_two() if changed else grid
     return found
+
+
+def _sums(
+    folded: Program, fallbacks: Mapping[str, str], activations: Mapping[str, Grid]
+) -> Iterator[tuple[str, Grid, str | None]]:
+    """What is summed up in integers: weight, grid of what it multiplies, bias if there is one."""
+    for node in folded.graph.nodes:
+        if node.op != "call_function" or node.name in fallbacks:
+            continue
+        if is_layer(node):
+            names, source = (
+                stored_names(folded, node),
+                activations.get(Call(node).arg("input").name),
+            )
+            if source is not None:
+                yield names.get("weight", ""), source, names.get("bias")
+        elif op_name(node) in RECURRENT and node.name in activations:
+            source = activations[Call(node).arg("input").name]
+            for one in directions(folded, node):
+                yield one.input, STATE if one.layer else source, one.input_bias
+                yield one.state, STATE, one.state_bias
 
 
 def _odd_ranges(ranges: Mapping[str, tuple[float, float]]) -> list[str]:

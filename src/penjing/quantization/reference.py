@@ -30,6 +30,8 @@ from penjing.quantization.integers import (
     IntegerTensor,
     Scale,
 )
+from penjing.quantization.recurrence import Cell
+from penjing.quantization.recurrence import run as run_cell
 
 _INT32_MAX = 2**31 - 1
 
@@ -254,6 +256,13 @@ def _layer_norm(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     return _result((scaled + (1 << (bits - 1))) >> bits, layer, out)
 
 
+def _recurrent(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    arrays = {name: _weights(layer, name) for name in layer.weights}
+    reverse, cell_bits = (layer.attributes[k] for k in ("reverse", "cell_bits"))
+    x_NTI = _centred(*read[0]).squeeze(1)
+    return _result(run_cell(Cell(layer.kind, reverse, cell_bits, arrays), x_NTI), layer, out)
+
+
 def _bits(x: Tensor) -> Tensor:
     """Length in binary of positive values below 2^62."""
     high, low = x >> 31, x & _INT32_MAX
@@ -367,6 +376,9 @@ _KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
     "move": _move,
     "resize": _resize,
     "layer_norm": _layer_norm,
+    "gru": _recurrent,
+    "lstm": _recurrent,
+    "rnn": _recurrent,
 }
 
 

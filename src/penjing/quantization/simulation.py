@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from penjing.graph.call import Call, is_tensor, op_name
 from penjing.graph.capture import Program
 from penjing.quantization.formats import Grid
 from penjing.quantization.network import QuantizedNetwork
+from penjing.quantization.recurrence import STATE, run
 
 Visit = Callable[[fx.Node, Any], Any]
 """Node and its value -> the value that its readers get."""
@@ -32,6 +34,36 @@ class Faked:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """The op's result on the grid."""
         return self.grid.fake(self.target(*args, **kwargs))
+
+
+class Recurred:
+    """A recurrent op in integers, between floats.
+
+    Args:
+        network: Has the op.
+        node: The op.
+    """
+
+    def __init__(self, network: QuantizedNetwork, node: fx.Node) -> None:
+        call = Call(node)
+        self.__name__ = op_name(node)
+        self.source = network.activations[call.arg("input").name]
+        self.cells = network.cells(node)
+        self.directions = 2 if call.arg("bidirectional") else 1
+        self.batch_first = bool(call.arg("batch_first"))
+
+    def __call__(self, x: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor | None, ...]:
+        """Every state of the last layer, the last state of every direction, and no cell."""
+        q_NTI = self.source.quantize(x).long() - self.source.zero_point
+        q_NTI = q_NTI if self.batch_first else q_NTI.movedim(0, 1)
+        last: list[Tensor] = []
+        for first in range(0, len(self.cells), self.directions):
+            sides = self.cells[first : first + self.directions]
+            states = [run(cell, q_NTI) for cell in sides]
+            last += [s[:, 0 if c.reverse else -1] for c, s in zip(sides, states, strict=True)]
+            q_NTI = torch.cat(states, 2)
+        q = q_NTI if self.batch_first else q_NTI.movedim(1, 0)
+        return STATE.dequantize(q, x.dtype), STATE.dequantize(torch.stack(last), x.dtype), None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,27 +111,30 @@ def simulate(network: QuantizedNetwork) -> Simulation:
     for fqn, grid in network.biases.items():
         whole = grid.dequantize(network.bias_integers(fqn), torch.float64)
         tensors[fqn] = whole.to(tensors[fqn].dtype)
-    program = with_grids(network.program, network.activations)
+    program = on_grids(network)
     grids = tuple(network.activations.get(name) for name in network.program.inputs)
     return Simulation(replace(program, tensors=tensors), grids)
 
 
-def with_grids(program: Program, grids: Mapping[str, Grid]) -> Program:
-    """A program whose nodes bring their results to grids; names and tensors stay.
+def on_grids(network: QuantizedNetwork) -> Program:
+    """The program of a network, every value brought to its grid; names and tensors stay.
 
     Args:
-        program: Only read.
-        grids: By node name; inputs are left alone.
+        network: Only read.
 
     Returns:
-        The program.
+        The program; recurrent ops compute in integers, on the weights that `network` has.
     """
+    program, grids = network.program, network.activations
+    recurrent = {node.name: Recurred(network, node) for node in network.recurrent}
     graph = fx.Graph()
     twins: dict[fx.Node, fx.Node] = {}
     for old in program.graph.nodes:
         twin = twins[old] = graph.node_copy(old, lambda n: twins[n])
         twin.name, twin.meta = old.name, dict(old.meta)
-        if old.op == "call_function" and old.name in grids:
+        if old.name in recurrent:
+            twin.target = recurrent[old.name]
+        elif old.op == "call_function" and old.name in grids and is_tensor(old):
             twin.target = Faked(old.target, grids[old.name])
     holder: Any = _Holder(program.graph_module, graph)
     return replace(program, graph_module=holder)

@@ -50,6 +50,7 @@ def to_storage(network: QuantizedNetwork) -> tuple[Any, Any, dict[str, Tensor]]:
         },
         "fallbacks": dict(network.fallbacks),
         "notes": list(network.notes),
+        "cell_bits": dict(network.cell_bits),
     }
     return to_json(form), content, tensors
 
@@ -84,8 +85,9 @@ def from_storage(
             program = _renamed(capture(form, example), content["nodes"], content["inputs"])
         fallbacks = {str(k): str(v) for k, v in content["fallbacks"].items()}
         notes = tuple(str(note) for note in content.get("notes", ()))  # none in older files
+        cells = {str(k): int(v) for k, v in content.get("cell_bits", {}).items()}
         scheme = str(content["scheme"])
-        return QuantizedNetwork(program, activations, weights, fallbacks, scheme, notes)
+        return QuantizedNetwork(program, activations, weights, fallbacks, scheme, notes, cells)
     except (KeyError, TypeError, ValueError, RuntimeError, InputError, CaptureError) as error:
         raise CheckpointError(
             f"this is not a quantized network that penjing wrote: {type(error).__name__}: {error}"

@@ -482,5 +482,10 @@ def notes_of(network: QuantizedNetwork) -> tuple[str, ...]:
         f"integers, {s['fallback']} in floats"
     ]
     notes += network.notes
+    notes += [
+        f"{node} runs in integers in compiled C; ONNX Runtime has no integer form of it and "
+        "computes it in floats on the same matrices"
+        for node in network.recurrent
+    ]
     notes += [f"{node} runs in floats: {reason}" for node, reason in network.fallbacks.items()]
     return tuple(notes)

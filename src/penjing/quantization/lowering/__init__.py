@@ -13,9 +13,17 @@ from torch import Tensor, fx
 from penjing.graph.call import op_name
 from penjing.graph.folding import is_layer
 from penjing.quantization.integers import IntegerNet
-from penjing.quantization.lowering import layers, movement, pointwise, pooling, products
+from penjing.quantization.lowering import (
+    layers,
+    movement,
+    pointwise,
+    pooling,
+    products,
+    recurrent,
+)
 from penjing.quantization.lowering.builder import Builder
 from penjing.quantization.network import CLAMPS, QuantizedNetwork
+from penjing.quantization.recurrence import GATES
 
 __all__ = ["integers"]
 
@@ -45,6 +53,9 @@ def integers(network: QuantizedNetwork) -> IntegerNet:
     return builder.net([builder.values[name].tensor for name in program.inputs], outputs)
 
 
+_READ_LAST = frozenset({"linear", "layer_norm", *GATES})
+
+
 def _input(builder: Builder, node: fx.Node) -> None:
     builder.make(
         node, builder.given(node), channels_first=not _is_read_last(node), grid=builder.grid(node)
@@ -52,12 +63,12 @@ def _input(builder: Builder, node: fx.Node) -> None:
 
 
 def _is_read_last(node: fx.Node) -> bool:
-    """Whether the first layer or norm that reads a value works on its last dimension."""
+    """Whether what computes with a value first, a linear layer say, takes its last dimension."""
     seen, waiting = {node}, [node]
     while waiting:
         for user in waiting.pop(0).users:
-            if is_layer(user) or op_name(user) == "layer_norm":
-                return op_name(user) in {"linear", "layer_norm"}
+            if is_layer(user) or op_name(user) in _READ_LAST:
+                return op_name(user) in _READ_LAST
             if user not in seen:
                 seen.add(user)
                 waiting.append(user)
@@ -65,14 +76,20 @@ def _is_read_last(node: fx.Node) -> bool:
 
 
 def _visit(builder: Builder, node: fx.Node) -> None:
-    value, network = node.meta.get("val"), builder.network
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return
+    value, network, name = node.meta.get("val"), builder.network, op_name(node)
     if node.name in network.fallbacks:
         raise builder.refuse(node, network.fallbacks[node.name])
-    name = op_name(node)
+    if name in GATES:
+        recurrent.lower(builder, node)
+        return
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return
     if name == "getitem":
-        movement.part(builder, node)
+        states = op_name(node.all_input_nodes[0]) in GATES
+        (recurrent if states else movement).part(builder, node)
+        return
+    if any(recurrent.is_last_states(n) for n in node.all_input_nodes):
+        recurrent.state(builder, node)
         return
     if not any(n.name in builder.values for n in node.all_input_nodes):
         return

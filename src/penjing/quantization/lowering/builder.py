@@ -115,6 +115,7 @@ class Builder:
         layers: In order.
         tensors: By name.
         constants: Tensors that are stored, by name.
+        states: Last states of every layer and direction of recurrent ops, by node.
         origins: Tensor that was moved -> the tensor it was moved from, and the positions there.
     """
 
@@ -123,6 +124,7 @@ class Builder:
     layers: list[IntegerLayer] = field(default_factory=list)
     tensors: dict[str, IntegerTensor] = field(default_factory=dict)
     constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    states: dict[str, tuple[Value, ...]] = field(default_factory=dict)
     origins: dict[str, tuple[str, NDArray[np.int64]]] = field(default_factory=dict)
 
     def net(self, inputs: Sequence[str], outputs: Sequence[str]) -> IntegerNet:
