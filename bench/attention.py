@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import penjing as pj
 import train_text
 import train_vit
-from encoders import TextEncoder, VisionTransformer
+from encoders import VisionTransformer
 from record import Record, paired_interval
 from schooling import BATCH, Data, decisions, restore
 
@@ -79,8 +79,7 @@ def job(name: str) -> Job:
     if name == "vit":
         model: nn.Module = VisionTransformer(**script.SHAPE)
     else:
-        words = script.SPECIAL + len(script.vocabulary())
-        model = TextEncoder(words, script.LENGTH, **script.SHAPE)
+        model = script.model()
     return Job(name, restore(model, name), script.data())
 
 

@@ -63,14 +63,18 @@ def data() -> Data:
     return Data(*(encoded(part, known) for part in ("train", "dev", "test")), hidden)
 
 
+def model() -> TextEncoder:
+    """The network, untrained."""
+    return TextEncoder(SPECIAL + len(vocabulary()), LENGTH, **SHAPE)
+
+
 def main() -> None:
     """Train what is not trained yet."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = Record("networks", "How were the benchmarks' own networks trained?", "bench/train_*.py")
     if not rows.has(network="text"):
-        model = TextEncoder(SPECIAL + len(vocabulary()), LENGTH, **SHAPE)
-        rows.add({**school("text", model, data(), epochs=EPOCHS, rate=RATE), **SHAPE})
+        rows.add({**school("text", model(), data(), epochs=EPOCHS, rate=RATE), **SHAPE})
 
 
 if __name__ == "__main__":

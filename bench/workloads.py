@@ -7,6 +7,7 @@ the other half.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -19,8 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from record import data_folder
+from schooling import restore
 
 BATCH = 250
+SCHOOLED = {
+    "digits": "four speakers to train and calibrate, a fifth to validate, a sixth to report",
+    "text": "the training, development and test sentences of SST-2",
+}
 SPLIT_SEED = 0  # of the halves of networks without training data
 
 
@@ -34,7 +40,8 @@ class Workload:
         test: Inputs to report on.
         labels: Of the test inputs.
         examples: seed, samples -> inputs and labels, the first of an order drawn by the seed.
-        validation: seed -> inputs and labels, the last `held` of the same order.
+        validation: seed -> inputs and labels, the last `held` of the same order, or a part of
+            its own.
         pool: Samples that are not for testing.
         held: Of these the ones that validate.
         bar: Quality bar of the reference benchmark, a share; None where there is none.
@@ -100,7 +107,9 @@ def load_module() -> ModuleType:
 
 
 def workload(name: str) -> Workload:
-    """One of resnet20, resnet56, ic (MLPerf Tiny ResNet-8), vww, kws, ad."""
+    """One of resnet20, resnet56, ic (MLPerf Tiny ResNet-8), vww, kws, ad, digits, text."""
+    if name in SCHOOLED:
+        return _schooled(name)
     data = load_module()
     if name.startswith("resnet"):
         return _cifar(
@@ -114,6 +123,23 @@ def workload(name: str) -> Workload:
         model, _, _ = data.tiny("ic")
         return _cifar(name, model, data, _raw, 0.85)
     return _halves(name, *data.tiny(name))
+
+
+def _schooled(name: str) -> Workload:
+    """A network that one of the training scripts here made, with its own three parts of data."""
+    script = importlib.import_module(f"train_{name}")
+    data, (learn, labels) = script.data(), script.data().train
+    test, wanted = data.test
+
+    def some(seed: int, samples: int) -> tuple[Tensor, Tensor]:
+        drawn = torch.randperm(len(learn), generator=torch.Generator().manual_seed(seed))[:samples]
+        return learn[drawn], labels[drawn]
+
+    held = len(data.val[0])
+    return Workload(
+        name, restore(script.model(), name), test, wanted.numpy(), some, lambda _: data.val,
+        len(learn) + held, held, None, SCHOOLED[name],
+    )  # fmt: skip
 
 
 def flips_and_shifts(x: Tensor) -> Tensor:

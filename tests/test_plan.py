@@ -7,7 +7,7 @@ import json
 import pytest
 
 from penjing.errors import PlanError
-from penjing.plan import Group, Groups, Plan, Slice, fingerprint
+from penjing.plan import PLAN_VERSION, Group, Groups, Plan, Slice, fingerprint
 from penjing.testing import tiny
 from penjing.verbs.find_groups import find_groups
 from penjing.verbs.prune import prune
@@ -81,7 +81,7 @@ def test_what_is_no_plan_is_refused(text):
 
 
 def test_a_plan_of_a_later_version_asks_for_an_upgrade():
-    content = {**json.loads(PLAN.to_json()), "version": 2}
+    content = {**json.loads(PLAN.to_json()), "version": PLAN_VERSION + 1}
     with pytest.raises(PlanError, match="upgrade penjing"):
         Plan.from_json(json.dumps(content))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from penjing.errors import PlanError
@@ -21,13 +21,17 @@ Kind = Literal[
     "hidden units",
     "experts",
     "blocks",
+    "weights",
 ]
 """What the units of a group are."""
 
 BLOCKS = "blocks"
 """Name of the group whose units are whole residual branches, and their kind."""
 
-PLAN_VERSION = 1
+WEIGHTS = "weights"
+"""Kind of a group whose units are equal parts of one layer's weights, which become zero."""
+
+PLAN_VERSION = 2
 STRIP = 60  # characters of a strip
 SIGNS = {
     frozenset[bool](): "·",
@@ -84,7 +88,7 @@ class Group:
             (statistics then run over the units that are kept).
         kind: What the units are: channels of convolutions, neurons, attention heads, dimensions of
             every head, the width of an embedding, hidden units of a recurrent layer, experts that
-            data is routed to, whole residual branches.
+            data is routed to, whole residual branches, or parts of a layer's weights.
         least: Fewest units that must stay, in 1..units.
         least_why: The op that needs so many, with its source line; empty where one is enough.
     """
@@ -268,6 +272,9 @@ class Plan:
         units: Units of every group of the network the plan was made for: refuses another network,
             or a second use.
         fingerprint: Of the tensor names and shapes the plan was made for.
+        sparsity: Share of zeros of single weights by name, in (0, 1); which ones become zero is
+            chosen on the network that is left.
+        pattern: Shape of those zeros.
 
     Example:
         >>> plan = Plan({"conv": (0, 2)}, {"conv": 4}, "00")
@@ -278,8 +285,16 @@ class Plan:
     drop: dict[str, tuple[int, ...]]
     units: dict[str, int]
     fingerprint: str
+    sparsity: dict[str, float] = field(default_factory=dict)
+    pattern: str = "element"
 
     def __post_init__(self) -> None:
+        for name, share in self.sparsity.items():
+            if not 0 < share < 1:
+                raise PlanError(
+                    f"the plan gives {name!r} a sparsity of {share}; it is a share of weights "
+                    "above 0 and below 1"
+                )
         for name, units in self.drop.items():
             if name not in self.units:
                 raise PlanError(f"the plan drops units of {name!r}, which is not among its groups")
@@ -332,6 +347,11 @@ class Plan:
                 "model, or applied twice?"
             )
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is cut and nothing becomes zero."""
+        return not self.drop and not self.sparsity
+
     def kept(self, name: str) -> tuple[int, ...]:
         """Units of group `name` that stay."""
         gone = set(self.drop.get(name, ()))
@@ -339,12 +359,14 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text."""
-        content = {
-            "version": PLAN_VERSION,
+        content: dict[str, object] = {
+            "version": PLAN_VERSION if self.sparsity else 1,
             "fingerprint": self.fingerprint,
             "units": self.units,
             "drop": self.drop,
         }
+        if self.sparsity:
+            content |= {"sparsity": self.sparsity, "pattern": self.pattern}
         return json.dumps(content, indent=1)
 
     @classmethod
@@ -369,6 +391,8 @@ class Plan:
                 drop,
                 {str(k): int(v) for k, v in content["units"].items()},
                 str(content["fingerprint"]),
+                {str(k): float(v) for k, v in content.get("sparsity", {}).items()},
+                str(content.get("pattern", "element")),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan: {type(error).__name__}: {error}") from error

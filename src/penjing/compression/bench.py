@@ -89,7 +89,7 @@ class Bench:
             VerificationError: The cut, the repair or the exported file is not what it should be.
             OSError: It could not be written.
         """
-        if not plan.drop:
+        if plan.is_empty:
             return original
         key = self._key(plan, trained)
         name = self._name(plan, trained)
@@ -110,7 +110,7 @@ class Bench:
 
     def known(self, plan: Plan, *, trained: bool) -> bool:
         """Whether the candidate of a plan is finished already."""
-        found = self.folder.find(self._key(plan, trained), "") if plan.drop else True
+        found = self.folder.find(self._key(plan, trained), "") if not plan.is_empty else True
         return bool(found)
 
     def network(self, candidate: Candidate) -> nn.Module:

@@ -17,6 +17,7 @@ do not depend on the input counts as well: it is computed in every call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
@@ -31,6 +32,8 @@ from penjing.graph.call import op_name
 from penjing.graph.capture import Program
 from penjing.graph.form import identity
 
+ROUNDING = 1e-6  # of a multiplication, where shares are multiplied
+
 SizeOf = Callable[[fx.Node], tuple[int, ...]]
 """Shape of a node at batch one."""
 
@@ -42,6 +45,10 @@ class Counter:
 
     Args:
         program: A captured network.
+
+    Attributes:
+        layers: Nodes that compute, with the rule that counts each.
+        stored: Placeholders of the parameters, one for tied ones.
 
     Example:
         >>> from torch import nn
@@ -56,14 +63,16 @@ class Counter:
         self.sizes = Sizes(program)
         rules = ((n, _rule(n)) for n in program.graph.nodes if n.op == "call_function")
         self.layers = [(node, rule) for node, rule in rules if rule is not None]
-        self._stored = _unique_parameters(program)
+        self.stored = _unique_parameters(program)
 
-    def macs(self, shape: Shape | None = None) -> int:
+    def macs(self, shape: Shape | None = None, shares: Mapping[str, float] | None = None) -> int:
         """Multiply-accumulates of the whole network at batch one.
 
         Args:
             shape: Shape of a node at the sizes of the example, for instance after a cut; None for
                 the program as it is.
+            shares: Share of its products that a layer makes, by name of its node; all of them
+                where it is not named.
 
         Returns:
             The count.
@@ -72,7 +81,10 @@ class Counter:
         def size(node: fx.Node) -> tuple[int, ...]:
             return self.sizes.single(node, shape)
 
-        return sum(rule(node, size) for node, rule in self.layers)
+        if shares is None:
+            return sum(rule(node, size) for node, rule in self.layers)
+        made = (rule(node, size) * shares.get(node.name, 1.0) for node, rule in self.layers)
+        return math.ceil(sum(made) - ROUNDING)
 
     def params(self, shape: Shape | None = None) -> int:
         """Elements of all parameters, tied ones once.
@@ -83,7 +95,7 @@ class Counter:
         Returns:
             The count.
         """
-        return sum(prod((shape or self.program.shape)(node)) for node in self._stored)
+        return sum(prod((shape or self.program.shape)(node)) for node in self.stored)
 
     def figures(self) -> tuple[LayerFigures, ...]:
         """One row per compute layer, in the order of the network.

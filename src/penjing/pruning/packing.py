@@ -71,6 +71,23 @@ def pack(tensor: Tensor) -> Packed | None:
     return best if best.size_bytes < tensor.nbytes else None
 
 
+def packed_bytes(elements: int, nonzero: float, itemsize: int) -> float:
+    """Bytes that `pack` needs for a tensor of so many values other than zero, at most.
+
+    Args:
+        elements: Of the tensor.
+        nonzero: Values that are not zero, as a number that need not be whole.
+        itemsize: Bytes of one value.
+
+    Example:
+        >>> packed_bytes(1000, 1000, 4), packed_bytes(1000, 100, 4)
+        (4000, 663.52...)
+    """
+    gaps = nonzero + (elements - nonzero) / SKIP
+    places = min(elements / 8, gaps)
+    return min(elements * itemsize, nonzero * itemsize + places + OVERHEAD)
+
+
 def unpack(packed: Packed) -> Tensor:
     """The tensor that was packed.
 

@@ -47,6 +47,18 @@ class Valued:
         return value if self.cut is None else self.cut.slice_like(node, value)
 
 
+def zeroed(changed: Changed, masks: Mapping[str, Tensor]) -> Valued:
+    """The same change with some weights set to zero as well.
+
+    Args:
+        changed: A network and a form of it, such as a `Cut`.
+        masks: Weights that stay, bool, in the shape that each has in the changed form, by name.
+    """
+    tensors = dict(changed.program.tensors)
+    tensors.update({name: tensors[name].detach() * kept for name, kept in masks.items()})
+    return Valued(changed.dense, replace(changed.program, tensors=tensors), changed)
+
+
 def repair(
     changed: Changed, samples: Calibration, how: How, support: Support | None = None
 ) -> tuple[dict[str, Tensor], list[RepairFigures]]:

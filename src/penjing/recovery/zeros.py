@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from penjing.pruning.weights import OBS
 from penjing.pruning.weights.protocol import Matrix, Target, WeightImportance
 from penjing.statistics.grams import Gram, Layer
 
@@ -43,6 +44,25 @@ class Fixed:
             Weights that stay, `(G, V, U)` bool.
         """
         return self.masks[layer.weight]
+
+
+def supporting(
+    masks: Mapping[str, Tensor],
+    targets: Mapping[str, Target],
+    importance: WeightImportance,
+    sparsities: Mapping[str, float],
+) -> Fixed | Rechosen:
+    """The support of a repair: zeros chosen anew where the importance tells errors.
+
+    Args:
+        masks: Weights that stay, `(G, V, U)` bool, by name of the weight.
+        targets: Layers by name of the weight.
+        importance: What judged the weights.
+        sparsities: Share of zeros by name of the weight.
+    """
+    first = Fixed(masks)
+    anew = isinstance(importance, OBS)
+    return Rechosen(first, targets, importance, sparsities) if anew else first
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -20,15 +20,18 @@ from penjing.graph.blocks import Block, without
 from penjing.graph.capture import Example, Program, call_args
 from penjing.graph.network import Cut, Network
 from penjing.graph.sizing import Sizing, node_shape
-from penjing.plan import BLOCKS, Group, Groups, Kind, Plan, Scope
+from penjing.plan import BLOCKS, WEIGHTS, Group, Groups, Kind, Plan, Scope
 from penjing.pruning.ablation import Branches
 from penjing.pruning.allocation import resolve as resolve_allocation
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
 from penjing.pruning.allocation.space import SHARE
 from penjing.pruning.allocation.trying import Tries
+from penjing.pruning.density import COSTS, Densities
 from penjing.pruning.depth import cut_by, with_branches
+from penjing.pruning.importance import OBS
 from penjing.pruning.importance import resolve as resolve_importance
 from penjing.pruning.importance.protocol import HasErrors, HasReasons, Importance, Prepares
+from penjing.pruning.patterns import Pattern
 from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import (
     Key,
@@ -38,6 +41,7 @@ from penjing.pruning.selection import (
     of_kind,
     ratios_by_group,
 )
+from penjing.pruning.weights.targets import Wanted
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import How
 from penjing.recovery.tune import Tune
@@ -49,9 +53,10 @@ KIB = 1024  # a kB of flash or RAM is 1024 bytes, as data sheets have it
 RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, masks for instance
 BATCH = 128  # samples that the report's agreement is measured on at a time
 PLACES = get_args(Scope)
-KINDS = get_args(Kind)
+KINDS = tuple(kind for kind in get_args(Kind) if kind != WEIGHTS)
 WIDTHS = tuple(kind for kind in KINDS if kind != BLOCKS)
 DEPTH = "depth"  # whole blocks, alone or beside widths
+BESIDE = (DEPTH, WEIGHTS)  # scopes that are no widths
 NO_BRANCH = (
     "no branch can go whole: there is no `x + f(x)`, or one alone, whose f nothing else reads and "
     "that holds no layer to be left as it is"
@@ -80,7 +85,8 @@ class Choices:
         pruning_ratio_dict: Share of units to drop of single layers, by module, name, glob or type.
         scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream; kinds
             of units among them, such as "heads", leave the other kinds alone. "depth" removes whole
-            blocks, alone or as well.
+            blocks, alone or as well; "weights" makes zeros beside what is cut.
+        pattern: Shape of those zeros.
         seed: Of everything random.
     """
 
@@ -92,6 +98,7 @@ class Choices:
     ignored_layers: tuple[Key, ...] = ()
     pruning_ratio_dict: Mapping[Any, float] = field(default_factory=dict)
     scope: frozenset[str] = frozenset({"inner", "residual"})
+    pattern: Pattern = field(default_factory=Pattern)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,10 +108,15 @@ class Choices:
             resolve_allocation(self.allocation)
         if not isinstance(self.seed, int):
             raise StrategyError(f"seed is {self.seed!r}; it is a whole number")
-        if set(self.scope) - {*PLACES, *WIDTHS, DEPTH} or not self.scope:
+        if set(self.scope) - {*PLACES, *WIDTHS, *BESIDE} or not self.scope:
             raise StrategyError(
                 f"scope is {sorted(self.scope)}; it holds places ({', '.join(PLACES)}), kinds of "
-                f"units ({', '.join(WIDTHS)}), or both; and {DEPTH!r}, alone or as well"
+                f"units ({', '.join(WIDTHS)}), or both; {DEPTH!r}, alone or as well; and "
+                f"{WEIGHTS!r} beside any of them"
+            )
+        if self.scope == {WEIGHTS}:
+            raise StrategyError(
+                "scope is ['weights'] alone; zeros without a cut are made by penjing.sparsify"
             )
         if isinstance(self.round_to, Mapping) and set(self.round_to) - set(KINDS):
             raise BudgetError(
@@ -194,10 +206,12 @@ class Preparation:
     def check(self) -> None:
         """Resolve every name and look at the data before the first expensive step."""
         _ = self.importance, self.allocation, self.groups, self.ratios
-        if self.choices.scope == {DEPTH} and not self.shortens:
+        if self.choices.scope - {WEIGHTS} == {DEPTH} and not self.shortens:
             raise StrategyError(f"{NO_BRANCH}; cut widths instead, scope={{'inner', 'residual'}}")
         if self.calibration is not None:
             check_fits(self.calibration, self.network.program)
+        if WEIGHTS in self.choices.scope:
+            self._check_zeros()
         if isinstance(self.allocation, Tries) and self.allocation.proxy != "predicted":
             what = f"allocation {self.allocation_name!r} measures candidates and"
         elif self._sees_data:
@@ -211,6 +225,20 @@ class Preparation:
                 f"{what} needs data; pass calibration=batches (unlabelled inputs are enough)"
             )
         self.calibration.at_least(2, what)
+
+    def _check_zeros(self) -> None:
+        """Refuse zeros beside widths where nothing makes the two comparable."""
+        if not isinstance(self.importance, OBS) or self.calibration is None:
+            raise StrategyError(
+                f"scope holds {WEIGHTS!r}, and importance is {self.importance_name!r} "
+                f"{'with' if self.calibration else 'without'} data; zeros and widths are weighed "
+                "by their errors, so use importance='obs' and pass calibration=batches"
+            )
+        if isinstance(self.allocation, Tries) and self.allocation.proxy != "predicted":
+            raise StrategyError(
+                f"scope holds {WEIGHTS!r}, and allocation {self.allocation_name!r} tries out units "
+                "alone; use allocation='dp'"
+            )
 
     def whole_batches(self, samples: Calibration) -> list[Batch]:
         """Samples in batches that the network takes; of a fixed batch, only whole ones."""
@@ -268,7 +296,7 @@ class Preparation:
         known = self.known
         ignored = ignored_groups(self.model, known, self.choices.ignored_layers)
         scope = self.choices.scope
-        widths = scope != {DEPTH}
+        widths = bool(scope - set(BESIDE))
         places = scope & set(PLACES) or set(PLACES)
         kinds = scope & set(WIDTHS) or set(WIDTHS)
         return tuple(
@@ -290,6 +318,24 @@ class Preparation:
             return None
         untouched = kept_whole(self.model, self.choices.ignored_layers)
         return Branches.of(self.network.program, untouched, self.calibration)
+
+    @cached_property
+    def densities(self) -> Densities | None:
+        """Layers that may have zeros; None where zeros are not in scope."""
+        if WEIGHTS not in self.choices.scope:
+            return None
+        wanted = Wanted(
+            pattern=self.choices.pattern,
+            ignored_layers=self.choices.ignored_layers,
+            indivisible="skip",
+        )
+        return Densities.of(self.model, self.network.program, wanted, self.choices.seed)
+
+    @cached_property
+    def thinning(self) -> Mapping[str, Tensor]:
+        """Error of zeros in the layers of the original, by name of their groups."""
+        assert self.calibration is not None  # `check` refused the other case
+        return {} if self.densities is None else self.densities.errors(self.calibration)
 
     @cached_property
     def shortens(self) -> bool:
@@ -357,7 +403,7 @@ class Preparation:
         widths = [g for g in self.groups if g.kind != BLOCKS]
         if not widths:
             return Evidence(scores, errors, cut.plan.drop)
-        scope = self.choices.scope - {DEPTH}
+        scope = self.choices.scope - set(BESIDE)
         choices = replace(self.choices, scope=scope, ignored_layers=(), pruning_ratio_dict={})
         present = Preparation.of(model, example_inputs, self.calibration, choices)
         names = {g.places: g.name for g in present.groups}
@@ -384,7 +430,10 @@ class Preparation:
 
     @cached_property
     def costs(self) -> dict[str, Cost]:
-        """Exact cost of any candidate, by units kept per group: macs, params, ram_kb."""
+        """Exact cost of any candidate, by units kept per group: macs, params, ram_kb.
+
+        With zeros in scope also effective_macs, nonzero and size_kb.
+        """
         sizing = Sizing(self.network)
         counted: dict[int, tuple[Counter, Liveness]] = {}
 
@@ -403,7 +452,18 @@ class Preparation:
 
             return cost
 
+        def with_zeros(densities: Densities, which: int) -> Cost:
+            def cost(kept: Mapping[str, int]) -> float:
+                shapes = sizing.shapes(kept)
+                shape = partial(node_shape, shapes)
+                return densities.costs(counters(kept)[0], shape, kept)[which]
+
+            return cost
+
+        thin = self.densities
+        zeros = {} if thin is None else {n: with_zeros(thin, i) for i, n in enumerate(COSTS)}
         return {
+            **zeros,
             "macs": by_shape(lambda counter, _, shape: counter.macs(shape)),
             "params": by_shape(lambda counter, _, shape: counter.params(shape)),
             "ram_kb": by_shape(lambda _, live, shape: live.peak(shape).ram_bytes / KIB),
@@ -430,9 +490,15 @@ class Preparation:
             The demand.
         """
         ratios = dict(self.ratios)
-        if self.choices.scope == {DEPTH} and pruning_ratio is not None:  # a share of the branches
+        depth_alone = not self.choices.scope - set(BESIDE)
+        if depth_alone and pruning_ratio is not None:  # a share of the branches
             ratios.setdefault(BLOCKS, pruning_ratio)
             pruning_ratio = None
+        if self.densities is not None and not set(budgets or {}) & set(COSTS):
+            raise BudgetError(
+                f"scope holds {WEIGHTS!r} and no budget counts zeros; give constraints for one of "
+                f"{', '.join(COSTS)}"
+            )
         return Demand(
             pruning_ratio=pruning_ratio,
             budgets=dict(budgets or {}),
@@ -446,9 +512,10 @@ class Preparation:
     def _steps(self) -> dict[str, int]:
         """Multiples of single groups, where they are given by kind."""
         given = self.choices.round_to
+        parts = {} if self.densities is None else {g.name: 1 for g in self.densities.groups}
         if not isinstance(given, Mapping):
-            return {}
-        return {g.name: given[g.kind] for g in self.groups if g.kind in given}
+            return parts
+        return {**parts, **{g.name: given[g.kind] for g in self.groups if g.kind in given}}
 
     def plan(self, demand: Demand, evidence: Evidence | None = None) -> Plan:
         """Units to drop: as many as the allocation says, the lowest-scored first.
@@ -463,7 +530,7 @@ class Preparation:
         Raises:
             InfeasibleError: No permitted number of units meets the budgets.
         """
-        if not self.groups:
+        if not self.groups and self.densities is None:
             return self._plan({})
         known = self.evidence if evidence is None else evidence
         costs = dict(self.costs)
@@ -472,7 +539,16 @@ class Preparation:
             costs[SHARE] = lambda kept: self.costs["params"](kept) / whole
         kept = self._allocated(known, costs, demand)
         drop = {g.name: known.lowest(g.name, g.units - kept[g.name]) for g in self.groups}
-        return self._plan(drop)
+        return self._thinned(self._plan(drop), kept)
+
+    def _thinned(self, plan: Plan, kept: Mapping[str, int]) -> Plan:
+        """A plan with the zeros of an allocation, but for layers that go as a whole."""
+        if self.densities is None:
+            return plan
+        gone = {fqn for block in self._gone(kept) for fqn in block.owned}
+        zeros = self.densities.sparsities(kept)
+        sparsity = {name: share for name, share in zeros.items() if name not in gone}
+        return replace(plan, sparsity=sparsity, pattern=self.choices.pattern.name)
 
     def _plan(self, drop: Mapping[str, list[int]]) -> Plan:
         """A plan of units and branches; what is inside a branch that goes is not cut before."""
@@ -495,6 +571,11 @@ class Preparation:
     ) -> dict[str, int]:
         """Units kept of every group; an allocation that tries candidates gets a measure."""
         chosen, arguments = self.allocation, (known.scores, known.errors, costs, demand)
+        if self.densities is not None:
+            groups = (*self.groups, *self.densities.groups)
+            scores = {name: curve.diff() for name, curve in self.thinning.items()}
+            errors = {**known.errors, **self.thinning}
+            return chosen(groups, {**known.scores, **scores}, errors, costs, demand)
         if not isinstance(chosen, Tries) or chosen.proxy == "predicted":
             return chosen(self.groups, *arguments)
         assert self.calibration is not None  # `check` refused the other case

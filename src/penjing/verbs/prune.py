@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from penjing.counts.reach import with_reach
 from penjing.errors import BudgetError, PlanError, VerificationError
-from penjing.figures import Proof, RepairFigures
+from penjing.figures import Proof, RepairFigures, SparsityFigures
 from penjing.graph.attributes import differing, write
 from penjing.graph.capture import Example, Program, capture, dims_of
 from penjing.graph.experts import run_anew
@@ -24,9 +24,11 @@ from penjing.plan import BLOCKS, Group, Plan
 from penjing.pruning.allocation.protocol import Allocation, Demand
 from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.budgets import absolute
+from penjing.pruning.density import choose_zeros
 from penjing.pruning.depth import Shortened, make_short, remove_blocks
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.layers import Fewer
+from penjing.pruning.patterns import Pattern
 from penjing.pruning.pretrained import carry_config, describe_config
 from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.saliency import Saliency
@@ -34,7 +36,8 @@ from penjing.pruning.selection import Key, several
 from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
 from penjing.record import remember
-from penjing.recovery.repair import repair
+from penjing.recovery.repair import repair, zeroed
+from penjing.recovery.zeros import supporting
 from penjing.report import Coupling, Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task.randomness import random_kept
@@ -92,6 +95,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     pruning_ratio_dict: Mapping[Any, float] | None = None,
     max_pruning_ratio: float = 0.9,
     iterative_steps: int = 1,
+    pattern: str | Pattern = "element",
     scope: Iterable[str] = ("inner", "residual"),
     transform_fn: Callable[[Any], Any] | None = None,
     seed: int = 0,
@@ -105,8 +109,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             device.
         pruning_ratio: Share of units to remove, 0 <= x < 1: of every group under "uniform", of all
             units weighted by their parameters under any other allocation.
-        constraints: Upper bounds instead of a ratio: macs, params, ram_kb; a number, or "50%" of
-            the original.
+        constraints: Upper bounds instead of a ratio: macs, params, ram_kb, and with zeros those
+            named under `scope`; a number, or "50%" of the original.
         plan: A plan made before, instead of a ratio or constraints.
         calibration: Batches of inputs alone, or with labels, which only an importance with a loss
             reads ("snip", "grasp", "mutual_information", losses of your own).
@@ -127,12 +131,16 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             ("kind:heads"); the first key that matches counts.
         max_pruning_ratio: Largest share of one group that may go.
         iterative_steps: Reach the goal in this many steps, judging and repairing anew after each.
+        pattern: Shape of zeros beside what is cut: "element", "block:RxC", "kernel".
         scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
             both; with kinds of units ("channels", "neurons", "heads", "head dims", "embedding",
             "hidden units", "experts") only those kinds. "depth" removes whole residual branches,
             the one whose loss moves the outputs least first: alone, when a ratio is a share of the
             branches, or beside widths, when it is a share of the parameters under all allocations
-            but "uniform" and "isomorphic".
+            but "uniform" and "isomorphic". "weights" makes weights zero beside what is cut, widths
+            and zeros decided together, under constraints that count them: effective_macs
+            (multiply-accumulates with weights that are not zero), nonzero, size_kb (weights as
+            `save` packs them).
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express
@@ -169,6 +177,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         ignored_layers=several(ignored_layers),
         pruning_ratio_dict=dict(pruning_ratio_dict or {}),
         scope=frozenset({scope} if isinstance(scope, str) else scope),
+        pattern=Pattern.parse(pattern),
         seed=seed,
     )
     samples = None
@@ -278,6 +287,7 @@ class Work:
         proof: That the cut is right.
         repair: What repair did, layer by layer.
         tensors: Tensors of the result by name.
+        zeros: Layers with zeros.
         notes: What the reader of the report must know.
         given: Whether the plan was given, and not made here.
     """
@@ -288,6 +298,7 @@ class Work:
     proof: Proof
     repair: tuple[RepairFigures, ...]
     tensors: Mapping[str, Tensor]
+    zeros: tuple[SparsityFigures, ...] = ()
     notes: tuple[str, ...] = ()
     given: bool = False
 
@@ -322,6 +333,7 @@ class Work:
             after=program_figures(with_tensors(self.cut.program, self.tensors)),
             agreement=agreement,
             groups=self.preparation.group_figures(self.cut.plan),
+            sparsity=self.zeros,
             repair=self.repair,
             histograms=histograms(self.network, self.tensors),
             locked=found.locked,
@@ -401,15 +413,24 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
         ) from error
     tensors, rows = repaired(preparation, cut)
     made.write(tensors)
+    after = {**cut.program.tensors, **tensors}
     return Work(
         model=made.model,
         preparation=preparation,
         cut=cut,
         proof=made.proof,
         repair=tuple(rows),
-        tensors={**cut.program.tensors, **tensors},
+        tensors=after,
+        zeros=tuple(_zeros_of(name, plan, after) for name in plan.sparsity),
         notes=_notes(preparation, cut),
     )
+
+
+def _zeros_of(name: str, plan: Plan, tensors: Mapping[str, Tensor]) -> SparsityFigures:
+    """What became zero in one layer."""
+    weight = tensors[name]
+    layer = name.removesuffix(".weight")
+    return SparsityFigures(layer, weight.numel(), int(weight.count_nonzero()), plan.pattern)
 
 
 def _made(preparation: Preparation, cut: Cut) -> Made:
@@ -426,7 +447,7 @@ def _notes(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
     if isinstance(cut, Shortened):
         names = ", ".join(block.name for block in cut.blocks)
         return (f"whole branches were removed, these layers and all before them in it: {names}",)
-    if not preparation.groups:
+    if not preparation.groups and not cut.plan.sparsity:
         return ("nothing was cut: the network has no group in scope",)
     if preparation.branches is not None and not preparation.shortens:
         return (NO_BRANCH,)
@@ -444,9 +465,27 @@ def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], lis
         Qualified name -> value, and a row per layer.
     """
     samples, how = preparation.calibration, preparation.repair
+    if cut.plan.sparsity:
+        return _thinned(preparation, cut)
     if how is None or samples is None or not cut.plan.drop:
         return {}, []
     return repair(cut, samples, how)
+
+
+def _thinned(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], list[RepairFigures]]:
+    """New values for a cut network of which weights become zero as well."""
+    plan, samples, how = cut.plan, preparation.calibration, preparation.repair
+    pattern = Pattern.parse(plan.pattern)
+    targets, kept, judge = choose_zeros(
+        preparation.model, cut.program, plan.sparsity, pattern, samples
+    )
+    changed = zeroed(cut, {name: t.tensor(kept[name]) for name, t in targets.items()})
+    tensors = {name: changed.program.tensors[name] for name in targets}
+    if how is None or samples is None:
+        return tensors, []
+    support = supporting(kept, targets, judge, plan.sparsity)
+    solved, rows = repair(changed, samples, how, support)
+    return {**tensors, **solved}, rows
 
 
 def histograms(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Histogram, ...]:

@@ -37,10 +37,10 @@ from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
 from penjing.record import Record, attach, record_of
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import How as Mending
-from penjing.recovery.repair import Valued
+from penjing.recovery.repair import Valued, zeroed
 from penjing.recovery.repair import repair as mend
 from penjing.recovery.tune import Tune
-from penjing.recovery.zeros import Fixed, Rechosen
+from penjing.recovery.zeros import supporting
 from penjing.report import Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task import agreement as share_alike
@@ -453,21 +453,14 @@ class Work:
     @cached_property
     def outcome(self) -> tuple[dict[str, Tensor], list[RepairFigures]]:
         """New tensors by name, and what repair did."""
-        tensors = dict(self.program.tensors)
-        targets = [t for t in self.found[0] if t.weight in self.masks]
-        for t in targets:
-            kept = t.tensor(self.masks[t.weight])
-            tensors[t.weight] = tensors[t.weight].detach() * kept
-        changed = Valued(self.program, replace(self.program, tensors=tensors))
+        targets = {t.weight: t for t in self.found[0] if t.weight in self.masks}
+        shaped = {name: t.tensor(self.masks[name]) for name, t in targets.items()}
+        changed = zeroed(Valued(self.program, self.program), shaped)
+        tensors = changed.program.tensors
         samples, repair = self.how.samples, self.how.repair
         if repair is None or samples is None:
             return self._changes(tensors), []
-        fixed = Fixed({t.weight: self.masks[t.weight] for t in targets})
-        support = (
-            Rechosen(fixed, {t.weight: t for t in targets}, self.how.importance, self.sparsities)
-            if isinstance(self.how.importance, OBS)
-            else fixed
-        )
+        support = supporting(self.masks, targets, self.how.importance, self.sparsities)
         new, rows = mend(changed, samples, repair, support)
         return self._changes({**tensors, **new}), rows
 
