@@ -137,7 +137,7 @@ class Bench:
             minutes=(before + max(self.clock.left, 1e-3)) / 60,
             workdir=folder / "training",
         )
-        task = self.yardstick.task or Task()
+        task = Task() if self.yardstick.task is None else self.yardstick.task.first
         teacher = Teacher(self.reference, Logits(kind=task.kind, class_dim=task.class_dim))
         student = work.model.to(self.home)
         with self.progress.paused():

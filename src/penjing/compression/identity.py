@@ -11,7 +11,7 @@ from torch import nn
 
 from penjing.compression.yardstick import fingerprint
 from penjing.report import environment
-from penjing.task import Calibration, Task
+from penjing.task import Calibration, Task, Tasks
 from penjing.training.teacher import weights_hash
 from penjing.verbs.preparation import Choices
 
@@ -20,7 +20,7 @@ VERSIONS = ("penjing", "torch", "onnx", "onnxruntime")
 
 def identity_of(
     model: nn.Module,
-    task: Task | None,
+    task: Task | Tasks | None,
     used: Calibration,
     held_out: Calibration | None,
     choices: Choices,

@@ -16,7 +16,7 @@ from penjing.compression.job import Job
 from penjing.graph.capture import Example
 from penjing.plan import Plan
 from penjing.report import ClassFigures, Report, ReportData, environment
-from penjing.task import Comparison, Task, compare
+from penjing.task import Comparison, Task, Tasks, compare
 
 NOISE = 0.02  # of a paired latency ratio: below that, neither network is faster
 
@@ -39,7 +39,8 @@ def report_data(
     split, data = _evidence(job)
     before, after = _metrics(job, chosen, network, split)
     there = network.to(bench.home)
-    comparison = compare(there, bench.reference, data, task=bench.yardstick.task)
+    task = bench.yardstick.task
+    comparison = compare(there, bench.reference, data, task=None if task is None else task.compared)
     network.cpu()
     return replace(
         chosen.data,
@@ -147,7 +148,7 @@ def _within(job: Job) -> str:
     return "within " + ", ".join(f"{b.name} ≤ {b.text}" for b in job.bounds.values())
 
 
-def _directions(task: Task | None) -> dict[str, bool]:
+def _directions(task: Task | Tasks | None) -> dict[str, bool]:
     return {} if task is None else task.directions
 
 
@@ -210,6 +211,9 @@ def _notes(job: Job, chosen: Candidate, split: str) -> list[str]:
             "there is no test data: the figures are of the validation data by which the network "
             "was chosen, so they flatter it a little"
         )
+    task = job.bench.yardstick.task
+    if isinstance(task, Tasks) and job.bench.yardstick.held_out is None:
+        notes.append(_by_task(task, job, chosen))
     if chosen.key == job.original.key:
         notes.append("the original already meets every budget; nothing was cut")
     elif chosen.speedup is not None and chosen.speedup < 1 - NOISE:
@@ -220,3 +224,14 @@ def _notes(job: Job, chosen: Candidate, split: str) -> list[str]:
     if job.ended:
         notes.append(f"the search was cut short: {job.ended}")
     return notes
+
+
+def _by_task(task: Tasks, job: Job, chosen: Candidate) -> str:
+    """What every task lost where candidates were compared, in words."""
+    falls = task.drops(job.original.data.metrics_after, chosen.data.metrics_after)
+    told = ", ".join(f"{name} {fall:.4g}" for name, fall in falls.items())
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in task.weights.items())
+    return (
+        f"drop by task: {told}; max_drop is about the largest"
+        f"{f' after each is multiplied by its weight ({weights})' if weights else ''}"
+    )

@@ -21,6 +21,7 @@ from penjing.compression.folder import RunFolder, key_of
 from penjing.compression.identity import identity_of, in_words
 from penjing.compression.job import Job, refusal
 from penjing.compression.progress import Progress
+from penjing.compression.several import together
 from penjing.compression.stopwatch import Stopwatch
 from penjing.compression.yardstick import Yardstick, divide
 from penjing.errors import BudgetError, InputError, StrategyError, UnavailableError
@@ -29,7 +30,7 @@ from penjing.pruning.allocation.protocol import Allocation
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.selection import Key
 from penjing.report import CandidateFigures, Report
-from penjing.task import Calibration, Task, random_kept
+from penjing.task import Calibration, Task, Tasks, random_kept
 from penjing.training import Fit
 from penjing.verbs.export import export
 from penjing.verbs.preparation import Choices, Preparation, Repair
@@ -91,8 +92,8 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     model: nn.Module,
     example_inputs: Example,
     *,
-    constraints: Mapping[str, float | str],
-    task: Task | None = None,
+    constraints: Mapping[str, Any],
+    task: Task | Mapping[str, Task] | None = None,
     calibration: Any = None,
     device: str | None = None,
     minutes: float = 5.0,
@@ -117,8 +118,11 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         example_inputs: A tensor, a tuple (positional) or a dict (keywords), on its device.
         constraints: Upper bounds: macs, params, ram_kb, flash_kb, latency_ms, each a number or
             "50%" of the original; max_drop in units of the first metric (0.01 or "1%" is one
-            point), without validation labels one minus the agreement with the original.
+            point), without validation labels one minus the agreement with the original; of several
+            tasks one bound for all, or {"max_drop": {"a": 0.01, "b": 0.02}}.
         task: Data, loss and metrics. Candidates are compared on `val`; `test` is looked at once.
+            A dict of several, each with its own data and part of the outputs; they are not
+            fine-tuned together.
         calibration: Unlabelled batches to repair with; without it, 1000 samples of the task.
         device: Not in this version.
         minutes: Time limit, summed over resumed calls. It only truncates the list of candidates.
@@ -155,17 +159,19 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         >>> result.report.after.macs <= 0.5 * result.report.before.macs
         True
     """
-    bounds = _checked(constraints, device, minutes)
+    judged, single = together(task, constraints)
+    bounds = _checked(single, device, minutes)
     settings = _Settings(recovery, epochs, threads, minutes, seed, progress)
-    settings.check(task)
-    samples = _samples(task, calibration, transform_fn, seed)
-    used, held_out = divide(samples, task)
+    settings.check(judged)
+    samples = _samples(judged, calibration, transform_fn, seed)
+    used, held_out = divide(samples, judged)
     choices = _choices(options, bounds, seed)
     with ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="penjing-"))
-        stack.enter_context(random_kept(task.train if task else None, task.val if task else None))
+        loaders = (judged.train, judged.val) if judged else ()
+        stack.enter_context(random_kept(*loaders))
         torch.manual_seed(seed)
-        data = _Data(task, used, held_out)
+        data = _Data(judged, used, held_out)
         told = Progress(progress, minutes)
         stack.callback(told.close)
         told.say("network", "finding groups")
@@ -182,10 +188,15 @@ class _Settings:
     seed: int
     progress: bool
 
-    def check(self, task: Task | None) -> None:
+    def check(self, task: Task | Tasks | None) -> None:
         if self.recovery not in {"auto", "finetune", None}:
             raise StrategyError(
                 f"recovery is {self.recovery!r}; it is 'auto', 'finetune' or None for no training"
+            )
+        if self.recovery == "finetune" and isinstance(task, Tasks):
+            raise StrategyError(
+                "recovery is 'finetune' and there are several tasks; they are not trained together "
+                "here, so use recovery=None, and train in a loop of your own"
             )
         if self.recovery == "finetune" and (task is None or task.train is None):
             raise InputError(
@@ -198,7 +209,7 @@ class _Settings:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Data:
-    task: Task | None
+    task: Task | Tasks | None
     used: Calibration
     held_out: Calibration | None
 
@@ -217,11 +228,14 @@ def _checked(
 
 
 def _samples(
-    task: Task | None, calibration: Any, transform_fn: Callable[[Any], Any] | None, seed: int
+    task: Task | Tasks | None,
+    calibration: Any,
+    transform_fn: Callable[[Any], Any] | None,
+    seed: int,
 ) -> Calibration:
     if calibration is not None:
         return Calibration.of(calibration, transform_fn, seed=seed)
-    if task is None or (task.train is None and task.val is None):
+    if task is None or (task.first.train is None and task.first.val is None):
         raise InputError(
             "compress needs data to repair with and to compare by: give task=Task(train=..., "
             "val=...), or calibration=batches (unlabelled inputs are enough)"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from penjing.errors import BudgetError, InputError
-from penjing.task import Batch, Calibration, Task, agreement
+from penjing.task import Batch, Calibration, Task, Tasks, agreement
 
 HELD_OUT = 0.2  # of the calibration samples, where there is no validation data
 FINGERPRINT_SAMPLES = 256  # of validation data that tell it from other data
@@ -27,12 +27,12 @@ class Yardstick:
         held_out: Samples for the agreement; None when there is validation data.
     """
 
-    task: Task | None
+    task: Task | Tasks | None
     reference: nn.Module
     held_out: Calibration | None
 
     @property
-    def _judging(self) -> Task | None:
+    def _judging(self) -> Task | Tasks | None:
         """The task when it judges, None when agreement does."""
         return self.task if self.held_out is None else None
 
@@ -50,12 +50,14 @@ class Yardstick:
         """Figures of a network, the decisive one first."""
         if self._judging is not None:
             return self._judging.evaluate(model, "val")
-        return {"agreement": agreement(model, self.reference, self.held_out, task=self.task)}
+        task = None if self.task is None else self.task.compared
+        return {"agreement": agreement(model, self.reference, self.held_out, task=task)}
 
     def drop(self, original: Mapping[str, float], figures: Mapping[str, float]) -> float:
         """How much worse than the original, absolute."""
-        before, after = original[self.name], figures[self.name]
-        return before - after if self.higher_is_better else after - before
+        if self._judging is not None:
+            return self._judging.drop(original, figures)
+        return original[self.name] - figures[self.name]
 
     def check_bound(self, bound: float, original: Mapping[str, float]) -> None:
         """Refuse a bound on the drop that any network would meet.
@@ -72,7 +74,9 @@ class Yardstick:
             )
 
 
-def divide(calibration: Calibration, task: Task | None) -> tuple[Calibration, Calibration | None]:
+def divide(
+    calibration: Calibration, task: Task | Tasks | None
+) -> tuple[Calibration, Calibration | None]:
     """Samples to repair with, and samples to judge by where the task has no validation data.
 
     Args:
@@ -101,8 +105,11 @@ def divide(calibration: Calibration, task: Task | None) -> tuple[Calibration, Ca
     return Calibration.of(calibration, limit=used), Calibration.of([Batch(tail)])
 
 
-def fingerprint(task: Task, seed: int) -> str:
+def fingerprint(task: Task | Tasks, seed: int) -> str:
     """Short hash of the first validation samples and their labels; empty without such data."""
+    if isinstance(task, Tasks):
+        parts = {name: fingerprint(part, seed) for name, part in task.tasks.items()}
+        return hashlib.sha256(json.dumps([parts, dict(task.weights)]).encode()).hexdigest()[:16]
     if task.val is None:
         return ""
     val = task.data("val")

@@ -5,6 +5,7 @@ from penjing.task.calibration import Calibration
 from penjing.task.comparison import ClassScores, Comparison, agreement, compare
 from penjing.task.definition import Task
 from penjing.task.randomness import evaluating, random_kept, random_state, set_random_state
+from penjing.task.several import Tasks
 
 __all__ = [
     "Batch",
@@ -12,6 +13,7 @@ __all__ = [
     "ClassScores",
     "Comparison",
     "Task",
+    "Tasks",
     "agreement",
     "compare",
     "evaluating",

@@ -109,6 +109,26 @@ class Task:
             return False
         return old != old or (new > old if self.maximise else new < old)
 
+    @property
+    def first(self) -> Task:
+        """Itself, as of several tasks the first."""
+        return self
+
+    @property
+    def compared(self) -> Task | None:
+        """What says how decisions are read where outputs are compared: itself."""
+        return self
+
+    def drop(self, before: Mapping[str, float], after: Mapping[str, float]) -> float:
+        """How much worse the headline figure is, absolute.
+
+        Args:
+            before: What `evaluate` gave of the original.
+            after: What it gave of the other network.
+        """
+        fall = before[self.headline] - after[self.headline]
+        return fall if self.maximise else -fall
+
     def data(self, name: Split) -> Any:
         """Data of a split.
 

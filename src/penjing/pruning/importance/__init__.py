@@ -16,6 +16,7 @@ from penjing.pruning.importance._elementwise import Elementwise
 from penjing.pruning.importance._even import even
 from penjing.pruning.importance._fpgm import fpgm
 from penjing.pruning.importance._magnitude import Magnitude
+from penjing.pruning.importance._multi_task import MultiTask
 from penjing.pruning.importance._norm_scale import NormScale
 from penjing.pruning.importance._obs import Obs as OBS
 from penjing.pruning.importance._random import Random
@@ -31,6 +32,7 @@ __all__ = [
     "Activations",
     "Elementwise",
     "Magnitude",
+    "MultiTask",
     "NormScale",
     "Random",
     "Sensitivity",

@@ -1,0 +1,52 @@
+"""Bounds on the drop of several tasks, as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from penjing.compression.constraints import parse
+from penjing.errors import BudgetError
+from penjing.task import Task, Tasks
+
+DROP = "max_drop"
+
+
+def together(
+    task: Task | Mapping[str, Task] | None, constraints: Mapping[str, Any]
+) -> tuple[Task | Tasks | None, dict[str, float | str]]:
+    """Several tasks as one, with one bound on what each may lose.
+
+    Args:
+        task: One task, or several by name.
+        constraints: As the caller wrote them; `max_drop` may have a bound for every task.
+
+    Returns:
+        The task, and constraints with the loosest bound: a drop of a task with a tighter one counts
+        for more, in proportion.
+
+    Raises:
+        BudgetError: Bounds for tasks that are not there, or not for all.
+    """
+    bounds = constraints.get(DROP)
+    if not isinstance(task, Mapping):
+        if isinstance(bounds, Mapping):
+            raise BudgetError(
+                f"max_drop has bounds for {sorted(bounds)} and task is no dict; give "
+                "task={'name': Task(...)}, or one number"
+            )
+        return task, dict(constraints)
+    if not isinstance(bounds, Mapping):
+        return Tasks(task), dict(constraints)
+    if set(bounds) != set(task):
+        raise BudgetError(
+            f"max_drop has bounds for {sorted(bounds)}, the tasks are {sorted(task)}; give one for "
+            "every task"
+        )
+    values = {name: parse({DROP: bound})[DROP].value for name, bound in bounds.items()}
+    loosest = max(values.values())
+    weights = {
+        n: 1.0 if v == loosest else loosest / v if v else math.inf for n, v in values.items()
+    }
+    return Tasks(task, weights), {**constraints, DROP: loosest}
