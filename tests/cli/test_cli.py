@@ -201,6 +201,19 @@ def test_train_ends_with_the_zeros_asked_for(labelled, tmp_path):
     assert (done.exit_code, told.split()[0]) == (0, "50.00%")
 
 
+def test_quantize_trains_on_the_grids(labelled, tmp_path):
+    out = tmp_path / "run"
+    words = ("--scheme", "int4", "--training", "--epochs", 1, "--out", out)
+    assert run("quantize", labelled, *words).exit_code == 0
+    assert Report.read(out / "report.json").data.choices["steps"] == "learned"
+
+
+def test_quantize_refuses_what_is_not_done_in_training(labelled):
+    done = run("quantize", labelled, "--training", "--max-drop", "1%", "--rounding", "gptq")
+    assert done.exit_code == 2
+    assert "--rounding, --max-drop with --training" in done.output
+
+
 def test_train_needs_a_task(net, tmp_path):
     done = run("train", net, "--sparsity", "0.5", "--out", tmp_path / "sparse")
     assert (done.exit_code, "task" in done.stderr) == (2, True)

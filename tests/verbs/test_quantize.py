@@ -43,6 +43,26 @@ def test_the_original_is_left_alone() -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = self.first
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.first(x).relu()))
+
+
+def test_a_shared_layer_is_ignored_under_its_second_name() -> None:
+    done = pj.quantize(
+        Twice().eval(), torch.ones(1, 4), calibration=[torch.randn(16, 4)], ignored_layers="second"
+    )
+    assert list(done.model.network.weights) == ["last.weight"]
+
+
 def test_ignored_layers_stay_in_floats() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     done = pj.quantize(

@@ -12,23 +12,18 @@ from penjing.cli.finetune import student_in
 from penjing.cli.opening import open_source
 from penjing.cli.options import (
     AsJson,
-    Compiled,
     Debug,
-    Distributed,
-    Epochs,
-    Lr,
-    Minutes,
     Net,
-    Optimizer,
     Out,
     Seed,
-    Tracker,
     Trust,
 )
 from penjing.cli.outcome import deliver
+from penjing.cli.training import Training, with_training
 from penjing.verbs.distill import distill as distill_network
 
 
+@with_training
 def distill(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
@@ -40,13 +35,7 @@ def distill(  # noqa: PLR0913 - each is an option of the command
         list[str] | None,
         typer.Option("--loss", help="logits, decoupled, attention, ... may be repeated."),
     ] = None,
-    epochs: Epochs = 3,
-    optimizer: Optimizer = "adamw",
-    lr: Lr = None,
-    minutes: Minutes = None,
-    tracker: Tracker = None,
-    compiled: Compiled = False,
-    distributed: Distributed = False,
+    training: Training = Training(),  # noqa: B008 - read only
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -65,14 +54,7 @@ def distill(  # noqa: PLR0913 - each is an option of the command
             source.model,
             source.need("task"),
             loss=loss or "logits",
-            epochs=epochs,
-            optimizer=optimizer,
-            lr=lr,
-            minutes=minutes,
-            tracker=tracker,
-            compile=compiled,
-            distributed=distributed,
-            workdir=out / "training",
             seed=seed,
+            **training.arguments(out),
         )
         deliver(done, out, source.need("example_inputs"), context, as_json=as_json)

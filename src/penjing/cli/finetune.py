@@ -13,23 +13,18 @@ from penjing.cli.answers import answering
 from penjing.cli.opening import open_source
 from penjing.cli.options import (
     AsJson,
-    Compiled,
     Debug,
-    Distributed,
-    Epochs,
-    Lr,
-    Minutes,
     Net,
-    Optimizer,
     Out,
     Seed,
-    Tracker,
     Trust,
 )
 from penjing.cli.outcome import deliver
+from penjing.cli.training import Training, with_training
 from penjing.verbs.finetune import finetune as finetune_network
 
 
+@with_training
 def finetune(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
@@ -38,15 +33,9 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--student", help="Folder of the cut network; NET is then its teacher."),
     ] = None,
     out: Out = Path("runs/tuned"),
-    epochs: Epochs = 3,
-    optimizer: Optimizer = "adamw",
-    lr: Lr = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Of distillation.")] = 4.0,
     weight: Annotated[float, typer.Option("--weight", help="The teacher's share.")] = 0.9,
-    minutes: Minutes = None,
-    tracker: Tracker = None,
-    compiled: Compiled = False,
-    distributed: Distributed = False,
+    training: Training = Training(),  # noqa: B008 - read only
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -63,15 +52,8 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
             teacher=teacher,
             temperature=temperature,
             weight=weight,
-            epochs=epochs,
-            optimizer=optimizer,
-            lr=lr,
-            minutes=minutes,
-            tracker=tracker,
-            compile=compiled,
-            distributed=distributed,
-            workdir=out / "training",
             seed=seed,
+            **training.arguments(out),
         )
         deliver(tuned, out, source.need("example_inputs"), context, as_json=as_json)
 

@@ -6,10 +6,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from penjing import checkpoint
 from penjing.cli.answers import (
     answering,
     as_typed,
@@ -21,8 +22,14 @@ from penjing.cli.answers import (
 )
 from penjing.cli.opening import data_of, open_source
 from penjing.cli.options import AsJson, Debug, Ignore, MaxDrop, Net, Out, Seed, Trust
+from penjing.cli.training import Training, with_training
+from penjing.errors import StrategyError
 from penjing.report import Report
+from penjing.training.processes import Processes
+from penjing.verbs.convert import convert
 from penjing.verbs.export import export
+from penjing.verbs.finetune import finetune
+from penjing.verbs.prepare import prepare
 from penjing.verbs.quantize import quantize as quantize_network
 
 
@@ -43,12 +50,13 @@ class Rounding(StrEnum):
     ADAROUND = "adaround"
 
 
+@with_training
 def quantize(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
     out: Out = Path("runs/quantized"),
     scheme: Annotated[
-        str, typer.Option("--scheme", help="int8, or int7 for x86 without VNNI.")
+        str, typer.Option("--scheme", help="int8, int7 for x86 without VNNI, int4, ...")
     ] = "int8",
     observer: Annotated[
         Observer, typer.Option("--observer", help="Which range of an activation is covered.")
@@ -61,6 +69,10 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     latency: Annotated[
         bool, typer.Option("--latency", help="Time integers and floats, layer by layer.")
     ] = False,
+    trained: Annotated[
+        bool, typer.Option("--training", help="Train on the grids, with the options below.")
+    ] = False,
+    training: Training = Training(),  # noqa: B008 - read only
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -70,22 +82,35 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     with answering(as_json=as_json, debug=debug):
         source = open_source(net, trust=trust)
         example = source.need("example_inputs")
-        with working("quantizing") if max_drop is None else nullcontext():
-            done = quantize_network(
-                source.model,
-                example,
-                calibration=data_of(source),
-                scheme=scheme,
-                observer=observer.value,
-                rounding=rounding.value,
-                ignored_layers=tuple(ignore or ()),
-                max_drop=max_drop,
-                task=source.task,
-                latency=latency,
-                seed=seed,
-            )
+        settings: dict[str, Any] = {
+            "calibration": data_of(source),
+            "scheme": scheme,
+            "observer": observer.value,
+            "ignored_layers": tuple(ignore or ()),
+            "seed": seed,
+        }
+        if trained:
+            _check_trained(rounding, max_drop, latency=latency)
+            prepared = prepare(source.model, example, **settings)
+            task, how = source.need("task"), training.arguments(out)
+            done = convert(finetune(prepared.model, task, seed=seed, **how).model)
+        else:
+            with working("quantizing") if max_drop is None else nullcontext():
+                done = quantize_network(
+                    source.model,
+                    example,
+                    rounding=rounding.value,
+                    max_drop=max_drop,
+                    task=source.task,
+                    latency=latency,
+                    **settings,
+                )
+        if not Processes.here().first:
+            return
+        with working("writing"):
             out.mkdir(parents=True, exist_ok=True)
             written = export(done.model, example, out / "model.onnx")
+            checkpoint.save(done.model, out / "model", example)
         report = Report(replace(done.report.data, command=as_typed(context)))
         report.save(out / "report.json")
         report.save(out / "report.html")
@@ -95,3 +120,22 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
         show_report(report)
         show_text(str(written))
         show_text(f"network and report: {out}")
+
+
+def _check_trained(rounding: Rounding, max_drop: str | None, *, latency: bool) -> None:
+    """Refuse what is not done to a network that is trained on its grids.
+
+    Raises:
+        StrategyError: An option that belongs to rounding after training.
+    """
+    asked = {
+        "--rounding": rounding is not Rounding.NEAREST,
+        "--max-drop": max_drop is not None,
+        "--latency": latency,
+    }
+    given = ", ".join(name for name, there in asked.items() if there)
+    if given:
+        raise StrategyError(
+            f"{given} with --training: these belong to rounding after training; leave them out, "
+            "and time the result with `penjing measure`"
+        )

@@ -11,30 +11,25 @@ from penjing.cli.answers import answering
 from penjing.cli.opening import open_source
 from penjing.cli.options import (
     AsJson,
-    Compiled,
     Debug,
-    Distributed,
-    Epochs,
     Ignore,
     Indivisible,
     IndivisibleOption,
     KeepDense,
-    Lr,
-    Minutes,
     Net,
-    Optimizer,
     Out,
     Pattern,
     Seed,
-    Tracker,
     Trust,
     roles,
 )
 from penjing.cli.outcome import deliver
+from penjing.cli.training import Training, with_training
 from penjing.verbs.train import EPOCHS
 from penjing.verbs.train import train as train_network
 
 
+@with_training
 def train(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
@@ -55,13 +50,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     indivisible: IndivisibleOption = Indivisible.ERROR,
     ignore: Ignore = None,
     out: Out = Path("runs/trained"),
-    epochs: Epochs = EPOCHS,
-    optimizer: Optimizer = "adamw",
-    lr: Lr = None,
-    minutes: Minutes = None,
-    tracker: Tracker = None,
-    compiled: Compiled = False,
-    distributed: Distributed = False,
+    training: Training = Training(epochs=EPOCHS),  # noqa: B008 - read only
     seed: Seed = 0,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -82,14 +71,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
             ignored_layers=tuple(ignore or ()),
             keep_dense=roles(keep_dense),
             indivisible=indivisible.value,
-            epochs=epochs,
-            optimizer=optimizer,
-            lr=lr,
-            minutes=minutes,
-            tracker=tracker,
-            compile=compiled,
-            distributed=distributed,
-            workdir=out / "training",
             seed=seed,
+            **training.arguments(out),
         )
         deliver(trained, out, example, context, as_json=as_json)

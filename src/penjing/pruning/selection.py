@@ -62,9 +62,10 @@ def matches(model: nn.Module, key: Key) -> set[str]:
     Raises:
         StrategyError: The key means no module of the network.
     """
-    names = {name: module for name, module in model.named_modules() if name}
+    named = model.named_modules(remove_duplicate=False)  # a shared module has several names
+    names = {name: module for name, module in named if name}
     if isinstance(key, str):
-        tensors = [n for n, _ in model.named_parameters()]
+        tensors = [n for n, _ in model.named_parameters(remove_duplicate=False)]
         roots = [n for n in [*names, *tensors] if n == key or fnmatchcase(n, key)]
     elif isinstance(key, type):
         roots = [n for n, m in names.items() if isinstance(m, key)]
@@ -76,6 +77,8 @@ def matches(model: nn.Module, key: Key) -> set[str]:
         raise StrategyError(
             f"{shown!r} matches no layer of the network; layers are called {some}, ..."
         )
+    meant = {id(names[r]) for r in roots if r in names}
+    roots += [n for n, m in names.items() if id(m) in meant]
     return {n for n in [*names, *roots] for r in roots if n == r or n.startswith(f"{r}.")}
 
 

@@ -22,7 +22,7 @@ from penjing.graph.capture import Example, Program, capture, check_network, dims
 from penjing.graph.folding import is_layer, stored_names
 from penjing.latency.layers import layer_latencies
 from penjing.latency.onnxruntime import Timing, time_pair
-from penjing.pruning.selection import Key, matches
+from penjing.pruning.selection import Key, matches, several
 from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.control import control
 from penjing.quantization.mixed import BITS, mix, words
@@ -279,15 +279,14 @@ def kept_in_floats(
     model: nn.Module, program: Program, keys: Iterable[Key] | Key
 ) -> Mapping[str, str]:
     """Layers that the caller keeps in floats, with the reason."""
-    several = (keys,) if isinstance(keys, (str, type, nn.Module)) else tuple(keys)
     kept: dict[str, str] = {}
-    owners = {
-        node: {fqn.rpartition(".")[0] for fqn in weights}
-        for node, weights in _weights(program).items()
-    }
-    for key in several:
+    weights = _weights(program)
+    owners = _owners(model, [fqn for several in weights.values() for fqn in several])
+    for key in several(keys):
         names = matches(model, key)
-        kept.update({n: "ignored_layers has it" for n, own in owners.items() if own & names})
+        for node, held in weights.items():
+            if any(owners[fqn] & names for fqn in held):
+                kept[node] = "ignored_layers has it"
     return kept
 
 
@@ -305,12 +304,8 @@ def bits_by_weight(model: nn.Module, program: Program, chosen: Mapping[Key, int]
     Raises:
         StrategyError: A key that matches no layer with a weight, or bits that no weight has.
     """
-    weights = {fqn for several in _weights(program).values() for fqn in several}
-    named = list(model.named_parameters(remove_duplicate=False))
-    held = dict(named)
-    owners = {  # a weight that several modules share has the name of one of them
-        fqn: {name.rpartition(".")[0] for name, p in named if p is held.get(fqn)} for fqn in weights
-    }
+    weights = {fqn for held in _weights(program).values() for fqn in held}
+    owners = _owners(model, weights)
     found: dict[str, int] = {}
     for key, bits in chosen.items():
         Scheme(weight_bits=bits)
@@ -324,6 +319,17 @@ def bits_by_weight(model: nn.Module, program: Program, chosen: Mapping[Key, int]
             )
         found.update(dict.fromkeys(hit, bits))
     return found
+
+
+def _owners(model: nn.Module, weights: Iterable[str]) -> dict[str, set[str]]:
+    """Every module that a weight belongs to; one that is shared has the name of only one."""
+    named = list(model.named_parameters(remove_duplicate=False))
+    held = dict(named)
+    return {
+        fqn: {fqn.rpartition(".")[0]}
+        | {name.rpartition(".")[0] for name, p in named if p is held.get(fqn)}
+        for fqn in weights
+    }
 
 
 def _weights(program: Program) -> dict[str, list[str]]:
