@@ -8,9 +8,11 @@ from penjing.figures import Figures
 from penjing.plan import Group, Groups, Plan
 from penjing.report import Report
 from penjing.task import Calibration, Task
+from penjing.verbs.calibrate_exits import CalibratedExits, calibrate_exits
 from penjing.verbs.compile import compile
 from penjing.verbs.convert import convert
 from penjing.verbs.distill import Distilled, distill
+from penjing.verbs.early_exits import EarlyExits, early_exits
 from penjing.verbs.export import export
 from penjing.verbs.find_groups import find_groups
 from penjing.verbs.finetune import Tuned, finetune
@@ -26,9 +28,11 @@ from penjing.verbs.train import train
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibratedExits",
     "Calibration",
     "Compressed",
     "Distilled",
+    "EarlyExits",
     "Figures",
     "Group",
     "Groups",
@@ -42,10 +46,12 @@ __all__ = [
     "Sparsified",
     "Task",
     "Tuned",
+    "calibrate_exits",
     "compile",
     "compress",
     "convert",
     "distill",
+    "early_exits",
     "export",
     "find_groups",
     "finetune",

@@ -27,6 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
 from penjing import files
+from penjing.adaptive.exits import EarlyExitNetwork
+from penjing.adaptive.storage import Stored, exits_from_storage, exits_to_storage
 from penjing.errors import CheckpointError, InputError, PlanError
 from penjing.graph.capture import Example, capture, describe
 from penjing.graph.codec import from_json, tensors_of, to_json
@@ -41,11 +43,17 @@ from penjing.quantization.storage import from_storage, to_storage
 from penjing.record import Record, attach, make_example, record_of
 
 SPEC = "spec.json"
-SPEC_VERSION = 2
-DENSE_VERSION = 1  # written where nothing is packed, so that older versions read it too
+SPEC_VERSION = 3  # written for networks that adapt at run time
+PACKED_VERSION = 2  # written where something is packed
+DENSE_VERSION = 1  # written everywhere else, so that older versions read it too
 MAX_SPEC_BYTES = 256 * 2**20
 
 VALUES, PLACES = ":values", ":places"  # behind the name of a packed tensor
+ADAPTIVE: Mapping[str, Callable[[Any, Mapping[str, Tensor], Mapping[str, str]], nn.Module]] = {
+    "exits": exits_from_storage,
+}
+"""Form in the file -> what builds the network from its content, tensors and ties."""
+
 _WEIGHTS = ("model.safetensors", "model.1.safetensors")
 
 
@@ -105,7 +113,7 @@ def save(
     )
     spec = {
         "format": "penjing",
-        "version": SPEC_VERSION if packed or content.grids else DENSE_VERSION,
+        "version": _version(content, packed),
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "weights": {
             "file": name,
@@ -155,8 +163,10 @@ def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = N
         True
     """
     saved = read(path)
-    if saved.grids is not None:
-        loaded: nn.Module = _as_integers(saved, model)
+    if saved.form in ADAPTIVE:
+        loaded: nn.Module = _as_adaptive(saved, model)
+    elif saved.grids is not None:
+        loaded = _as_integers(saved, model)
     else:
         loaded = _as_graph(saved) if model is None else _as_module(saved, model)
     if saved.record is not None:
@@ -176,7 +186,8 @@ class Saved:
         record: Example inputs and plans, where they were known.
         graph: The graph form as JSON content, or None.
         graph_missing: Why there is no graph.
-        form: "graph" when a graph form was saved, "module" when a module of another class was.
+        form: "graph" when a graph form was saved, "module" when a module of another class was,
+            "integers", or a name in `ADAPTIVE`.
         metrics: Figures kept beside the network.
         grids: Of a quantized network, as JSON content; None for one in floats.
     """
@@ -248,8 +259,8 @@ def _record(model: nn.Module, example: Example | None, plan: Plan | None) -> Rec
 class _Content:
     """What is written about a network.
 
-    Its form ("graph", "module" or "integers"), its graph or why there is none, its tensors, and the
-    grids of integers.
+    Its form ("graph", "module", "integers" or a name in `ADAPTIVE`), its graph or why there is
+    none, its tensors, and the grids of integers.
     """
 
     form: str
@@ -263,6 +274,8 @@ def _content(model: nn.Module, record: Record | None, example: Example | None) -
     if isinstance(model, QuantizedModule):
         graph, grids, tensors = to_storage(model.network)
         return _Content("integers", graph, "", tensors, grids)
+    if isinstance(model, EarlyExitNetwork):
+        return _Content("exits", *_described(exits_to_storage(model)))
     missing = "it was saved without example inputs"
     if isinstance(model, fx.GraphModule):
         try:
@@ -278,6 +291,18 @@ def _content(model: nn.Module, record: Record | None, example: Example | None) -
         except CheckpointError as error:
             missing = str(error)
     return _Content("module", None, missing, _state(model))
+
+
+def _described(stored: Stored) -> tuple[dict[str, Any], str, dict[str, Tensor]]:
+    graph, tensors = stored
+    return graph, "", tensors
+
+
+def _version(content: _Content, packed: Mapping[str, Packed]) -> int:
+    """The oldest version that can read it."""
+    if content.form in ADAPTIVE:
+        return SPEC_VERSION
+    return PACKED_VERSION if packed or content.grids else DENSE_VERSION
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -410,6 +435,15 @@ def _read_weights(folder: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _as_adaptive(saved: Saved, model: object) -> nn.Module:
+    if model is not None:
+        raise CheckpointError(
+            f"{saved.path} holds a network that adapts at run time, which the network's own class "
+            "cannot express; load it without model="
+        )
+    return ADAPTIVE[saved.form](saved.graph, saved.tensors, saved.ties)
 
 
 def _as_integers(saved: Saved, model: object) -> QuantizedModule:

@@ -42,6 +42,7 @@ class LatencyFigures:
         p95_ms: 95th percentile.
         ratio: Median of the pairwise ratios original / this network when both were timed
             alternating, else None.
+        mean_ms: Mean over samples, where the latency depends on the sample; else None.
     """
 
     runtime: str
@@ -52,6 +53,28 @@ class LatencyFigures:
     min_ms: float
     p95_ms: float
     ratio: float | None = None
+    mean_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExitFigures:
+    """One exit of a network that can answer before its end. A figure that was not had is None.
+
+    Args:
+        name: Module behind which it is, or "end".
+        macs_share: MACs of the network up to there, as a share of all.
+        quality: First metric if every sample left here, on validation.
+        threshold: What it takes to leave here; None where no sample does, and at the end.
+        taken: Share of the samples that leave here.
+        cost: What such a sample costs: milliseconds, or MACs, heads included.
+    """
+
+    name: str
+    macs_share: float
+    quality: float | None = None
+    threshold: float | None = None
+    taken: float | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

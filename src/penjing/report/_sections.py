@@ -80,6 +80,7 @@ def sections(data: ReportData) -> list[Section]:
         (data.repair, _repair),
         (data.sensitivity, _sensitivity),
         (data.layer_latency, _layer_latency),
+        (data.exits, _exits),
         (data.histograms, _weights),
         (data.epochs, _training),
         (data.coupling is not None and data.coupling.layers, _coupled),
@@ -264,6 +265,18 @@ def _sensitivity(data: ReportData) -> Section:
         title="What integers cost, layer by layer",
         lead=(lead,),
         tables=(tables.sensitivity(data),),
+    )
+
+
+def _exits(data: ReportData) -> Section:
+    early = sum(row.taken or 0.0 for row in data.exits[:-1])
+    known = any(row.taken is not None for row in data.exits)
+    lead = "The slowest samples go through everything."
+    return Section(
+        id="exits",
+        title="Early exits",
+        lead=(f"{early:.0%} of the validation samples leave early. {lead}",) if known else (),
+        tables=(tables.exits(data),),
     )
 
 

@@ -342,6 +342,35 @@ def sensitivity(data: ReportData) -> Table:
     return _table(caption, data.sensitivity, fields, marked=lambda s: s.kept)
 
 
+def exits(data: ReportData) -> Table:
+    """Where samples leave, and what that costs."""
+    columns = (
+        Column("exit", code=True),
+        Column("MACs before it", numeric=True),
+        Column("quality if all left here", numeric=True),
+        Column("threshold", numeric=True),
+        Column("samples that leave", numeric=True),
+        Column("cost", numeric=True),
+    )
+    lines = [
+        [
+            Cell(row.name),
+            _number(row.macs_share, f"{row.macs_share:.0%}"),
+            *(
+                Cell() if value is None else _number(value, show(value))
+                for value, show in (
+                    (row.quality, wording.digits),
+                    (row.threshold, wording.digits),
+                    (row.taken, "{:.1%}".format),
+                    (row.cost, wording.digits),
+                )
+            ),
+        ]
+        for row in data.exits
+    ]
+    return _table("Exits, in the order of the network", columns, lines)
+
+
 def layer_latency(data: ReportData) -> Table:
     """Milliseconds of each layer in floats and in integers."""
     fields: list[_Field[LayerLatency]] = [

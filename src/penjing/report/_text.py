@@ -17,6 +17,7 @@ KINDS = {
     "compress": "compressed",
     "measure": "measured",
     "groups": "what can be cut",
+    "exits": "with early exits",
 }
 
 

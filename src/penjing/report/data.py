@@ -15,6 +15,7 @@ from torch import Tensor
 from penjing.errors import CheckpointError, InputError
 from penjing.figures import (
     EpochFigures,
+    ExitFigures,
     Figures,
     GroupFigures,
     LayerLatency,
@@ -39,6 +40,7 @@ Kind = Literal[
     "compress",
     "measure",
     "groups",
+    "exits",
 ]
 
 
@@ -237,6 +239,7 @@ class ReportData:
         repair: Every layer that repair looked at.
         sensitivity: What the outputs lose through each layer in integers.
         layer_latency: How long each layer takes in floats and in integers.
+        exits: Every exit of a network that can answer early, its own end last.
         epochs: Every epoch of training.
         histograms: Weights before and after.
         locked: What was left alone, and why.
@@ -271,6 +274,7 @@ class ReportData:
     repair: tuple[RepairFigures, ...] = ()
     sensitivity: tuple[SensitivityFigures, ...] = ()
     layer_latency: tuple[LayerLatency, ...] = ()
+    exits: tuple[ExitFigures, ...] = ()
     epochs: tuple[EpochFigures, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     locked: tuple[Lock, ...] = ()

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from torch import nn
 
+from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.codegen.choice import Optimize
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.pipeline import Settings
 from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.program import Program
 from penjing.codegen.targets import Target, target_of
-from penjing.errors import StrategyError
+from penjing.errors import StrategyError, UnavailableError
 from penjing.exporters import c_name, compile_checked, compile_quantized
 from penjing.graph.capture import Example
 from penjing.quantization.module import QuantizedModule
@@ -103,6 +104,11 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
             "leave it out, or compile for 'host'"
         )
     check_finite(model)
+    if isinstance(model, EarlyExitNetwork):
+        raise UnavailableError(
+            "early exits are not compiled: compile model.segments[k] and model.heads[k] one by one "
+            "and decide between them, or export the network to .onnx"
+        )
     settings = Settings(
         target=target_of(target),
         optimize=optimize,

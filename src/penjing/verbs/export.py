@@ -6,6 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
+from penjing.adaptive.exit_files import write_conditional
+from penjing.adaptive.exits import EarlyExitNetwork
+from penjing.errors import ExportError
 from penjing.exporters import Exported, write
 from penjing.graph.capture import Example
 from penjing.verbs.arguments import arguments_checked
@@ -20,7 +23,8 @@ def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Expor
         model: Network to export; only read. Exported in eval mode, its batch free where it can be.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords), on its device.
         path: File to write. The suffix names the format: `.onnx`, or `.c` (its batch is the
-            example's, its header lies beside it).
+            example's, its header lies beside it). A network with early exits becomes an `.onnx` for
+            one sample at a time, in which what lies behind an exit is run only where it is needed.
 
     Returns:
         Path, size, and the largest difference between the file and the network on fresh random
@@ -43,4 +47,21 @@ def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Expor
         (1, 3)
     """
     check_finite(model)
+    if isinstance(model, EarlyExitNetwork):
+        return _with_exits(model, example_inputs, path)
     return write(model, example_inputs, path)
+
+
+def _with_exits(model: EarlyExitNetwork, example_inputs: Example, path: str | Path) -> Exported:
+    """One file with conditions.
+
+    Raises:
+        ExportError: Another format.
+    """
+    if Path(path).suffix.lower() != ".onnx":
+        raise ExportError(
+            f"{Path(path).name!r}: a network with early exits is written as .onnx; for other "
+            "formats export its parts, model.segments[k] and model.heads[k], and decide between "
+            "them"
+        )
+    return write_conditional(model, example_inputs, path)

@@ -1,0 +1,16 @@
+"""Run-time pruning: how much of a network runs depends on the input."""
+
+from penjing.adaptive.criteria import NEVER, ExitPolicy
+from penjing.adaptive.exit_files import StageRunner, write_conditional, write_stages
+from penjing.adaptive.exits import EarlyExitNetwork, Exited, RoutedNetwork
+
+__all__ = [
+    "NEVER",
+    "EarlyExitNetwork",
+    "ExitPolicy",
+    "Exited",
+    "RoutedNetwork",
+    "StageRunner",
+    "write_conditional",
+    "write_stages",
+]

@@ -1,0 +1,124 @@
+"""Adaptive networks as JSON content and named tensors, and back; nothing in them is code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from penjing.adaptive.criteria import ExitPolicy
+from penjing.adaptive.exits import Attachment, EarlyExitNetwork, put
+from penjing.errors import CheckpointError, StrategyError
+from penjing.graph.capture import MIN_BATCH, capture
+from penjing.graph.codec import from_json, tensors_of, to_json
+from penjing.graph.form import graph_form, identity
+
+Stored = tuple[dict[str, Any], dict[str, Tensor]]
+"""JSON content, and tensors by qualified name, tied ones once."""
+
+
+def exits_to_storage(network: EarlyExitNetwork) -> Stored:
+    """Describe a network with early exits.
+
+    Args:
+        network: Only read.
+
+    Returns:
+        Content for `exits_from_storage`, and the tensors.
+
+    Raises:
+        CheckpointError: Its graphs hold something that the format does not know.
+        CaptureError: A head of the user's does not export.
+    """
+    tensors: dict[str, Tensor] = {}
+    heads = [
+        _head_form(head, place.shape)
+        for head, place in zip(network.heads, network.attachments, strict=True)
+    ]
+    graphs: dict[str, list[Any]] = {"segments": [], "heads": []}
+    for kind, forms in (("segments", network.segments), ("heads", heads)):
+        for index, form in enumerate(forms):
+            assert isinstance(form, fx.GraphModule)  # segments are graph forms from the start
+            graphs[kind].append(to_json(form))
+            tensors.update({f"{kind}.{index}.{n}": t for n, t in tensors_of(form).items()})
+    content = {
+        **graphs,
+        "attachments": [asdict(place) for place in network.attachments],
+        "policy": network.policy.to_json(),
+        "frozen": network.frozen,
+    }
+    return content, _once(tensors)
+
+
+def exits_from_storage(
+    content: Any, tensors: Mapping[str, Tensor], ties: Mapping[str, str]
+) -> EarlyExitNetwork:
+    """Build the network that `exits_to_storage` described; no op is run.
+
+    Args:
+        content: Parsed JSON, from any source.
+        tensors: By qualified name, tied ones once.
+        ties: Further names of tensors.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        CheckpointError: The content is damaged, or does not fit the tensors.
+    """
+    try:
+        parts = {
+            kind: [_form(graph, f"{kind}.{k}.", tensors, ties) for k, graph in enumerate(graphs)]
+            for kind, graphs in (("segments", content["segments"]), ("heads", content["heads"]))
+        }
+        places = [
+            Attachment(
+                str(p["name"]), int(p["feature"]), tuple(map(int, p["shape"])), float(p["share"])
+            )
+            for p in content["attachments"]
+        ]
+        policy = ExitPolicy.from_json(content["policy"])
+        frozen = bool(content["frozen"])
+        network = EarlyExitNetwork(parts["segments"], parts["heads"], places, policy, frozen=frozen)
+        for name, first in ties.items():
+            _share(network, name, first)
+    except (KeyError, TypeError, ValueError, AttributeError, StrategyError) as error:
+        raise CheckpointError(
+            f"this does not describe a network with early exits: {type(error).__name__}: {error}"
+        ) from error
+    return network
+
+
+def _head_form(head: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
+    """A head as a graph; its tensors are the head's own."""
+    if isinstance(head, fx.GraphModule):
+        return head
+    weight = next(iter(head.parameters()), torch.empty(0))
+    example = torch.zeros(MIN_BATCH, *shape, dtype=weight.dtype, device=weight.device)
+    return graph_form(capture(head, example))
+
+
+def _form(
+    graph: Any, prefix: str, tensors: Mapping[str, Tensor], ties: Mapping[str, str]
+) -> fx.GraphModule:
+    known = {**tensors, **{name: tensors[first] for name, first in ties.items()}}
+    own = {name: entry for name, entry in graph["tensors"].items() if "same" not in entry}
+    return from_json(graph, {name: known[prefix + name] for name in own})
+
+
+def _share(network: nn.Module, name: str, first: str) -> None:
+    """Let two names hold one tensor, in place."""
+    owner, _, field = name.rpartition(".")
+    source, _, there = first.rpartition(".")
+    put(network.get_submodule(owner), field, getattr(network.get_submodule(source), there))
+
+
+def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tied tensors under their first name alone."""
+    first: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        first.setdefault(identity(tensor), (name, tensor))
+    return dict(first.values())

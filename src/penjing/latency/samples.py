@@ -1,0 +1,72 @@
+"""Latency sample by sample: where it depends on the input, a median says too little."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.errors import InputError
+from penjing.exporters.session import open_session, runtime_errors, runtime_name
+from penjing.figures import LatencyFigures
+from penjing.latency.onnxruntime import Feeds
+
+WARMUP = 5  # samples before the first one that counts
+REPEATS = 3  # calls per sample, of which the fastest counts: the machine has other things to do
+
+
+def time_samples(
+    paths: Sequence[str | Path], samples: Sequence[Sequence[Feeds]], threads: int = 1
+) -> NDArray[np.float64]:
+    """Time several files on the same samples, one sample at a time and the files in turn.
+
+    Args:
+        paths: ONNX files.
+        samples: Per file the inputs of each sample, batch one.
+        threads: Of the runtime.
+
+    Returns:
+        Milliseconds, one row per sample and one column per file; each the fastest of a few calls.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run a file.
+        InputError: There are no samples.
+    """
+    sessions = [open_session(Path(path), threads) for path in paths]
+    rounds = list(zip(*samples, strict=True))
+    if not rounds:
+        raise InputError("there are no samples to time")
+    rows = np.full((len(rounds), len(sessions)), np.inf)
+    with runtime_errors(Path(paths[0])):
+        for feeds in rounds[:WARMUP]:
+            for session, given in zip(sessions, feeds, strict=True):
+                session.run(None, given)
+        for row, feeds in zip(rows, rounds, strict=True):
+            for _ in range(REPEATS):
+                for column, (session, given) in enumerate(zip(sessions, feeds, strict=True)):
+                    before = time.perf_counter()
+                    session.run(None, given)
+                    row[column] = min(row[column], 1e3 * (time.perf_counter() - before))
+    return rows
+
+
+def spread(calls_ms: NDArray[np.float64], threads: int = 1) -> LatencyFigures:
+    """The distribution of one file's column.
+
+    Args:
+        calls_ms: Milliseconds per sample.
+        threads: Of the runtime.
+    """
+    return LatencyFigures(
+        runtime=runtime_name(),
+        threads=threads,
+        batch=1,
+        n=len(calls_ms),
+        median_ms=float(np.median(calls_ms)),
+        min_ms=float(calls_ms.min()),
+        p95_ms=float(np.percentile(calls_ms, 95)),
+        mean_ms=float(calls_ms.mean()),
+    )
