@@ -1,9 +1,10 @@
 """How many networks can be cut in half, proved right, and to what size?
 
-    python bench/coverage.py --network resnet18      one row, done again when it is there
+    python bench/coverage.py --network resnet18 vit  these rows, done again when they are there
     python bench/coverage.py --all --jobs 2          every missing row
     python bench/coverage.py --again                 penjing's half anew where it cut too little
     python bench/coverage.py --again --all           penjing's half of every row anew
+    python bench/coverage.py --again --network vit   penjing's half of these rows anew
     python bench/coverage.py --summary               what the rows say
 
 A row is one network with random weights at `pruning_ratio=0.5`: penjing at its defaults, and
@@ -234,7 +235,7 @@ def _wanted(known: dict[str, Any] | None, given: argparse.Namespace) -> bool:
 def main() -> None:
     """Do the rows that are asked for and missing; a wrong result is an exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=sorted(NETWORKS))
+    parser.add_argument("--network", nargs="+", choices=sorted(NETWORKS))
     parser.add_argument("--family", help="only networks whose family starts like this")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--again", action="store_true")
@@ -246,7 +247,7 @@ def main() -> None:
     old = results.content["rows"]
     known = {r["network"]: r for r in old}
     names = [n for n in NETWORKS if NETWORKS[n].family.startswith(given.family or "")]
-    todo = [given.network] if given.network else names if given.again or given.all else []
+    todo = given.network or (names if given.again or given.all else [])
     if not given.network:
         todo = [n for n in todo if _wanted(known.get(n), given)]
     peers = {n: known[n]["torch_pruning"] for n in todo if given.again and n in known}
