@@ -1,7 +1,8 @@
 """An oracle of its own: what a pruner kept, read off the values, and the masked original.
 
 The zoo's tensors hold no value twice, so the values of a pruned tensor tell which positions of the
-original stayed. Neither pruner is asked.
+original stayed. Neither pruner is asked. Some values of a tensor may be multiplied by one number:
+queries are, where the forward derives the scale of the scores from the dimensions that are left.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from networks import stored
 
 DOUBLE, SINGLE = 1e-9, 1e-4  # relative, of a network whose weights are float64
+FEW = 8  # values that rule out a wrong factor
+ROUNDING = 1e-13  # relative, of one multiplication in float64
 INPUTS = 3  # random inputs that outputs are compared on, beside the example
 
 
@@ -34,16 +37,41 @@ def survivors(original: Tensor, pruned: Tensor) -> list[np.ndarray]:
         Changed: A value is not the original's, or the kept ones are no product of positions.
     """
     values = original.detach().numpy().reshape(-1)
-    order = np.argsort(values, kind="stable")
     wanted = pruned.detach().numpy().reshape(-1)
-    found = order[np.minimum(np.searchsorted(values[order], wanted), len(values) - 1)]
-    if not np.array_equal(values[found], wanted):
-        raise Changed("holds values that the original does not")
+    found = _positions(values, wanted)
+    off = values[found] != wanted
+    if off.any():
+        found[off] = _positions(values, wanted[off] / _factor(values, wanted[off]))
     places = np.unravel_index(found, original.shape)
     kept = [np.unique(place) for place in places]
     if [len(k) for k in kept] != list(pruned.shape):
         raise Changed("is no product of kept rows and columns")
     return kept
+
+
+def _positions(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where among some values the nearest to each wanted one is."""
+    order = np.argsort(values, kind="stable")
+    rising = values[order]
+    above = np.clip(np.searchsorted(rising, wanted), 1, len(values) - 1)
+    nearer = np.abs(rising[above - 1] - wanted) < np.abs(rising[above] - wanted)
+    return order[above - nearer]
+
+
+def _factor(values: np.ndarray, wanted: np.ndarray) -> float:
+    """The number by which all of some values are multiplied.
+
+    Raises:
+        Changed: No number makes them values of the original.
+    """
+    first = wanted[np.argmax(np.abs(wanted))]
+    for factor in first / values[values != 0]:
+        few = wanted[:FEW] / factor
+        if np.allclose(values[_positions(values, few)], few, rtol=ROUNDING, atol=0):
+            every = wanted / factor
+            if np.allclose(values[_positions(values, every)], every, rtol=ROUNDING, atol=0):
+                return float(factor)
+    raise Changed("holds values that the original does not")
 
 
 def masked(original: nn.Module, pruned: nn.Module) -> nn.Module:
