@@ -163,6 +163,7 @@ class RepairFigures:
         error_after: The same after the repair.
         damping: Ridge strength chosen, as a share of the mean diagonal of the Gram matrix.
         reason: Why the layer was left alone; empty when it was repaired.
+        note: What else is to be said of it.
     """
 
     layer: str
@@ -170,6 +171,7 @@ class RepairFigures:
     error_after: float | None
     damping: float | None
     reason: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

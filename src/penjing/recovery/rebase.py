@@ -18,6 +18,7 @@ from penjing.graph.network import Cut
 from penjing.statistics.attention import Head, Product, Scores, products, rebased
 from penjing.statistics.grams import Layer, layers
 from penjing.statistics.outlets import tied
+from penjing.statistics.routed import routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ def untouched(cut: Cut) -> list[RepairFigures]:
     program = cut.network.program
     known, _ = layers(program)
     read = {(layer.weight, layer.input_dim) for layer in known.values()}
+    read |= {(experts.weight, experts.order[2]) for experts in routed(program)[0].values()}
     turned = {layer.weight for a in rebases(cut, tied(program)) for layer in a.layers}
     rows = []
     for group in cut.network.groups:

@@ -9,7 +9,7 @@ Suffixes: G = convolution groups, R = rows, U = unknowns of a group, V = outputs
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -20,8 +20,9 @@ from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.capture import Program
 from penjing.graph.network import Cut
+from penjing.recovery.mixtures import Experts, mixtures
 from penjing.recovery.rebase import Rebase, rebases, untouched
-from penjing.recovery.supported import Supported
+from penjing.recovery.ridge import Ridge, Solution, Start, fit, ridge_of
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Norm, Outlet, outlets, per_channel, tied
 from penjing.statistics.stream import MEGABYTE, Chunk, Samples, Stream, differing
@@ -170,18 +171,24 @@ class Reconstruction:
         chosen, outlet_of = self._choose()
         norms = [outlet_of[name].norm for name in chosen]
         attentions = rebases(self.cut, tied(dense)) if isinstance(self.cut, Cut) else []
+        experts = self._choose_experts()
         turning = [layer.node for a in attentions for layer in a.layers]
         changing = [*chosen, *turning, *(norm.node for norm in norms if norm is not None)]
+        changing += [e.changing for e in experts.values()]
         if not changing:
             return
-        stream = Stream([dense, cut], calibration, self.settings.memory_mb, changing)
+        reads = {node: e.reads for node, e in experts.items()}
+        stream = Stream([dense, cut], calibration, self.settings.memory_mb, changing, reads)
         first = {a.first(stream.place): a for a in attentions}
-        for node in sorted({*chosen, *first}, key=lambda name: stream.place[name]):
+        for node in sorted({*chosen, *first, *experts}, key=lambda name: stream.place[name]):
             stream.advance(node)
             if node in first:
                 self._replace(stream, self._turn(stream, first[node]))
             if node in chosen:
                 self._replace(stream, self._repair(stream, chosen[node], outlet_of[node]))
+            if node in experts:
+                self._replace(stream, self._solve(stream, experts[node]))
+                experts[node].forget(stream)
         self.peak_bytes = stream.peak_bytes
 
     def _replace(self, stream: Stream, new: Mapping[str, Tensor]) -> None:
@@ -196,6 +203,36 @@ class Reconstruction:
         self.turned.update(basis.turned)
         self.rows.append(basis.row)
         return basis.tensors
+
+    def _solve(self, stream: Stream, experts: Experts) -> dict[str, Tensor]:
+        """Fit the matrices of stacked experts."""
+        how = self.settings
+        seed = how.seed + stream.place[experts.layer.node] * len(stream.place)
+        sums = experts.moments(stream, how.rows_per_unknown, seed, HOLD_OUT)
+        new, row = experts.solve(*sums, how.dampings)
+        self.rows.append(row)
+        return new
+
+    def _choose_experts(self) -> dict[str, Experts]:
+        """Products with stacked experts to solve; rows for those that cannot be."""
+        if not isinstance(self.cut, Cut):
+            return {}
+        found, refused = mixtures(self.cut)
+        differ = differing(self.cut.dense, self.cut.program)
+        chosen = {}
+        for node, experts in found.items():
+            if experts.layer.source not in differ:
+                continue
+            if self.settings.solve == "cut" and not experts.loses_inputs:
+                continue
+            if reason := experts.obstacle(self.settings.memory_mb):
+                self._skip(experts.name, reason)
+            else:
+                chosen[node] = experts
+        for node, reason in refused.items():
+            if node in differ:
+                self._skip(node, reason)
+        return chosen
 
     def _choose(self) -> tuple[dict[str, Layer], dict[str, Outlet]]:
         """Layers to solve; rows for those that cannot be."""
@@ -239,13 +276,13 @@ class Reconstruction:
     def _repair(self, stream: Stream, layer: Layer, out: Outlet) -> dict[str, Tensor]:
         """Gather, fit and write back one layer; nothing when it cannot be made better."""
         tensors = ChainMap(self.solved, dict(self.cut.program.tensors))
-        start = _Start.of(layer, out.norm, tensors)
+        start = Start.of(layer, out.norm, tensors)
         turned = self.turned.get(layer.node)
         gathered = _Gathered(self.cut, stream, layer, out, start, self.settings, turned)
         fitted, held = gathered.grams()
         if self.support is not None and layer.weight in self.support:
             start = replace(start, support=self._chosen(layer, start, fitted + held))
-        solution = _fit(fitted, held, start, self.settings.dampings)
+        solution = fit(fitted, held, start, self.settings.dampings)
         if solution.damping is not None and gathered.clips and self.settings.rounds:
             solution = _clipped_fit(gathered, fitted + held, start, solution, self.settings.rounds)
         name = layer.weight.removesuffix(".weight")
@@ -256,52 +293,15 @@ class Reconstruction:
             return {}
         return _write_back(layer, out.norm, tensors, start, solution, fitted + held)
 
-    def _chosen(self, layer: Layer, start: _Start, gram: Gram) -> Tensor:
+    def _chosen(self, layer: Layer, start: Start, gram: Gram) -> Tensor:
         """Where the weights stay other than zero."""
         assert self.support is not None  # the caller has looked
 
         def full() -> Tensor:
-            ridge = _Ridge(gram, start.free, FULL_DAMPING)
+            ridge = Ridge(gram, start.free, FULL_DAMPING)
             return ridge.solve(gram.xy, gram.y)[0] if ridge.regular else start.weight
 
         return self.support.choose(layer, gram, start.free, full)
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """A layer before its repair, in units of its norm's output: `scale * layer(x)`.
-
-    Args:
-        weight: `(G, V, U)`, float64.
-        intercept: `(G, V)`.
-        scale: Scale of the norm per output, ones without one.
-        shift: Shift of the norm per output, zeros without one; not part of `intercept`.
-        free: Whether an intercept can be written back.
-        support: Weights that may be other than zero, `(G, V, U)`; None where all may.
-    """
-
-    weight: Tensor
-    intercept: Tensor
-    scale: Tensor
-    shift: Tensor
-    free: bool
-    support: Tensor | None = None
-
-    @classmethod
-    def of(cls, layer: Layer, norm: Norm | None, tensors: Mapping[str, Tensor]) -> _Start:
-        weight = layer.matrix(tensors[layer.weight].double())
-        groups, outputs, _ = weight.shape
-        one = torch.ones(groups * outputs, dtype=torch.float64, device=weight.device)
-        scale, shift = (one, one - 1) if norm is None else norm.affine(tensors)
-        bias = one - 1 if layer.bias is None else tensors[layer.bias].double()
-        scale_GV = scale.view(groups, outputs)
-        return cls(
-            weight * scale_GV[:, :, None],
-            bias.view(groups, outputs) * scale_GV,
-            scale,
-            shift,
-            norm is not None or layer.bias is not None,
-        )
 
 
 class _Piece(NamedTuple):
@@ -328,7 +328,7 @@ class _Gathered:
     stream: Stream
     layer: Layer
     out: Outlet
-    start: _Start
+    start: Start
     settings: Reconstruct
     turned: Tensor | None = None
     _kept: list[_Piece] = field(default_factory=list)
@@ -403,91 +403,16 @@ class _Gathered:
         return value, rest
 
 
-@dataclass(frozen=True, slots=True)
-class _Solution:
-    """A fit in units of the norm's output; no damping when the layer is better left alone."""
-
-    before: float
-    after: float
-    damping: float | None
-    weight: Tensor
-    intercept: Tensor
-    reason: str = ""
-
-
-def _fit(fitted: Gram, held: Gram, start: _Start, dampings: Sequence[float]) -> _Solution:
-    """Choose the damping on held-out samples, then fit on all."""
-    judge = held if held.rows else fitted
-    energy = max(float((judge.centred() if start.free else judge).yy.sum()), 1e-30)
-
-    def error(weight: Tensor, intercept: Tensor) -> float:
-        return float(judge.squared_error(weight, intercept).sum()) / energy
-
-    before = error(start.weight, start.intercept)
-    left = _Solution(before, before, None, start.weight, start.intercept)
-    if not fitted.rows or not bool(torch.isfinite(fitted.xx).all()):
-        return replace(left, reason="too few samples, or values that are not finite")
-    errors = {}
-    for share in dampings:
-        ridge = _ridge(fitted, start, share)
-        if ridge.regular:
-            errors[share] = error(*ridge.solve(fitted.xy, fitted.y))
-    if not errors:
-        return replace(left, reason="its Gram matrix is singular")
-    damping = min(errors, key=lambda share: errors[share])
-    if errors[damping] >= before:
-        return replace(left, reason="no fit is better on held-out samples")
-    both = fitted + held
-    final = _ridge(both, start, damping)
-    if not final.regular:
-        return replace(left, reason="its Gram matrix is singular")
-    return _Solution(before, errors[damping], damping, *final.solve(both.xy, both.y))
-
-
-def _ridge(gram: Gram, start: _Start, share: float) -> _Ridge | Supported:
-    if start.support is None:
-        return _Ridge(gram, start.free, share)
-    return Supported(gram, start.free, share, start.support)
-
-
-class _Ridge:
-    """A ridge least squares whose matrix is factored once, for several targets.
-
-    Args:
-        gram: Sums over rows.
-        free: Whether there is an intercept, which is not damped.
-        share: Damping as a share of the mean diagonal.
-    """
-
-    def __init__(self, gram: Gram, free: bool, share: float) -> None:
-        self.gram, self.free = gram, free
-        xx = gram.centred().xx if free else gram.xx
-        xx = xx if free else xx.clone()
-        diagonal = xx.diagonal(dim1=1, dim2=2)
-        diagonal += share * diagonal.mean(1, keepdim=True)
-        self._factor, info = torch.linalg.cholesky_ex(xx)
-        self.regular = not bool(info.any()) and bool(self._factor.isfinite().all())
-
-    def solve(self, xy_GUV: Tensor, y_GV: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight `(G, V, U)` and intercept `(G, V)` for the sums of one target."""
-        x, rows = self.gram.x, max(self.gram.rows, 1)
-        if not self.free:
-            return torch.cholesky_solve(xy_GUV, self._factor).mT, torch.zeros_like(y_GV)
-        about_means = xy_GUV - x[:, :, None] * y_GV[:, None, :] / rows
-        weight = torch.cholesky_solve(about_means, self._factor).mT
-        return weight, (y_GV - (weight @ x[:, :, None])[:, :, 0]) / rows
-
-
 def _clipped_fit(
-    gathered: _Gathered, gram: Gram, start: _Start, plain: _Solution, rounds: int
-) -> _Solution:
+    gathered: _Gathered, gram: Gram, start: Start, plain: Solution, rounds: int
+) -> Solution:
     """Refine a fit for what is seen behind a clipping activation.
 
     Where the dense value is clipped, the target follows the prediction as far as that is clipped
     too. Each round is a least squares with the same matrix, extrapolated as Nesterov does.
     """
     assert plain.damping is not None  # the caller has looked
-    ridge = _ridge(gram, start, plain.damping)
+    ridge = ridge_of(gram, start, plain.damping)
     now = last = (plain.weight, plain.intercept)
     for step in range(rounds):
         momentum = step / (step + 3)
@@ -497,7 +422,7 @@ def _clipped_fit(
     without = _clipped_error(gathered, plain.weight, plain.intercept)
     after = _clipped_error(gathered, *now)
     if after < without:
-        return _Solution(before, after, plain.damping, *now)
+        return Solution(before, after, plain.damping, *now)
     return replace(plain, before=before, after=without)
 
 
@@ -539,8 +464,8 @@ def _write_back(
     layer: Layer,
     norm: Norm | None,
     tensors: Mapping[str, Tensor],
-    start: _Start,
-    solution: _Solution,
+    start: Start,
+    solution: Solution,
     gram: Gram,
 ) -> dict[str, Tensor]:
     """New tensors of the layer and its norm; running statistics become the layer's moments."""

@@ -325,7 +325,7 @@ def repair(data: ReportData) -> Table:
         _number("error after", lambda r: r.error_after, wording.digits),
         _cell("error left", lambda r: _left(r.error_before, r.error_after)),
         _number("damping", lambda r: r.damping, "{:.1e}".format),
-        _text("left alone because", lambda r: r.reason),
+        _text("left alone because, or remark", lambda r: r.reason or r.note),
     ]
     return _table("Relative squared output error of every layer", data.repair, fields)
 

@@ -9,7 +9,7 @@ layer once and nothing is ever written to disk.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,19 +68,21 @@ class Stream:
             top.
         changing: Nodes of the later programs whose stored tensors the caller will replace while
             streaming.
+        reads: Nodes whose values the caller reads at a stop, beside what the stop itself reads.
     """
 
     programs: Sequence[Program]
     samples: Samples
     memory_mb: float = 2048
     changing: Iterable[str] = ()
+    reads: Mapping[str, Collection[str]] = field(default_factory=dict)
     chunks: list[Chunk] = field(init=False, default_factory=list)
     peak_bytes: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._order = list(self.programs[0].nodes)
         self.place = {name: i for i, name in enumerate(self._order)}
-        self._last = _last_reads(self.programs[0], self.place)
+        self._last = _last_reads(self.programs[0], self.place, self.reads)
         self._bound = [_stored_values(program) for program in self.programs]
         self._own = [
             set(self._order),
@@ -157,7 +159,8 @@ class Stream:
     def _free(self, chunk: Chunk, place: int) -> None:
         """Forget what only nodes up to `place` read."""
         node = self.programs[0].nodes[self._order[place]]
-        for name in (node.name, *(n.name for n in node.all_input_nodes)):
+        read = (*(n.name for n in node.all_input_nodes), *self.reads.get(node.name, ()))
+        for name in (node.name, *read):
             if self._last[name] <= place:
                 for values in chunk.values:
                     values.pop(name, None)
@@ -268,12 +271,18 @@ def _stored_values(program: Program) -> dict[str, Any]:
     return {name: program.tensors[fqn] for name, fqn in program.stored.items()}
 
 
-def _last_reads(program: Program, place: Mapping[str, int]) -> dict[str, int]:
+def _last_reads(
+    program: Program, place: Mapping[str, int], reads: Mapping[str, Collection[str]]
+) -> dict[str, int]:
     """Per node the place of its last reader; its own place when nothing reads it."""
-    return {
+    last = {
         node.name: max([place[u.name] for u in node.users], default=place[node.name])
         for node in program.graph.nodes
     }
+    for stop, names in reads.items():
+        for name in names:
+            last[name] = max(last[name], place[stop])
+    return last
 
 
 def differing(first: Program, other: Program, changing: Iterable[str] = ()) -> set[str]:
