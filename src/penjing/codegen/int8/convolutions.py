@@ -51,7 +51,7 @@ def _conv_structure(
     depthwise = layer.kind == "depthwise"
     axes = (0, 1) if depthwise else (1, 2, 3)
     kernel = weight.shape[:2] if depthwise else weight.shape[1:3]
-    _check_sums(text, layer, weight, bias, axes)
+    check_sums(text, layer, weight, bias, _scale(layer), axes)
     if layer.kind == "conv":  # the sum then takes values as they are, and padding as the zero point
         bias = bias - source.zero_point * weight.astype(np.int64).sum(axes)
     depth = weight[0].size
@@ -90,18 +90,35 @@ def _scales(text: Text, layer: IntegerLayer, lanes: int) -> dict[str, Any]:
     }
 
 
-def _check_sums(
+def _scale(layer: IntegerLayer) -> tuple[NDArray[Any], NDArray[Any]]:
+    return layer.weights["multiplier"], layer.weights["shift"]
+
+
+def check_sums(
     text: Text,
     layer: IntegerLayer,
     weight: NDArray[Any],
     bias: NDArray[np.int64],
-    axes: tuple[int, ...],
+    scale: tuple[NDArray[Any], NDArray[Any]],
+    axes: tuple[int, ...] = (1,),
 ) -> None:
-    """Refuse a layer whose sums could leave 32 bits, on the way or while they are rescaled."""
-    shift = layer.weights["shift"].astype(np.int64)
+    """Refuse a layer whose sums could leave 32 bits, on the way or while they are rescaled.
+
+    Args:
+        text: Is told the largest sum.
+        layer: Named when it is refused.
+        weight: In any order.
+        bias: Per output channel.
+        scale: Multiplier and shift per output channel.
+        axes: Of the weight, over which products are added.
+
+    Raises:
+        ExportError: A sum may be too large.
+    """
+    shift = scale[1].astype(np.int64)
     weights = np.abs(weight.astype(np.int64)).sum(axes)
     largest = (np.abs(bias) + weights * (HIGH - LOW)) << np.maximum(shift, 0)
-    high = largest * layer.weights["multiplier"].astype(np.int64) >> _Q31
+    high = largest * scale[0].astype(np.int64) >> _Q31
     half = np.where(shift < 0, 1 << np.maximum(-shift - 1, 0), 0)
     over = np.maximum(largest, high + half)
     text.largest = max(text.largest, int(largest.max()))
@@ -156,7 +173,7 @@ def wide_call(text: Text, step: Step, frame: Frame) -> str:
 def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
     weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
-    _check_sums(text, layer, weight, bias, (1, 2, 3))
+    check_sums(text, layer, weight, bias, _scale(layer), (1, 2, 3))
     sums = weight.astype(np.int64).sum((1, 2, 3))
     bias = bias - source.zero_point * sums
     height, width, channels = frame.shape

@@ -23,6 +23,7 @@ from penjing.codegen.int8.convolutions import (
     wide_call,
 )
 from penjing.codegen.int8.image import images
+from penjing.codegen.int8.recurrent import recurrent
 from penjing.codegen.int8.steps import TILES, Step
 from penjing.codegen.int8.text import Text, clamped
 from penjing.errors import ExportError
@@ -35,7 +36,7 @@ _ORDER = (
     "window", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather", "conv_wide", "grouped",
     "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes", "wide_add", "mul", "pool",
     "mean", "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed",
-    "matmul", "resize", "norm",
+    "matmul", "resize", "norm", "recurrent", "gated", "gru", "lstm", "rnn",
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -72,6 +73,9 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "matmul": ("scale", "matmul"),
     "resize": ("resize",),
     "layer_norm": ("scale", "norm"),
+    "gru": ("scale", "recurrent", "gated", "gru"),
+    "lstm": ("scale", "recurrent", "gated", "lstm"),
+    "rnn": ("scale", "recurrent", "rnn"),
 }
 
 
@@ -358,4 +362,7 @@ _CALLS = {
     "matmul": _matmul,
     "resize": _resize,
     "layer_norm": _layer_norm,
+    "gru": recurrent,
+    "lstm": recurrent,
+    "rnn": recurrent,
 }

@@ -22,6 +22,9 @@ TILES: Mapping[str, int] = {"pairs": 2, "rows": 1, "sparse": 4, "gather": 4}
 SPARSE = frozenset({"sparse", "gather"})
 """Kernels that leave zeros out; what a tile reads is one window."""
 
+KEPT = frozenset({"gru", "lstm"})
+"""Kernels that keep 16 bits per hidden unit from step to step."""
+
 WORD = 4
 LANES = 16
 """Values that the kernels of large processors take at a time."""
@@ -90,7 +93,9 @@ class Step:
 
     @property
     def scratch_bytes(self) -> int:
-        """Memory that is used only meanwhile: columns, then results that are to be added."""
+        """Memory that is used only meanwhile: columns, then results to be added; or states."""
+        if self.kernel in KEPT:
+            return 2 * int(self.layer.weights["state"].shape[1])
         if self.add is None:
             return self.column_bytes
         pixels = TILES[self.kernel] if self.frame is None else self.frame.columns

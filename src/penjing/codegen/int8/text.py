@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from penjing.codegen.int8.arena import Arena
 from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet
 
-_C_TYPES: Mapping[str, str] = {"int8": "int8_t", "int32": "int32_t"}
+_C_TYPES: Mapping[str, str] = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _PER_LINE = 24
 
 
@@ -57,6 +57,15 @@ class Text:
             f"static const {ctype} {found}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
         )
         self.bytes[layer.name] = self.bytes.get(layer.name, 0) + values.nbytes
+        return found
+
+    def once(self, layer: IntegerLayer, name: str, values: NDArray[Any]) -> str:
+        """Write a constant array that several layers share, with the first of them."""
+        ctype, found = _C_TYPES[values.dtype.name], f"net_{name}"
+        line = f"static const {ctype} {found}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
+        if line not in self.constants:
+            self.constants.append(line)
+            self.bytes[layer.name] = self.bytes.get(layer.name, 0) + values.nbytes
         return found
 
     def structure(self, layer: IntegerLayer, kind: str, values: Mapping[str, Any]) -> str:

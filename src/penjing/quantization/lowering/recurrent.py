@@ -57,7 +57,7 @@ def part(b: Builder, node: fx.Node) -> None:
 def is_last_states(node: fx.Node) -> bool:
     """Whether a node yields the last state of every layer and direction."""
     whole = op_name(node) == "getitem" and op_name(node.all_input_nodes[0]) in GATES
-    return whole and node.args[1] == 1
+    return whole and bool(node.args[1] == 1)
 
 
 def state(b: Builder, node: fx.Node) -> None:
