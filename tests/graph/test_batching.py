@@ -62,9 +62,9 @@ def test_the_dimension_of_the_batch_is_found(
     assert dims_of(make(), example) == dims
 
 
-def test_a_batch_that_is_not_first_is_captured_at_the_size_of_the_example() -> None:
+def test_a_batch_that_is_not_first_is_free_too() -> None:
     program = capture(Recurrent().eval(), torch.ones(7, 2, 5))
-    assert (program.dynamic_batch, program.batch, program.batch_dims) == (False, 2, (1,))
+    assert (program.dynamic_batch, program.batch, program.batch_dims) == (True, 2, (1,))
 
 
 def test_looking_for_the_batch_moves_no_random_state() -> None:

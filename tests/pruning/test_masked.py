@@ -84,8 +84,8 @@ def test_a_mean_loss_is_taken_over_whole_batches(name):
 def test_classes_that_are_masked_out_lose_nothing():
     want = torch.tensor([[1.0, 2.0, -torch.inf]])
     got = torch.tensor([[2.0, 1.0, -torch.inf]])
-    expected = divergence([want[:, :2]], [got[:, :2]])
-    assert divergence([want], [got]) == pytest.approx(expected)
+    expected = divergence([want[:, :2]], [got[:, :2]], 1)
+    assert divergence([want], [got], 1) == pytest.approx(expected)
 
 
 def test_units_of_a_weight_norm_lose_what_their_channels_do():

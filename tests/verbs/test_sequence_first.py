@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import penjing as pj
-from penjing.errors import InputError, StrategyError
+from penjing.distillation import Logits
+from penjing.errors import InputError
 from penjing.graph.capture import capture
+from penjing.pruning.allocation import Genetic
 from penjing.pruning.saliency import Snip
-from penjing.task import Calibration
+from penjing.task import Calibration, Task
+from penjing.training.settled import settled
 
 
 class Net(nn.Module):
@@ -34,18 +40,34 @@ BOTH = [{"x": x, "y": torch.randn(32, 4, generator=GENERATOR)} for x in DATA]
 INPUTS = {"one input": (X, DATA), "two inputs": ({"x": X, "y": Y}, BOTH)}
 
 
-NEEDS_BATCH_FIRST = ["taylor", "fisher", "apoz", "chip", "ablation", "sensitivity"]
+CRITERIA = ["taylor", "fisher", "apoz", "chip", "ablation", "sensitivity"]
 
 
-@pytest.mark.parametrize("name", NEEDS_BATCH_FIRST)
-def test_what_looks_for_samples_in_dimension_0_says_so(name: str) -> None:
-    with pytest.raises(StrategyError, match="samples in dimension 0, and the network has its"):
-        pj.prune(Net().eval(), X, pruning_ratio=0.5, importance=name, calibration=DATA)
+class BatchFirst(nn.Module):
+    """The same network for samples in dimension 0."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.transpose(0, 1))
 
 
-def test_a_search_that_measures_says_so_too() -> None:
-    with pytest.raises(StrategyError, match="samples in dimension 0, and the network has its"):
-        pj.prune(Net().eval(), X, pruning_ratio=0.5, allocation="genetic", calibration=DATA)
+@pytest.mark.parametrize("name", CRITERIA)
+def test_criteria_choose_as_they_do_for_samples_in_dimension_0(name: str) -> None:
+    net = Net().eval()
+    settings = {"pruning_ratio": 0.5, "importance": name, "repair": None}
+    turned = [batch.transpose(0, 1) for batch in DATA]
+    first = pj.prune(BatchFirst(net), turned[0][:8], calibration=turned, **settings)
+    found = pj.prune(net, X, calibration=DATA, **settings)
+    assert list(found.plan.drop.values()) == list(first.plan.drop.values())
+
+
+def test_a_search_that_measures_takes_them() -> None:
+    how = Genetic(evaluations=4, population=2)
+    pruned = pj.prune(Net().eval(), X, pruning_ratio=0.5, allocation=how, calibration=DATA)
+    assert pruned.model.over.hidden_size == 6
 
 
 def test_a_mean_loss_is_taken_over_samples_and_not_over_time() -> None:
@@ -54,13 +76,9 @@ def test_a_mean_loss_is_taken_over_samples_and_not_over_time() -> None:
     program = capture(model, X)
     weights = {"read.weight": model.read.weight.detach()}
     found = Snip().elements(program, weights, data)["read.weight"]
-    whole = [F.cross_entropy(model(x), y) for b in DATA for x, y in _eights(b, labels)]
+    whole = [F.cross_entropy(model(batch), labels) for batch in DATA]
     (gradient,) = torch.autograd.grad(torch.stack(whole).mean(), [model.read.weight])
     torch.testing.assert_close(found, (gradient * model.read.weight).abs().detach())
-
-
-def _eights(batch: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(batch.split(8, dim=1), labels.split(8), strict=True))
 
 
 def called(model: nn.Module, batch: object) -> Tensor:
@@ -107,16 +125,89 @@ def test_calibration_of_another_length_shows_both_shapes() -> None:
         pj.prune(Net().eval(), X, pruning_ratio=0.5, calibration=[DATA[0][:5]])
 
 
-def test_gradients_of_single_samples_are_refused_with_what_serves() -> None:
-    with pytest.raises(StrategyError, match="use importance 'obs' or 'l2'"):
-        pj.prune(Net().eval(), X, pruning_ratio=0.5, calibration=DATA, importance="taylor")
-
-
-def test_all_that_is_counted_is_of_the_whole_example() -> None:
+def test_costs_are_those_of_one_sample() -> None:
     figures = pj.measure(Net().eval(), X, latency=False)
-    assert figures.macs == 7 * 8 * 3 * 12 * (5 + 12) + 8 * 12 * 3
+    assert figures.macs == 7 * 3 * 12 * (5 + 12) + 12 * 3
+
+
+LABELS = torch.arange(32) % 3
+LABELLED = [(batch, LABELS) for batch in DATA]
+
+
+def test_a_mean_over_validation_batches_counts_samples() -> None:
+    uneven = [(DATA[0], LABELS), (DATA[1][:, :8], LABELS[:8])]
+    task = settled(Task(val=uneven, loss=F.cross_entropy), model := Net())
+    model.eval()
+    whole = torch.cat([called(model, x) for x, _ in uneven])
+    expected = float(F.cross_entropy(whole, torch.cat([y for _, y in uneven])))
+    assert task.evaluate(model)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_tags_of_every_step_are_cut_with_their_samples() -> None:
+    tags = torch.arange(7 * 32).reshape(7, 32)
+    data = Calibration.of([(DATA[0], tags)], dims=(1,))
+    second = list(data.pieces(8))[1]
+    assert torch.equal(second.labels, tags[:, 8:16])
+
+
+@pytest.mark.parametrize("verb", ["finetune", "train", "distill"])
+def test_training_counts_samples(verb: str) -> None:
+    task = Task(train=[LABELLED[0], (DATA[1][:, :8], LABELS[:8])], loss=F.cross_entropy)
+    settings = {"epochs": 1, "lr": 1e-12, "optimizer": "sgd"}
+    net = Net()
+    if verb == "finetune":
+        report = pj.finetune(net, task, teacher=None, **settings).report
+    elif verb == "train":
+        report = pj.train(net, task, **settings).report
+    else:
+        report = pj.distill(net, net, task, loss=Logits(weight=0.0), **settings).report
+    scores = torch.cat([called(net, batch) for batch, _ in task.train])
+    whole = F.cross_entropy(scores, torch.cat([labels for _, labels in task.train]))
+    assert report.data.epochs[0].loss == pytest.approx(float(whole), rel=1e-4)
+
+
+def test_quantize_takes_them() -> None:
+    made = pj.quantize(Net().eval(), X, calibration=DATA)
+    torch.testing.assert_close(
+        called(made.model, DATA[0]), called(Net().eval(), DATA[0]), atol=0.05, rtol=0
+    )
+
+
+def test_compress_judges_on_samples_held_out() -> None:
+    found = pj.compress(Net().eval(), X, calibration=DATA, constraints={"params": "70%"}, minutes=1)
+    assert found.report.data.agreement > 0.5
+
+
+def test_compress_reads_them_from_a_task() -> None:
+    task = Task(train=LABELLED, val=LABELLED[:1], loss=F.cross_entropy)
+    found = pj.compress(
+        Net().eval(), X, task=task, constraints={"params": "70%"}, recovery=None, minutes=1
+    )
+    assert found.report.data.choices["calibration samples"] == "128"
+
+
+def test_an_exported_file_takes_another_batch(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    pj.export(Net().eval(), X, path)
+    session = onnxruntime.InferenceSession(path)
+    given = DATA[0][:, :3]
+    (found,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+    torch.testing.assert_close(
+        torch.from_numpy(found), called(Net().eval(), given), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_compiled_program_takes_the_batch_it_was_compiled_for(tmp_path: Path) -> None:
+    program = pj.compile(Net().eval(), X, out=tmp_path / "c", batch=3)
+    given = DATA[0][:, :3].contiguous()
+    torch.testing.assert_close(program(given), called(Net().eval(), given), atol=1e-5, rtol=1e-4)
+
+
+def test_latency_is_measured_at_the_batch_asked_for() -> None:
+    figures = pj.measure(Net().eval(), X, n=2, batch=4)
+    assert figures.latency.batch == 4
 
 
 def test_the_report_says_where_the_batch_is() -> None:
     notes = pj.prune(Net().eval(), X, pruning_ratio=0.5).report.data.notes
-    assert any("dimension 1" in note and "batch of 8" in note for note in notes)
+    assert any("the batch is in dimension 1" in note for note in notes)

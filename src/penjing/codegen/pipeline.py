@@ -69,8 +69,7 @@ def example_of(captured: Captured, batch: int | None) -> list[Any]:
     Raises:
         InputError: The network takes one batch size only, another than `batch`.
     """
-    tensors = [v for v in captured.example if isinstance(v, TorchTensor) and v.dim()]
-    given = len(tensors[0]) if tensors else 1
+    given = captured.batch
     if batch is None or batch == given:
         return [v.cpu() if isinstance(v, TorchTensor) else v for v in captured.example]
     if not captured.dynamic_batch:
@@ -79,13 +78,12 @@ def example_of(captured: Captured, batch: int | None) -> list[Any]:
             "cannot be compiled. Give example inputs of that batch"
         )
 
-    def cut(value: Any) -> Any:
-        if not isinstance(value, TorchTensor) or not value.dim():
-            return value
-        times = -(-batch // len(value))
-        return value.cpu().repeat(times, *([1] * (value.dim() - 1)))[:batch]
-
-    return [cut(v) for v in captured.example]
+    times = -(-batch // given)
+    many = [
+        v if d is None else torch.cat([v.cpu()] * times, d)
+        for v, d in zip(captured.example, captured.batch_dims, strict=True)
+    ]
+    return captured.head(many, batch)
 
 
 def compile_captured(captured: Captured, values: Sequence[Any], settings: Settings) -> Files:
@@ -202,7 +200,8 @@ def program_of(captured: Captured, values: Sequence[Any], settings: Settings) ->
     with torch.no_grad():
         flat = captured.run(values)
     kinds = tuple(v.dtype if isinstance(v, TorchTensor) else v for v in flat)
-    signature = Signature(captured.in_spec, captured.out_spec, kinds, captured.dynamic_batch)
+    splits = captured.dynamic_batch and not any(captured.batch_dims)
+    signature = Signature(captured.in_spec, captured.out_spec, kinds, splits)
     program = Program(
         files,
         settings.target,

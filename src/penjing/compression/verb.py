@@ -25,13 +25,16 @@ from penjing.compression.several import together
 from penjing.compression.stopwatch import Stopwatch
 from penjing.compression.yardstick import Yardstick, divide
 from penjing.errors import BudgetError, InputError, StrategyError, UnavailableError
-from penjing.graph.capture import Example, capture
+from penjing.graph.capture import Example, capture, dims_of
 from penjing.pruning.allocation.protocol import Allocation
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.selection import Key
 from penjing.report import CandidateFigures, Report
 from penjing.task import Calibration, Task, Tasks, random_kept
+from penjing.task.outputs import Outputs
+from penjing.task.samples import Dims
 from penjing.training import Fit
+from penjing.training.settled import settled
 from penjing.verbs.export import export
 from penjing.verbs.preparation import Choices, Preparation, Repair
 
@@ -163,7 +166,9 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     bounds = _checked(single, device, minutes)
     settings = _Settings(recovery, epochs, threads, minutes, seed, progress)
     settings.check(judged)
-    samples = _samples(judged, calibration, transform_fn, seed)
+    judged = None if judged is None else settled(judged, model)
+    dims = dims_of(model, example_inputs)
+    samples = _samples(judged, calibration, transform_fn, seed, dims)
     used, held_out = divide(samples, judged)
     choices = _choices(options, bounds, seed)
     with ExitStack() as stack:
@@ -232,9 +237,11 @@ def _samples(
     calibration: Any,
     transform_fn: Callable[[Any], Any] | None,
     seed: int,
+    dims: Dims,
 ) -> Calibration:
     if calibration is not None:
-        return Calibration.of(calibration, transform_fn, seed=seed)
+        told = Outputs() if task is None else task.outputs_as_found
+        return Calibration.of(calibration, transform_fn, seed=seed, dims=dims, outputs=told)
     if task is None or (task.first.train is None and task.first.val is None):
         raise InputError(
             "compress needs data to repair with and to compare by: give task=Task(train=..., "

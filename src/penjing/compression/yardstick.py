@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from penjing.errors import BudgetError, InputError
@@ -98,11 +97,10 @@ def divide(
             "networks by, so give at least 2, better a few hundred"
         )
     used = calibration.samples - max(1, round(HELD_OUT * calibration.samples))
-    rest = next(calibration.batches(calibration.samples))
-    tail = torch.utils._pytree.tree_map(
-        lambda leaf: leaf[used:] if isinstance(leaf, Tensor) else leaf, rest
-    )
-    return Calibration.of(calibration, limit=used), Calibration.of([Batch(tail)])
+    (rest,) = calibration.batches(calibration.samples)
+    tail = Batch(rest, None, calibration.dims).part(used, calibration.samples)
+    held = Calibration.of([tail], dims=calibration.dims, outputs=calibration.outputs)
+    return Calibration.of(calibration, limit=used), held
 
 
 def fingerprint(task: Task | Tasks, seed: int) -> str:
@@ -118,6 +116,7 @@ def fingerprint(task: Task | Tasks, seed: int) -> str:
         task.transform_fn,
         FINGERPRINT_SAMPLES,
         seed,
+        tuple(task.batch_dims or ()),
     )
     labels = [x.tolist() if isinstance(x, Tensor) else str(x) for x in seen.labels]
     text = seen.fingerprint() + json.dumps(labels)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from penjing.distillation.protocol import added, check_positive, pairs
 from penjing.errors import InputError
+from penjing.task.outputs import Kinds, Output, Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,9 @@ class Decoupled:
         temperature: T > 0.
         alpha: Weight of the target's part, above 0.
         beta: Weight of the others' part, above 0; 8 was best on 100 classes.
-        class_dim: Dimension of the classes.
+        kind: What several outputs are, for each by name or in turn; values are compared by their
+            mean squared error.
+        class_dim: Dimension of the classes; None finds it, as `penjing.task.outputs` says.
 
     Raises:
         StrategyError: A value outside its range.
@@ -44,7 +47,8 @@ class Decoupled:
     temperature: float = 4.0
     alpha: float = 1.0
     beta: float = 2.0
-    class_dim: int = 1
+    kind: Kinds = "classes"
+    class_dim: int | None = None
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature, alpha=self.alpha, beta=self.beta)
@@ -63,15 +67,19 @@ class Decoupled:
         Raises:
             InputError: The shapes differ, or there are fewer than three classes.
         """
-        term = torch.stack([self._one(a, b) for a, b in pairs(student, teacher)]).mean()
+        together = pairs(student, teacher, Outputs(self.kind, self.class_dim))
+        term = torch.stack([self._one(out, a, b) for out, a, b in together]).mean()
         return added(term, 1.0, loss)
 
-    def _one(self, student: Tensor, teacher: Tensor) -> Tensor:
-        dim = self.class_dim
-        if student.dim() <= dim or student.shape[dim] < 3:
+    def _one(self, out: Output, student: Tensor, teacher: Tensor) -> Tensor:
+        if out.kind == "values":
+            return F.mse_loss(student, teacher)
+        student, teacher, dim = out.scores(student), out.scores(teacher), -1
+        if student.shape[dim] < 3:
             raise InputError(
-                f"outputs of shape {tuple(student.shape)} hold no three classes in dimension "
-                f"{dim}; decoupled distillation compares the classes beside the target. Take Logits"
+                f"outputs of shape {tuple(out.value.shape)} hold no three classes in dimension "
+                f"{out.class_dim}; decoupled distillation compares the classes beside the target. "
+                "Take Logits"
             )
         best = teacher.argmax(dim, keepdim=True)
         log_p, log_q = (F.log_softmax(x / self.temperature, dim) for x in (teacher, student))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from penjing.distillation.protocol import pairs
 from penjing.errors import InputError, StrategyError
-
-Kind = Literal["classes", "binary", "values"]
+from penjing.task.outputs import Kinds, Output, Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +22,12 @@ class Logits:
         temperature: T > 0; above 1 the teacher's small scores count more.
         weight: Share of the teacher in [0, 1]; without a loss the teacher's term stands alone.
         kind: What outputs are: scores of "classes", one "binary" logit each, or "values", which are
-            compared by their mean squared error, without a temperature.
-        class_dim: Dimension of the classes.
+            compared by their mean squared error, without a temperature; of several outputs also one
+            for each, by name or in turn.
+        class_dim: Dimension of the classes; None finds it, as `penjing.task.outputs` says.
 
     Raises:
-        StrategyError: A value outside its range.
+        StrategyError: A value outside its range, or an unknown kind.
 
     Source:
         Hinton et al. 2015, arXiv:1503.02531, section 2. Deviations: the mean is over every position
@@ -44,8 +44,8 @@ class Logits:
 
     temperature: float = 4.0
     weight: float = 0.9
-    kind: Kind = "classes"
-    class_dim: int = 1
+    kind: Kinds = "classes"
+    class_dim: int | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -54,8 +54,14 @@ class Logits:
             raise StrategyError(
                 f"weight is {self.weight}; it is the teacher's share of the loss, in [0, 1]"
             )
-        if self.kind not in get_args(Kind):
-            raise StrategyError(f"kind is {self.kind!r}; it is one of {', '.join(get_args(Kind))}")
+        try:
+            _ = self._outputs
+        except InputError as error:
+            raise StrategyError(str(error)) from error
+
+    @property
+    def _outputs(self) -> Outputs:
+        return Outputs(self.kind, self.class_dim)
 
     def __call__(self, student: Any, teacher: Any, loss: Tensor | None = None) -> Tensor:
         """The loss to train on.
@@ -71,22 +77,14 @@ class Logits:
         Raises:
             InputError: The shapes differ, or the outputs hold no scores of classes.
         """
-        term = torch.stack([self._one(a, b) for a, b in pairs(student, teacher)]).mean()
+        together = pairs(student, teacher, self._outputs)
+        term = torch.stack([self._one(out, a, b) for out, a, b in together]).mean()
         return term if loss is None else (1 - self.weight) * loss + self.weight * term
 
-    def _one(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if self.kind == "values":
+    def _one(self, out: Output, student: Tensor, teacher: Tensor) -> Tensor:
+        if out.kind == "values":
             return F.mse_loss(student, teacher)
-        if self.kind == "binary":  # one logit against nothing is a choice of two classes
-            student, teacher = (torch.stack([x, torch.zeros_like(x)]) for x in (student, teacher))
-        dim = 0 if self.kind == "binary" else self.class_dim
-        if student.dim() <= dim or student.shape[dim] < 2:
-            raise InputError(
-                f"outputs of shape {tuple(student.shape)} hold no scores of classes in dimension "
-                f'{dim}; for one logit each give Task(kind="binary"), for regression '
-                'Task(kind="values"), for classes elsewhere Task(class_dim=...)'
-            )
-        log_p = F.log_softmax(teacher / self.temperature, dim)
-        log_q = F.log_softmax(student / self.temperature, dim)
-        divergence = (log_p.exp() * (log_p - log_q)).sum(dim)
-        return divergence.mean() * self.temperature**2
+        log_p, log_q = (
+            F.log_softmax(out.scores(x) / self.temperature, -1) for x in (teacher, student)
+        )
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean() * self.temperature**2

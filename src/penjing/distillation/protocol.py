@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError, StrategyError
+from penjing.task.outputs import Output, Outputs
 
 
 class Distillation(Protocol):
@@ -25,11 +26,19 @@ class Distillation(Protocol):
         ...
 
 
-def pairs(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
+def pairs(student: Any, teacher: Any, read: Outputs) -> list[tuple[Output, Tensor, Tensor]]:
     """Floating-point outputs of both, side by side, the teacher's without gradient.
 
+    Args:
+        student: Outputs of the student.
+        teacher: Those of the teacher.
+        read: What they are.
+
+    Returns:
+        What each output is, and both tensors, in single precision at least.
+
     Raises:
-        InputError: Their shapes differ, or there are none.
+        InputError: Their shapes differ, there are none, or they are not what `read` says.
     """
     mine, theirs = (
         [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor) and x.is_floating_point()]
@@ -41,7 +50,10 @@ def pairs(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
             f"the student gives outputs of shape {_list(shapes[0])}, the teacher "
             f"{_list(shapes[1])}; a teacher by logits must have the same outputs and classes"
         )
-    return [(single(a), single(b.detach())) for a, b in zip(mine, theirs, strict=True)]
+    told = read.read(teacher)
+    return [
+        (out, single(a), single(b.detach())) for out, a, b in zip(told, mine, theirs, strict=True)
+    ]
 
 
 def features(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:

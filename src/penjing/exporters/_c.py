@@ -59,7 +59,7 @@ def compile_checked(
     """
     captured = capture(model, example_inputs)
     leaves = torch.utils._pytree.tree_leaves(call_args(example_inputs))
-    given = next((len(v) for v in leaves if isinstance(v, Tensor) and v.dim()), None)
+    given = captured.samples(leaves)
     values = example_of(captured, batch if batch is not None else given)
     if stream_dim is not None:
         settings = replace(settings, streaming=True)
@@ -71,8 +71,9 @@ def compile_checked(
     if stream_dim is not None:
         apart = _compared_stream(model, captured, program, (tensors, stream_dim))
         return replace(program, difference=apart)
-    samples = len(tensors[0]) if tensors and tensors[0].dim() else 1
-    return replace(program, difference=_compared(model, captured, program, samples))
+    return replace(
+        program, difference=_compared(model, captured, program, captured.samples(values))
+    )
 
 
 def write_c(model: nn.Module, example_inputs: Example, path: str | Path) -> Exported:

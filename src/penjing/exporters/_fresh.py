@@ -23,12 +23,20 @@ def fresh_inputs(program: Program, batch: int, generator: torch.Generator) -> li
     Returns:
         One tensor per tensor input, in the program's order.
     """
-    tensors = (v.cpu() for v in program.example if isinstance(v, Tensor))
-    return [_fresh(v, batch if program.dynamic_batch else None, generator) for v in tensors]
+    places = zip(program.example, program.batch_dims, strict=True)
+    return [
+        _fresh(v.cpu(), _sizes(v, d if program.dynamic_batch else None, batch), generator)
+        for v, d in places
+        if isinstance(v, Tensor)
+    ]
 
 
-def _fresh(example: Tensor, batch: int | None, generator: torch.Generator) -> Tensor:
-    shape = example.shape if batch is None else (batch, *example.shape[1:])
+def _sizes(example: Tensor, dim: int | None, batch: int) -> tuple[int, ...]:
+    """The example's sizes with so many samples."""
+    return tuple(batch if d == dim else size for d, size in enumerate(example.shape))
+
+
+def _fresh(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     if example.dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     if not example.is_floating_point() or not bool(example.isfinite().all()):

@@ -204,9 +204,12 @@ def _output_names(program: Program, taken: Sequence[str]) -> list[str]:
 def _convert_module(module: nn.Module, program: Program, probes: Sequence[str] = ()) -> Any:
     """An ONNX program of a module that takes flat tensors; `probes` name further outputs."""
     inputs = _input_names(program)
-    example = tuple(v.cpu() for v in program.example if isinstance(v, Tensor))
+    places = list(zip(program.example, program.batch_dims, strict=True))
+    example = tuple(v.cpu() for v, _ in places if isinstance(v, Tensor))
     batch = torch.export.Dim("batch") if program.dynamic_batch else None
-    free: tuple[Any, ...] = tuple({0: batch} for _ in example)
+    free: tuple[Any, ...] = tuple(
+        {} if d is None else {d: batch} for v, d in places if isinstance(v, Tensor)
+    )
     if not isinstance(module, fx.GraphModule):  # its forward takes any number of tensors
         free = (free,)
     try:

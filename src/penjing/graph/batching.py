@@ -14,19 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from penjing.task.samples import Dims, first_dims
+
 TOLERANCE = 1e-3  # relative, float32: kernels for other sizes round differently
 RANK = 4  # dimensions that are looked at
 
 Run = Callable[[list[Any]], list[Any]]
 """Flat outputs of flat inputs."""
-
-Dims = tuple[int | None, ...]
-"""Per flat input the dimension of the batch; None for what is no tensor with dimensions."""
-
-
-def first_dims(leaves: Sequence[Any]) -> Dims:
-    """Dimension 0 of every tensor that has one."""
-    return tuple(0 if isinstance(v, Tensor) and v.dim() else None for v in leaves)
 
 
 def batch_dims(model: nn.Module, leaves: Sequence[Any], outputs: Sequence[Any], run: Run) -> Dims:

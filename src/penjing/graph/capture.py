@@ -22,10 +22,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError, InputError
-from penjing.graph.batching import Dims, batch_dims, first_dims
+from penjing.graph.batching import batch_dims
 from penjing.graph.experts import batched_experts
 from penjing.graph.functional import functionalise
 from penjing.task.randomness import evaluating
+from penjing.task.samples import Dims, count, cut
 
 Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """A tensor, a tuple (positional) or a dict (keywords)."""
@@ -64,8 +65,7 @@ class Program:
         example: Flattened example inputs, at least two samples where the batch is dynamic.
         in_spec: Tree of (args, kwargs).
         out_spec: Tree of the outputs.
-        dynamic_batch: Whether dimension 0 of every input is the batch and may differ from the
-            example's.
+        dynamic_batch: Whether the batch of every input may differ from the example's.
         functional_rewrite: True when in-place writes to views forced a full rewrite, in which
             dropout is lost.
         transient: Qualified names of buffers that the state dict leaves out.
@@ -93,16 +93,24 @@ class Program:
 
     def samples(self, flat: Sequence[Any]) -> int:
         """Samples of flat inputs; 1 where none of them has a batch."""
-        dims = self.batch_dims or first_dims(flat)
-        sizes = (v.shape[d] for v, d in zip(flat, dims, strict=True) if d is not None)
-        return int(next(sizes, 1))
+        return count(flat, self.batch_dims) or 1
 
     def head(self, flat: Sequence[Any], samples: int) -> list[Any]:
         """The first samples of flat inputs, wherever their batch is."""
-        dims = self.batch_dims or first_dims(flat)
-        return [
-            v if d is None else v.narrow(d, 0, samples) for v, d in zip(flat, dims, strict=True)
-        ]
+        return cut(flat, self.batch_dims, 0, samples)
+
+    def batch_dim(self, node: fx.Node) -> int | None:
+        """Dimension of the batch in a node's single tensor; None where it is not told apart.
+
+        Without a free batch that is dimension 0.
+        """
+        if not self.dynamic_batch:
+            return 0
+        values = (self.nodes[name].meta["val"] for name in self.inputs)
+        places = zip(values, self.batch_dims, strict=True)
+        batch = next((v.shape[d].node.expr for v, d in places if d is not None), None)
+        sizes = enumerate(node.meta["val"].shape)
+        return next((d for d, s in sizes if is_free(s) and s.node.expr == batch), None)
 
     @property
     def graph(self) -> fx.Graph:
@@ -247,9 +255,8 @@ def capture(model: nn.Module, example: Example) -> Program:
         outputs = check_runs(model, example)
         _make_known(outputs)
         dims = _batch_dims(model, example, outputs)
-        usual = all(dim in (0, None) for dim in dims)
-        exported, dynamic = _export(model, example) if usual else _export_fixed(model, example)
-    return replace(_program(exported, example, dynamic), batch_dims=dims)
+        exported, dynamic = _export(model, example, dims)
+    return replace(_program(exported, example, dynamic, dims), batch_dims=dims)
 
 
 def dims_of(model: nn.Module, example: Example) -> Dims:
@@ -385,19 +392,23 @@ def quiet_eval(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(generator)
 
 
-def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedProgram, bool]:
+def _export(
+    model: nn.Module, example: Example, dims: Dims
+) -> tuple[torch.export.ExportedProgram, bool]:
     """Export with a dynamic batch where possible, else with the example's sizes."""
-    args, kwargs = call_args(example)
-    batch = _batch_size(args, kwargs)
+    leaves, spec = pytree.tree_flatten(call_args(example))
+    batch = _batch_size(leaves, dims)
     if batch is not None:
         repeat = MIN_BATCH if batch == 1 else 1
-        many_args, many_kwargs = pytree.tree_map(lambda v: _repeat(v, repeat), (args, kwargs))
-        named = inspect.signature(model.forward).bind(*many_args, **many_kwargs).arguments
+        many = [_repeat(v, d, repeat) for v, d in zip(leaves, dims, strict=True)]
+        many_args, many_kwargs = pytree.tree_unflatten(many, spec)
         for free in (_free_dims, _free_batch):
-            dims = pytree.tree_map(free, dict(named))
-            program = _try_export(model, many_args, many_kwargs, dims)
+            opened = [free(v, d) for v, d in zip(many, dims, strict=True)]
+            open_args, open_kwargs = pytree.tree_unflatten(opened, spec)
+            named = inspect.signature(model.forward).bind(*open_args, **open_kwargs).arguments
+            program = _try_export(model, many_args, many_kwargs, dict(named))
             if not isinstance(program, Exception):
-                dynamic = _has_dynamic_batch(program)
+                dynamic = _has_dynamic_batch(program, dims)
                 if dynamic or repeat == 1:
                     return program, dynamic
     return _export_fixed(model, example)
@@ -412,29 +423,25 @@ def _export_fixed(model: nn.Module, example: Example) -> tuple[torch.export.Expo
     return program, False
 
 
-def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Size of dimension 0 when all tensor inputs that have one share it."""
-    sizes = {v.shape[0] for v in pytree.tree_leaves((args, kwargs)) if _has_batch(v)}
+def _batch_size(leaves: Sequence[Any], dims: Dims) -> int | None:
+    """Size of the batch when all inputs that have one share it."""
+    sizes = {v.shape[d] for v, d in zip(leaves, dims, strict=True) if d is not None}
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _free_batch(value: Any) -> Any:
-    return {0: torch.export.Dim.AUTO} if _has_batch(value) else None
+def _free_batch(value: Any, dim: int | None) -> Any:  # noqa: ARG001 - as its sibling
+    return None if dim is None else {dim: torch.export.Dim.AUTO}
 
 
-def _free_dims(value: Any) -> Any:
+def _free_dims(value: Any, dim: int | None) -> Any:
     """The batch, and the positions of a sequence of tokens, where the network allows it."""
     if isinstance(value, Tensor) and value.dim() == SEQUENCE_RANK and not value.is_floating_point():
         return dict.fromkeys(range(SEQUENCE_RANK), torch.export.Dim.AUTO)
-    return _free_batch(value)
+    return _free_batch(value, dim)
 
 
-def _has_batch(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
-
-
-def _repeat(value: Any, times: int) -> Any:
-    return torch.cat([value] * times) if _has_batch(value) and times > 1 else value
+def _repeat(value: Any, dim: int | None, times: int) -> Any:
+    return value if dim is None or times == 1 else torch.cat([value] * times, dim)
 
 
 def _try_export(
@@ -472,12 +479,14 @@ def _torch_silent() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _has_dynamic_batch(program: torch.export.ExportedProgram) -> bool:
+def _has_dynamic_batch(program: torch.export.ExportedProgram, dims: Dims) -> bool:
     inputs = set(program.graph_signature.user_inputs)
     values = [
         n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs
     ]
-    return all(is_free(v.shape[0]) for v in values if isinstance(v, Tensor) and v.dim())
+    shaped = (v for v in values if isinstance(v, Tensor) and v.dim())
+    places = zip(shaped, (d for d in dims if d is not None), strict=True)
+    return all(is_free(v.shape[d]) for v, d in places)
 
 
 def is_free(size: int | torch.SymInt) -> bool:
@@ -524,7 +533,9 @@ def _explain(error: Exception) -> str:
     )
 
 
-def _program(exported: torch.export.ExportedProgram, example: Example, dynamic: bool) -> Program:
+def _program(
+    exported: torch.export.ExportedProgram, example: Example, dynamic: bool, dims: Dims
+) -> Program:
     signature = exported.graph_signature
     exported, rewritten = functionalise(exported)
     signature = exported.graph_signature
@@ -537,9 +548,8 @@ def _program(exported: torch.export.ExportedProgram, example: Example, dynamic: 
         fqn: exported.state_dict[fqn] if fqn in exported.state_dict else exported.constants[fqn]
         for fqn in stored.values()
     }
-    args, kwargs = call_args(example)
-    leaves = pytree.tree_leaves((args, kwargs))
-    repeat = MIN_BATCH if dynamic and _batch_size(args, kwargs) == 1 else 1
+    leaves = pytree.tree_leaves(call_args(example))
+    repeat = MIN_BATCH if dynamic and _batch_size(leaves, dims) == 1 else 1
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     placeholders = [
         n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in stored
@@ -551,7 +561,7 @@ def _program(exported: torch.export.ExportedProgram, example: Example, dynamic: 
         parameters=frozenset(signature.inputs_to_parameters.values()),
         buffers=frozenset(signature.inputs_to_buffers.values()),
         inputs=tuple(placeholders),
-        example=tuple(_repeat(v, repeat) for v in leaves),
+        example=tuple(_repeat(v, d, repeat) for v, d in zip(leaves, dims, strict=True)),
         in_spec=in_spec,
         out_spec=out_spec,
         dynamic_batch=dynamic,

@@ -153,7 +153,7 @@ def sized(value: Any, expected: tuple[int | None, ...], name: str) -> None:
 def held_sizes(program: Program) -> dict[str, tuple[int | None, ...]]:
     """Sizes of each tensor input that a graph form holds fixed, None for the others.
 
-    Dimension 0 is left to the network: a batch that the capture could not free may yet differ.
+    The batch is left to the network: one that the capture could not free may yet differ.
 
     Args:
         program: A captured network.
@@ -162,11 +162,11 @@ def held_sizes(program: Program) -> dict[str, tuple[int | None, ...]]:
         Sizes by the name of the input; inputs without a fixed size are left out.
     """
     found = {}
-    for name in program.inputs:
+    for name, batch in zip(program.inputs, program.batch_dims, strict=True):
         value = program.nodes[name].meta.get("val")
         if isinstance(value, Tensor) and value.dim() > 0:
-            rest = (None if is_free(size) else int(size) for size in value.shape[1:])
-            found[name] = (None, *rest)
+            sizes = enumerate(value.shape)
+            found[name] = tuple(None if d == batch or is_free(s) else int(s) for d, s in sizes)
     return {name: sizes for name, sizes in found.items() if any(sizes)}
 
 

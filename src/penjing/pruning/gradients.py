@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from penjing.errors import StrategyError
+from penjing.errors import InputError, StrategyError
 from penjing.graph.capture import Program
-from penjing.task import Calibration
-from penjing.task.batches import describe
-from penjing.task.calibration import rows
+from penjing.task import Batch, Calibration
+from penjing.task.batches import describe, prediction
+from penjing.task.outputs import Output, Outputs
+from penjing.task.samples import label_dim
 
 LARGEST_CHUNK = 64  # samples whose gradients are held at once; more gains no speed on a CPU
+TINY = 1e-12  # variance of what does not vary
 COPIES = (
     3  # of a sample's gradients: the gradient, its product with the weight, what autograd holds
 )
@@ -34,8 +36,9 @@ def class_loss(outputs: Any, labels: Any) -> Tensor:
     """Mean cross-entropy of class scores: the loss of criteria that are given none.
 
     Args:
-        outputs: Scores, classes in dimension 1.
-        labels: Class numbers, or class probabilities.
+        outputs: Scores, or a structure with `logits`; where their classes are, the labels say, else
+            `penjing.task.outputs`.
+        labels: Class numbers, or class probabilities of the outputs' shape.
 
     Returns:
         A scalar.
@@ -43,10 +46,14 @@ def class_loss(outputs: Any, labels: Any) -> Tensor:
     Raises:
         StrategyError: The outputs are no scores of those labels.
     """
+    outputs = prediction(outputs)
     if isinstance(outputs, Tensor) and isinstance(labels, Tensor):
         try:
-            return F.cross_entropy(outputs, labels)
-        except (RuntimeError, IndexError, ValueError) as error:
+            (read,) = Outputs("classes").at(outputs, labels).read(outputs)
+            shares = labels.is_floating_point() and labels.shape == outputs.shape
+            wanted = read.scores(labels).movedim(-1, 1) if shares else labels
+            return F.cross_entropy(read.scores(outputs).movedim(-1, 1), wanted)
+        except (InputError, RuntimeError, IndexError, ValueError) as error:
             raise StrategyError(
                 f"the cross-entropy of outputs {describe(outputs)} and labels {describe(labels)} "
                 f"cannot be taken ({error}); give a loss of your own, such as "
@@ -59,6 +66,29 @@ def class_loss(outputs: Any, labels: Any) -> Tensor:
     )
 
 
+Read = Literal["logits", "values"] | Outputs
+"""What outputs are: as the calibration data says or as they look, all values, or in full."""
+
+
+def as_read(outputs: Read, calibration: Calibration) -> Outputs:
+    """What outputs are, in full."""
+    if isinstance(outputs, Outputs):
+        return outputs
+    return Outputs("values") if outputs == "values" else calibration.outputs
+
+
+def check_read(name: str, outputs: Read) -> None:
+    """Refuse what does not say what outputs are.
+
+    Raises:
+        StrategyError: Names the strategy.
+    """
+    if outputs not in ("logits", "values") and not isinstance(outputs, Outputs):
+        raise StrategyError(
+            f"{name}: outputs is {outputs!r}; give 'logits', 'values' or Outputs(kind=, class_dim=)"
+        )
+
+
 class Objective(Protocol):
     """What is differentiated for every sample."""
 
@@ -68,7 +98,7 @@ class Objective(Protocol):
         ...
 
     @property
-    def outputs(self) -> Literal["logits", "values"]:
+    def outputs(self) -> Read:
         """What the outputs are, where there is no loss."""
         ...
 
@@ -106,21 +136,18 @@ def sample_chunks(
         StrategyError: Labels are needed and are not there.
     """
     left = calibration.samples if samples is None else samples
-    for inputs, labels in calibration.labelled(size):
+    for piece in calibration.pieces(size):
         if left < 1:
             return
-        if labelled_for and labels is None:
+        if labelled_for and piece.labels is None:
             raise StrategyError(
                 f"{labelled_for} ranks by labels and batch {calibration.labels.index(None)} of the "
                 "calibration data has none; give batches of (inputs, labels), or a criterion "
                 "without a loss"
             )
-        flat = program.flatten_inputs(inputs)
-        have = program.samples(flat)
-        if have > left:  # the last piece, cut where the batch is
-            flat, labels = program.head(flat, left), rows(labels, 0, left)
-        yield flat, labels if labelled_for else None
-        left -= have
+        own = piece.part(0, left)
+        yield program.flatten_inputs(own.inputs), own.labels if labelled_for else None
+        left -= piece.samples
 
 
 def whole_chunks(
@@ -172,30 +199,11 @@ def refuse_fixed_batch(program: Program, name: str) -> None:
     Raises:
         StrategyError: Its batch is fixed, and of more than one sample.
     """
-    refuse_batch_elsewhere(program, name)
     batch = program.batch
     if not program.dynamic_batch and batch > 1:
         raise StrategyError(
             f"{name} looks at one sample at a time and the network was captured with a fixed batch "
             f"of {batch}; give example_inputs of one sample, or use 'l2'"
-        )
-
-
-def refuse_batch_elsewhere(program: Program, name: str) -> None:
-    """Refuse a network whose batch is not in dimension 0 of every input.
-
-    Args:
-        program: The network.
-        name: What looks for samples in dimension 0, for the message.
-
-    Raises:
-        StrategyError: The batch is elsewhere.
-    """
-    if any(program.batch_dims):
-        raise StrategyError(
-            f"{name} looks for samples in dimension 0, and the network has its batch elsewhere "
-            f"(dimensions {program.batch_dims} of its inputs); use importance 'obs' or 'l2', "
-            "and allocation 'dp' or 'uniform'"
         )
 
 
@@ -206,12 +214,19 @@ class SampleGradients:
         objective: What is differentiated.
         program: The network.
         weights: Parameters by qualified name, detached.
+        outputs: What its outputs are, where there is no loss.
     """
 
     def __init__(
-        self, objective: Objective, program: Program, weights: Mapping[str, Tensor]
+        self,
+        objective: Objective,
+        program: Program,
+        weights: Mapping[str, Tensor],
+        outputs: Outputs,
     ) -> None:
         self.objective, self.program, self.weights = objective, program, dict(weights)
+        self.outputs = outputs
+        self._scales: list[Tensor] = []
         self._generator = torch.Generator().manual_seed(objective.seed)
         self._batched = True
         self._fixed = {name: t.detach() for name, t in program.tensors.items()}
@@ -222,8 +237,7 @@ class SampleGradients:
         weights = sum(w.numel() for w in self.weights.values())
         nodes = [n for n in self.program.graph.nodes if n.op == "call_function"]
         shapes = [self.program.shape(n) for n in nodes if isinstance(n.meta.get("val"), Tensor)]
-        batch = max(count_samples(self.program.example), 1)
-        activations = sum(math.prod(shape) for shape in shapes) / batch
+        activations = sum(math.prod(shape) for shape in shapes) / self.program.batch
         fitting = self.objective.memory_mb * 2**20 / (4 * (COPIES * weights + 2 * activations) or 1)
         return int(min(max(fitting, 1), LARGEST_CHUNK))
 
@@ -249,24 +263,30 @@ class SampleGradients:
         return self._looped(placed, labels, noise)
 
     def _vmapped(self, inputs: list[Any], labels: Any, noise: list[Tensor]) -> dict[str, Tensor]:
-        leaves, structure = pytree.tree_flatten((inputs, labels, noise))
-        mapped = [0 if isinstance(leaf, Tensor) else None for leaf in leaves]
+        dims = self.program.batch_dims
+        places = [*dims, *(label_dim(v, inputs, dims) for v in pytree.tree_leaves(labels))]
+        leaves, structure = pytree.tree_flatten((inputs, labels))
 
-        def one(weights: dict[str, Tensor], *sample: Any) -> Tensor:
-            sample = tuple(v.unsqueeze(0) if isinstance(v, Tensor) else v for v in sample)
-            return self._value(weights, *pytree.tree_unflatten(list(sample), structure))
+        def one(weights: dict[str, Tensor], noise: list[Tensor], *sample: Any) -> Tensor:
+            batch = (
+                v if d is None else v.unsqueeze(d) for v, d in zip(sample, places, strict=True)
+            )
+            own, told = pytree.tree_unflatten(list(batch), structure)
+            return self._value(weights, own, told, noise)
 
-        gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, *mapped))
-        found: dict[str, Tensor] = gradients(self.weights, *leaves)
+        gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, *places))
+        found: dict[str, Tensor] = gradients(self.weights, noise, *leaves)
         return found
 
     def _looped(self, inputs: list[Any], labels: Any, noise: list[Tensor]) -> dict[str, Tensor]:
         found_BW = []
-        for at in range(count_samples(inputs)):
-            sample = rows((inputs, labels, noise), at, at + 1)
+        batch = Batch(inputs, labels, self.program.batch_dims)
+        for at in range(batch.samples):
+            sample = batch.part(at, at + 1)
             with torch.enable_grad():
                 weights = {name: w.clone().requires_grad_() for name, w in self.weights.items()}
-                value = self._value(weights, *sample)
+                own = [n[at] for n in noise]
+                value = self._value(weights, sample.inputs, sample.labels, own)
                 found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
             found_BW.append(
                 [
@@ -285,37 +305,60 @@ class SampleGradients:
         noise: Sequence[Tensor],
     ) -> Tensor:
         """What is differentiated, for one sample as a batch."""
-        outputs = self.program.run(inputs, {**self._fixed, **weights})
+        flat = self.program.run(inputs, {**self._fixed, **weights})
+        outputs = self.program.unflatten_outputs(flat)
         if self.objective.loss is not None:
-            return self.objective.loss(self.program.unflatten_outputs(outputs), labels)
-        values = [out for out in outputs if _is_float(out)]
-        pairs = zip(values, noise, strict=True)
+            return self.objective.loss(outputs, labels)
+        read = self.outputs.read(outputs)
+        parts = zip(read, noise, self._scales, strict=True)
         return torch.stack(
-            [(out * self._projection(out.detach(), n)).sum() for out, n in pairs]
+            [(out.scores(out.value) * _projection(out, n)).sum() / s for out, n, s in parts]
         ).sum()
-
-    def _projection(self, output: Tensor, noise: Tensor) -> Tensor:
-        """A random direction whose covariance is the Fisher information of the prediction."""
-        if self.objective.outputs == "values" or output.dim() < 2 or output.shape[1] == 1:
-            return noise
-        share = output.softmax(dim=1)
-        root = share.sqrt() * noise
-        return root - share * root.sum(dim=1, keepdim=True)
 
     @torch.no_grad()
     def _noise(self, inputs: list[Any]) -> list[Tensor]:
         """Standard normal numbers for every floating output of every sample."""
         if self.objective.loss is not None:
             return []
-        outputs = self.program.run(rows(inputs, 0, 1))
-        return [
-            torch.randn((count_samples(inputs), *out.shape[1:]), generator=self._generator).to(out)
-            for out in outputs
-            if _is_float(out)
-        ]
+        if not self._scales:
+            whole = self.program.unflatten_outputs(self.program.run(inputs))
+            self._scales = [s.sqrt() for s in energies(self.outputs.read(whole))]
+        single = self.program.unflatten_outputs(self.program.run(self.program.head(inputs, 1)))
+        samples = self.program.samples(inputs)
+        found = []
+        for out in self.outputs.read(single):
+            shape = (samples, *out.scores(out.value).shape)
+            found.append(torch.randn(shape, generator=self._generator).to(out.value))
+        return found
 
     def _placed(self, leaf: Any) -> Any:
         return leaf.to(self._device) if isinstance(leaf, Tensor) else leaf
+
+
+def _projection(out: Output, noise: Tensor) -> Tensor:
+    """A random direction whose covariance is the Fisher information of the prediction."""
+    if out.kind == "values":
+        return noise
+    share = out.scores(out.value.detach()).softmax(-1)
+    root = share.sqrt() * noise
+    return root - share * root.sum(-1, keepdim=True)
+
+
+def energies(read: Sequence[Output]) -> list[Tensor]:
+    """By what squared changes are divided: the variance of values beside other outputs, else 1.
+
+    Args:
+        read: The outputs on some samples.
+
+    Returns:
+        One number per output.
+    """
+    return [
+        out.value.var(correction=0).clamp_min(TINY)
+        if out.kind == "values" and len(read) > 1
+        else torch.ones(())
+        for out in read
+    ]
 
 
 def mean_gradient(
@@ -365,12 +408,3 @@ def _derivative(
         value, list(weights.values()), create_graph=curved, allow_unused=True
     )
     return {n: g for n, g in zip(weights, found, strict=True) if g is not None}
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def count_samples(leaves: Sequence[Any]) -> int:
-    """Samples of flat inputs: dimension 0 of the first tensor that has one."""
-    return next((int(v.shape[0]) for v in leaves if isinstance(v, Tensor) and v.dim()), 0)

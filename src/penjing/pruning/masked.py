@@ -13,11 +13,13 @@ from penjing.errors import StrategyError
 from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.plan import Group
-from penjing.pruning.gradients import Loss, refuse_batch_elsewhere, whole_chunks
+from penjing.pruning.gradients import Loss, energies, whole_chunks
 from penjing.statistics.stream import evaluate
 from penjing.task import Calibration
+from penjing.task.outputs import Outputs, named_tensors
 
 BATCH = 32  # samples of which all activations are held at once
+AS_FOUND = Outputs()  # what outputs look like
 
 
 def zeroed(program: Program, group: Group, units: Sequence[int]) -> dict[str, Tensor]:
@@ -72,31 +74,32 @@ def _directions(program: Program) -> frozenset[tuple[str, int]]:
     )
 
 
-def divergence(wanted: Sequence[Any], got: Sequence[Any]) -> float:
+def divergence(wanted: Any, got: Any, samples: int, outputs: Outputs = AS_FOUND) -> float:
     """How far outputs moved, summed over samples.
 
-    Scores of classes in dimension 1 are compared by the Kullback-Leibler divergence of their
-    softmax, a single column or a vector by the squared change.
+    Scores are compared by the Kullback-Leibler divergence of their softmax over the classes, values
+    by the squared change, relative to their variance where they stand beside other outputs.
 
     Args:
-        wanted: Flat outputs of the original.
+        wanted: Outputs of the original.
         got: Those of the changed network.
+        samples: How many samples they are of.
+        outputs: What they are.
 
     Returns:
-        Sum over samples (and, for dense outputs, mean over positions); not negative.
+        Sum over samples (and, for dense scores, mean over positions); not negative.
     """
     total = 0.0
-    for want, new in zip(wanted, got, strict=True):
-        if not (isinstance(want, Tensor) and want.is_floating_point()):
+    read = outputs.read(wanted)
+    for out, new, energy in zip(read, named_tensors(got).values(), energies(read), strict=True):
+        p, q = out.scores(out.value.double()), out.scores(new.double())
+        if out.kind == "values":
+            total += float((p - q).square().sum() / energy)
             continue
-        p, q = want.double(), new.double()
-        if p.dim() < 2 or p.shape[1] < 2:
-            total += float((p - q).square().sum())
-            continue
-        log_p, log_q = p.log_softmax(1), q.log_softmax(1)
+        log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
         lost = log_p.exp() * (log_p - log_q)
-        each = lost.masked_fill(log_p.isneginf(), 0.0).sum(1)  # 0 log 0 = 0: classes masked out
-        total += float(each.sum()) * len(p) / max(each.numel(), 1)
+        each = lost.masked_fill(log_p.isneginf(), 0.0).sum(-1)  # 0 log 0 = 0: classes masked out
+        total += float(each.sum()) * samples / max(each.numel(), 1)
     return max(total, 0.0)
 
 
@@ -129,10 +132,8 @@ class Losses:
             float64.
 
         Raises:
-            StrategyError: Labels are missing, no batch is as large as a fixed one, or the batch is
-                not in dimension 0.
+            StrategyError: Labels are missing, or no batch is as large as a fixed one.
         """
-        refuse_batch_elsewhere(self.program, "measuring what the outputs lose")
         total, seen = torch.zeros(len(changes), dtype=torch.float64), 0
         needs = "ablation" if self.loss else ""
         for flat, labels in whole_chunks(
@@ -144,7 +145,7 @@ class Losses:
             for number, change in enumerate(changes):
                 now = self._outputs(self._changed(values, change))
                 if self.loss is None:
-                    total[number] += divergence(whole, now)
+                    total[number] += divergence(whole, now, count, self.calibration.outputs)
                 else:
                     total[number] += (self._loss(now, labels) - self._loss(whole, labels)) * count
             seen += count
@@ -156,9 +157,9 @@ class Losses:
             )
         return total / seen
 
-    def _loss(self, outputs: list[Any], labels: Any) -> float:
+    def _loss(self, outputs: Any, labels: Any) -> float:
         assert self.loss is not None  # `of` compares outputs where there is none
-        return float(self.loss(self.program.unflatten_outputs(outputs), labels))
+        return float(self.loss(outputs, labels))
 
     def _values(self, flat: Sequence[Any]) -> dict[str, Any]:
         """Value of every node."""
@@ -182,6 +183,6 @@ class Losses:
                 own[node.name] = evaluate(self.program, node, look)
         return {**values, **own}
 
-    def _outputs(self, values: Mapping[str, Any]) -> list[Any]:
+    def _outputs(self, values: Mapping[str, Any]) -> Any:
         (last,) = (n for n in self.program.graph.nodes if n.op == "output")
-        return list(values[last.name])
+        return self.program.unflatten_outputs(values[last.name])

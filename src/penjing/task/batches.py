@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError
+from penjing.task.samples import Dims, count, cut, label_dim
 
 LABEL_NAMES = ("labels", "label")
 
@@ -29,25 +30,40 @@ class Batch:
     Args:
         inputs: A tensor, a tuple (positional) or a dict (keywords) of tensors.
         labels: What the loss and the metrics compare with; None when there are none.
+        dims: Per flat input the dimension of the batch; empty is 0.
     """
 
     inputs: Any
     labels: Any = None
+    dims: Dims = ()
 
     @property
     def samples(self) -> int:
-        """Size of dimension 0 of the first input.
+        """Number of samples.
 
         Raises:
             InputError: There is no tensor with a batch dimension among the inputs.
         """
-        for leaf in pytree.tree_leaves(self.inputs):
-            if isinstance(leaf, Tensor) and leaf.dim():
-                return leaf.shape[0]
-        raise InputError(
-            f"the batch is {describe(self.inputs)}, in which no tensor has a batch dimension; "
-            "give tensors of shape (samples, ...), or a transform_fn that makes them"
-        )
+        found = count(pytree.tree_leaves(self.inputs), self.dims)
+        if found is None:
+            raise InputError(
+                f"the batch is {describe(self.inputs)}, in which no tensor has a batch dimension; "
+                "give tensors of shape (samples, ...), or a transform_fn that makes them"
+            )
+        return found
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Samples `start` to `stop`; what has no batch dimension stays whole."""
+        leaves, structure = pytree.tree_flatten(self.inputs)
+        total = self.samples
+
+        def of_label(leaf: Any) -> Any:
+            dim = label_dim(leaf, leaves, self.dims)
+            whole = dim is None or leaf.shape[dim] != total
+            return leaf if whole else cut([leaf], (dim,), start, stop)[0]
+
+        inputs = pytree.tree_unflatten(cut(leaves, self.dims, start, stop), structure)
+        return Batch(inputs, pytree.tree_map(of_label, self.labels), self.dims)
 
     def to(self, device: torch.device) -> Batch:
         """The batch with every tensor on `device`."""
@@ -55,7 +71,8 @@ class Batch:
         def move(leaf: Any) -> Any:
             return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-        return Batch(*pytree.tree_map(move, (self.inputs, self.labels)))
+        inputs, labels = pytree.tree_map(move, (self.inputs, self.labels))
+        return Batch(inputs, labels, self.dims)
 
 
 def split(batch: Any) -> Batch:

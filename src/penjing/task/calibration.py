@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -13,9 +13,11 @@ from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError
 from penjing.task.batches import Batch, describe, fresh_iterator, split
+from penjing.task.outputs import Outputs
 from penjing.task.randomness import random_kept
+from penjing.task.samples import Dims, fitting_dims
 
-Dims = tuple[int | None, ...]
+AS_FOUND = Outputs()  # what outputs look like
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,6 +30,7 @@ class Calibration:
         sizes: Samples of each batch, in the order read.
         labels: Labels of each batch; None where it had none.
         dims: Per input the dimension that its batch is in when it is handed out; empty is 0.
+        outputs: What the network's outputs on these samples are, for criteria that compare them.
     """
 
     leaves: tuple[Any, ...]
@@ -35,6 +38,7 @@ class Calibration:
     sizes: tuple[int, ...]
     labels: tuple[Any, ...]
     dims: Dims = ()
+    outputs: Outputs = AS_FOUND
 
     @classmethod
     def of(
@@ -44,6 +48,7 @@ class Calibration:
         limit: int | None = None,
         seed: int = 0,
         dims: Dims = (),
+        outputs: Outputs = AS_FOUND,
     ) -> Self:
         """Read batches once; one-shot generators are fine. No random state is moved.
 
@@ -53,7 +58,8 @@ class Calibration:
             transform_fn: Makes a batch of each item that `data` yields.
             limit: Samples at most; reading stops there.
             seed: Random state while reading, so that a shuffling loader gives the same samples.
-            dims: Per input the dimension of the batch; empty is 0. A Calibration has its own.
+            dims: Per input the dimension of the batch; empty is 0. A Calibration keeps its own.
+            outputs: What the outputs are; a Calibration keeps its own.
 
         Returns:
             The samples, detached, on the CPU.
@@ -63,7 +69,9 @@ class Calibration:
                 shape or dtype; the batch is named.
         """
         if isinstance(data, Calibration):
-            return cls._join(list(_limited(data._parts(), limit)), data.dims)
+            told = data.outputs if data.outputs != AS_FOUND else outputs
+            parts = (replace(part, dims=data.dims or dims) for part in data.parts())
+            return cls._join(list(_limited(parts, limit)), data.dims or dims, told)
         if isinstance(data, (Tensor, dict)) or type(data).__module__ == "numpy":
             data = [data]
         _refuse_samples(data)
@@ -71,24 +79,25 @@ class Calibration:
             torch.manual_seed(seed)
             items: Iterable[Any] = fresh_iterator(data, "calibration")
             made = (split(transform_fn(item) if transform_fn else item) for item in items)
-            made = (_batch_first(part, dims) for part in made)
-            parts = [_checked(part, i) for i, part in enumerate(_limited(made, limit))]
-        if not parts:
+            made = (replace(part, dims=dims) for part in made)
+            read = [_checked(part, i) for i, part in enumerate(_limited(made, limit))]
+        if not read:
             raise InputError(
                 "calibration gave no batches: the loader is empty, or a generator that was already "
                 "read; give at least one batch"
             )
-        return cls._join(parts, dims)
+        return cls._join(read, dims, outputs)
 
     @classmethod
-    def _join(cls, parts: list[Batch], dims: Dims) -> Self:
-        flat = [pytree.tree_flatten(part.inputs) for part in parts]
+    def _join(cls, parts: list[Batch], dims: Dims, outputs: Outputs) -> Self:
+        flat = [_batch_first(part) for part in parts]
         for i, (leaves, structure) in enumerate(flat):
             _same(flat[0], (leaves, structure), i, parts)
         columns = zip(*(leaves for leaves, _ in flat), strict=True)
         joined = tuple(torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns)
         sizes = tuple(part.samples for part in parts)
-        return cls(joined, flat[0][1], sizes, tuple(part.labels for part in parts), dims)
+        labels = tuple(part.labels for part in parts)
+        return cls(joined, flat[0][1], sizes, labels, dims, outputs)
 
     @property
     def samples(self) -> int:
@@ -118,21 +127,23 @@ class Calibration:
         for start in range(0, self.samples, size):
             yield self._cut(start, start + size)
 
-    def labelled(self, size: int) -> Iterator[tuple[Any, Any]]:
-        """Inputs of at most `size` samples with their labels; no piece crosses two batches as read.
+    def pieces(self, size: int) -> Iterator[Batch]:
+        """At most `size` samples with their labels; no piece crosses two batches as read.
 
         Args:
             size: Samples of a piece at most, at least 1.
 
         Yields:
-            Inputs of one call, and the labels of the same samples; None where there are none.
+            Inputs of one call, and the labels of the same samples.
         """
-        start = 0
-        for total, labels in zip(self.sizes, self.labels, strict=True):
-            for at in range(0, total, size):
-                stop = min(at + size, total)
-                yield self._cut(start + at, start + stop), rows(labels, at, stop)
-            start += total
+        for batch in self.parts():
+            for at in range(0, batch.samples, size):
+                yield batch.part(at, at + size)
+
+    def parts(self) -> Iterator[Batch]:
+        """The batches as they were read, as the network takes them."""
+        for inputs, labels in zip(self.inputs, self.labels, strict=True):
+            yield Batch(inputs, labels, self.dims)
 
     def at_least(self, samples: int, purpose: str) -> None:
         """Refuse too few samples.
@@ -157,50 +168,19 @@ class Calibration:
         return digest.hexdigest()[:16]
 
     def _cut(self, start: int, stop: int) -> Any:
-        leaves = self._first(start, stop)
+        """Samples as the network takes them."""
         turned = [
-            leaf.movedim(0, dim) if isinstance(leaf, Tensor) and dim else leaf
-            for leaf, dim in zip(leaves, self.dims or [0] * len(leaves), strict=True)
+            leaf[start:stop].movedim(0, dim or 0) if isinstance(leaf, Tensor) else leaf
+            for leaf, dim in zip(self.leaves, self.dims or [0] * len(self.leaves), strict=True)
         ]
         return pytree.tree_unflatten(turned, self.structure)
 
-    def _first(self, start: int, stop: int) -> list[Any]:
-        """Samples with the batch in dimension 0."""
-        return [leaf[start:stop] if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
 
-    def _parts(self) -> Iterator[Batch]:
-        starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
-        for start, size, labels in zip(starts, self.sizes, self.labels, strict=True):
-            leaves = self._first(start, start + size)
-            yield Batch(pytree.tree_unflatten(leaves, self.structure), labels)
-
-
-def rows(tree: Any, start: int, stop: int) -> Any:
-    """Samples `start` to `stop` of every tensor in a tree.
-
-    Args:
-        tree: Inputs, labels, or both, with the samples in dimension 0.
-        start: First sample.
-        stop: One past the last.
-
-    Returns:
-        The same tree; what is no tensor with a dimension is passed on.
-    """
-    return pytree.tree_map(
-        lambda v: v[start:stop] if isinstance(v, Tensor) and v.dim() else v, tree
-    )
-
-
-def _batch_first(part: Batch, dims: Dims) -> Batch:
-    """The inputs with their batch moved to dimension 0."""
+def _batch_first(part: Batch) -> tuple[list[Any], pytree.TreeSpec]:
+    """Flat inputs with their batch moved to dimension 0, and their structure."""
     leaves, structure = pytree.tree_flatten(part.inputs)
-    if not any(dims) or len(leaves) != len(dims):  # another structure is told later, with both
-        return part
-    moved = [
-        leaf.movedim(dim, 0) if isinstance(leaf, Tensor) and dim and leaf.dim() > dim else leaf
-        for leaf, dim in zip(leaves, dims, strict=True)
-    ]
-    return Batch(pytree.tree_unflatten(moved, structure), part.labels)
+    places = zip(leaves, fitting_dims(leaves, part.dims), strict=True)
+    return [leaf.movedim(dim, 0) if dim else leaf for leaf, dim in places], structure
 
 
 def _refuse_samples(data: Any) -> None:
@@ -221,7 +201,7 @@ def _limited(parts: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
     for part in parts:
         samples = part.samples
         if left is not None and samples > left:
-            part = _head(part, left)
+            part = part.part(0, left)
         yield part
         if left is not None:
             left -= min(samples, left)
@@ -229,33 +209,25 @@ def _limited(parts: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
                 return
 
 
-def _head(part: Batch, samples: int) -> Batch:
-    """The first samples of a batch; what has no batch dimension stays whole."""
-    total = part.samples
-
-    def cut(leaf: Any) -> Any:
-        whole = not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != total
-        return leaf if whole else leaf[:samples]
-
-    return Batch(*pytree.tree_map(cut, (part.inputs, part.labels)))
-
-
 def _checked(part: Batch, index: int) -> Batch:
-    """The batch on the CPU, detached, with finite inputs and one size of dimension 0."""
-    part = Batch(*pytree.tree_map(_at_home, (part.inputs, part.labels)))
+    """The batch on the CPU, detached, with finite inputs and one number of samples."""
+    inputs, labels = pytree.tree_map(_at_home, (part.inputs, part.labels))
+    part = Batch(inputs, labels, part.dims)
     samples = part.samples
     if samples == 0:
         raise InputError(f"calibration batch {index} has no samples: {describe(part.inputs)}")
-    for leaf in pytree.tree_leaves(part.inputs):
+    leaves = pytree.tree_leaves(part.inputs)
+    for leaf, dim in zip(leaves, fitting_dims(leaves, part.dims), strict=True):
         if not isinstance(leaf, Tensor):
             continue
-        if not leaf.dim() or leaf.shape[0] != samples:
+        if dim is None or leaf.shape[dim] != samples:
             raise InputError(
-                f"calibration batch {index}: inputs {describe(part.inputs)} differ in dimension 0, "
-                f"which is the batch; give {samples} rows of each"
+                f"calibration batch {index}: inputs {describe(part.inputs)} differ in dimension "
+                f"{dim or 0}, which is the batch; give {samples} samples of each"
             )
         if leaf.is_floating_point() and not (finite := leaf.isfinite()).all():
-            row = int((~finite).reshape(samples, -1).any(dim=1).nonzero()[0])
+            bad = (~finite).movedim(dim, 0).reshape(samples, -1)
+            row = int(bad.any(dim=1).nonzero()[0])
             raise InputError(
                 f"calibration batch {index} has {int((~finite).sum())} NaN or infinite values in "
                 f"{describe(leaf)}, the first in sample {row}; remove or repair them"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError
-from penjing.task.batches import Batch, describe, fresh, split
+from penjing.task.batches import Batch, describe, fresh
 from penjing.task.calibration import Calibration
 from penjing.task.definition import Task
+from penjing.task.outputs import Output, Outputs, named_tensors
 from penjing.task.randomness import device_of, evaluating, random_kept
 
 
@@ -34,7 +36,7 @@ class Comparison:
 
     Args:
         agreement: Share of samples with the same decision; for values, the share of the
-            reference's variance that is reproduced, never above 1.
+            reference's variance that is reproduced, never above 1. The mean over several outputs.
         samples: Samples compared.
         classes: Per class with at least one sample; empty without labels or without classes.
     """
@@ -61,7 +63,8 @@ def compare(
         reference: The one it was made from.
         batches: A Calibration or any iterable of batches, labelled or not.
         task: Gives `kind`, `class_dim`, `classes`, `forward` and `transform_fn`. Without one,
-            outputs that hold no scores of classes in dimension 1 are compared as values.
+            outputs that look like scores of classes (`penjing.task.outputs`) are compared as such,
+            others as values.
 
     Returns:
         Agreement, and rows per class when labels of single-label classes are there.
@@ -70,24 +73,18 @@ def compare(
         InputError: No batches, or outputs of different shapes.
     """
     total: _Total | None = None
-    for mine, theirs, labels in _outputs(model, reference, batches, task or Task()):
-        total = total or _Total(task or _guess(mine))
-        total.add(mine, theirs, labels)
+    for mine, theirs, batch in _outputs(model, reference, batches, task or Task()):
+        total = total or _Total(task)
+        total.add(mine, theirs, batch)
     if total is None:
         raise InputError("nothing to compare: there are no batches")
     return total.comparison()
 
 
-def _guess(outputs: list[Tensor]) -> Task:
-    """Classes where every output has at least two scores in dimension 1, else values."""
-    scores = all(x.dim() > 1 and x.shape[1] > 1 for x in outputs)
-    return Task(kind="classes" if scores else "values")
-
-
 def _outputs(
     model: nn.Module, reference: nn.Module, batches: Any, task: Task
-) -> Iterator[tuple[list[Tensor], list[Tensor], Any]]:
-    """Flat outputs of both networks and labels, batch by batch, on the model's device."""
+) -> Iterator[tuple[Any, Any, Batch]]:
+    """Outputs of both networks and the batch, batch by batch, on the model's device."""
     device, other = device_of(model), device_of(reference)
     with evaluating(model, reference), random_kept(batches), torch.inference_mode():
         for batch in _batches(batches, task):
@@ -98,70 +95,100 @@ def _outputs(
                     f"outputs differ: the network gives {describe(mine)}, the reference "
                     f"{describe(theirs)}; compare networks of one kind"
                 )
-            flat = [
-                [leaf.to(device) for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-                for value in (mine, theirs)
-            ]
-            yield flat[0], flat[1], batch.to(device).labels
+            yield mine, pytree.tree_map(partial(_placed, device), theirs), batch.to(device)
+
+
+def _placed(device: torch.device, leaf: Any) -> Any:
+    return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
 
 def _batches(batches: Any, task: Task) -> Iterator[Batch]:
     if isinstance(batches, Calibration):
-        yield from batches._parts()
+        yield from batches.parts()
         return
     for item in fresh(batches, "batches"):
-        yield split(task.transform_fn(item) if task.transform_fn else item)
+        yield task.batch(item)
 
 
 class _Total:
-    """Running sums of a comparison."""
+    """Running sums of a comparison, output by output."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.same = self.decisions = self.residual = self.sum = self.squares = 0.0
+    def __init__(self, task: Task | None) -> None:
+        self.read = Outputs() if task is None else task.outputs
+        self.names = () if task is None else tuple(str(name) for name in task.classes)
         self.samples = 0
-        self.rows: Tensor | None = None  # (classes, 4): count, before, after, agreement
+        self.parts: dict[str, _Decisions | _Values] = {}
 
-    def add(self, mine: list[Tensor], theirs: list[Tensor], labels: Any) -> None:
-        self.samples += mine[0].shape[0] if mine and mine[0].dim() else 1
-        for a, b in zip(mine, theirs, strict=True):
-            if self.task.kind == "values":
-                self._values(a.double(), b.double())
-            else:
-                self._decisions(a, b, labels if len(mine) == 1 else None)
+    def add(self, mine: Any, theirs: Any, batch: Batch) -> None:
+        self.samples += batch.samples
+        given = list(named_tensors(theirs).values())
+        lone = len(given) == 1
+        read = self.read.at(given[0], batch.labels) if lone else self.read
+        for out, new in zip(read.read(theirs), named_tensors(mine).values(), strict=True):
+            new_part = _Values if out.kind == "values" else _Decisions
+            part = self.parts.setdefault(out.name, new_part())
+            part.add(out, new, batch.labels if lone else None)
 
-    def _values(self, a: Tensor, b: Tensor) -> None:
+    def comparison(self) -> Comparison:
+        seen = [part for part in self.parts.values() if part.count]
+        if not seen:
+            raise InputError("nothing to compare: the batches are empty")
+        shares = [part.share for part in seen]
+        rows = [row for part in seen for row in part.classes(self.names)]
+        return Comparison(sum(shares) / len(shares), self.samples, tuple(rows))
+
+
+class _Values:
+    """Running sums of an output of values."""
+
+    def __init__(self) -> None:
+        self.count = self.residual = self.sum = self.squares = 0.0
+
+    def add(self, out: Output, new: Tensor, labels: Any) -> None:  # noqa: ARG002 - as decisions do
+        a, b = new.double(), out.value.double()
         self.residual += float((a - b).square().sum())
         self.sum += float(b.sum())
         self.squares += float(b.square().sum())
-        self.decisions += b.numel()
+        self.count += b.numel()
 
-    def _decisions(self, a: Tensor, b: Tensor, labels: Any) -> None:
-        mine, theirs = (decide(x, self.task.kind, self.task.class_dim) for x in (a, b))
+    @property
+    def share(self) -> float:
+        """Share of the reference's variance that is reproduced."""
+        variance = self.squares - self.sum**2 / self.count
+        return 1 - self.residual / variance if variance > 0 else float(self.residual == 0)
+
+    def classes(self, names: Sequence[str]) -> Sequence[ClassScores]:  # noqa: ARG002 - as above
+        return ()
+
+
+class _Decisions:
+    """Running sums of an output of scores."""
+
+    def __init__(self) -> None:
+        self.same = self.count = 0.0
+        self.rows: Tensor | None = None  # (classes, 4): count, before, after, agreement
+
+    def add(self, out: Output, new: Tensor, labels: Any) -> None:
+        mine, theirs = decided(out, new), decided(out, out.value)
         self.same += float((mine == theirs).sum())
-        self.decisions += mine.numel()
+        self.count += mine.numel()
         if not isinstance(labels, Tensor) or labels.numel() != mine.numel():
             return
         flat, mine, theirs = labels.reshape(-1).long(), mine.reshape(-1), theirs.reshape(-1)
-        count = 2 if self.task.kind == "binary" else a.shape[self.task.class_dim]
+        count = out.scores(new).shape[-1]
         known = (flat >= 0) & (flat < count)  # ignored positions of dense labels lie outside
         columns = (torch.ones_like(known), theirs == flat, mine == flat, mine == theirs)
         rows = [torch.bincount(flat[known & c], minlength=count) for c in columns]
-        new = torch.stack(rows, dim=1)
-        self.rows = new if self.rows is None else self.rows + new
+        table = torch.stack(rows, dim=1)
+        self.rows = table if self.rows is None else self.rows + table
 
-    def comparison(self) -> Comparison:
-        if not self.decisions:
-            raise InputError("nothing to compare: the batches are empty")
-        if self.task.kind == "values":
-            variance = self.squares - self.sum**2 / self.decisions
-            share = 1 - self.residual / variance if variance > 0 else float(self.residual == 0)
-            return Comparison(share, self.samples)
-        return Comparison(self.same / self.decisions, self.samples, self._classes())
+    @property
+    def share(self) -> float:
+        """Share of equal decisions."""
+        return self.same / self.count
 
-    def _classes(self) -> tuple[ClassScores, ...]:
+    def classes(self, names: Sequence[str]) -> Sequence[ClassScores]:
         rows = [] if self.rows is None else self.rows.tolist()
-        names = [str(name) for name in self.task.classes]
         return tuple(
             ClassScores(names[i] if i < len(names) else str(i), n, *(x / n for x in shares))
             for i, (n, *shares) in enumerate(rows)
@@ -169,18 +196,11 @@ class _Total:
         )
 
 
-def decide(outputs: Tensor, kind: str, class_dim: int) -> Tensor:
+def decided(out: Output, value: Tensor) -> Tensor:
     """The decision in each output: the class of the highest score, or whether a logit is above 0.
 
-    Raises:
-        InputError: Scores of classes are missing, or there is only one.
+    Args:
+        out: What the output is; no values.
+        value: The scores.
     """
-    if kind == "binary":
-        return (outputs > 0).long()
-    if outputs.dim() <= class_dim or outputs.shape[class_dim] < 2:
-        raise InputError(
-            f"outputs {describe(outputs)} hold no scores of classes in dimension {class_dim}; "
-            'give Task(kind="binary") for one logit each, Task(kind="values") for regression, '
-            "or Task(class_dim=...)"
-        )
-    return outputs.argmax(dim=class_dim)
+    return (value > 0).long() if out.kind == "binary" else value.argmax(dim=out.class_dim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,11 +14,11 @@ from penjing.errors import InputError
 from penjing.task.batches import Batch, call, check_call, describe, fresh, prediction, split
 from penjing.task.calibration import Calibration
 from penjing.task.metrics import Scores, higher_is_better, streams
+from penjing.task.outputs import Kinds, Outputs
 from penjing.task.randomness import device_of, evaluating, random_kept
 from penjing.task.sharing import ALONE, Peers, share
 
 Split = Literal["train", "val", "test"]
-Kind = Literal["classes", "binary", "values"]
 
 CALIBRATION_SAMPLES = 1000  # what repair without labels needs (Frantar & Alistarh 2022 use 1024)
 
@@ -36,8 +36,12 @@ class Task:
             whole split. The first one is what `max_drop` is about.
         forward: `forward(model, inputs) -> outputs`, where calling the model is not enough.
         transform_fn: Makes a batch, `(inputs, labels)`, of each item that the data yields.
-        kind: What the outputs are: scores of "classes", one "binary" logit each, or "values".
-        class_dim: Dimension of the classes in the outputs.
+        kind: What the outputs are: scores of "classes", one "binary" logit each, or "values"; of
+            several outputs also one for each, by name or in turn (`penjing.task.outputs`).
+        class_dim: Dimension of the classes in the outputs; None finds it: the last one of
+            `(B, T, C)`, else 1, or the one that the labels say.
+        batch_dims: Per input the dimension of the batch, in the order in which `forward` is given
+            them; None finds it, by running the network where dimension 0 is in doubt.
         classes: Names of the classes, for reports.
         higher_is_better: Direction by metric name, where the metric does not know its own.
     """
@@ -49,8 +53,9 @@ class Task:
     metrics: Mapping[str, Any] | None = None
     forward: Callable[[nn.Module, Any], Any] | None = None
     transform_fn: Callable[[Any], Any] | None = None
-    kind: Kind = "classes"
-    class_dim: int = 1
+    kind: Kinds = "classes"
+    class_dim: int | None = None
+    batch_dims: Sequence[int | None] | None = None
     classes: Sequence[str] = ()
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
@@ -66,12 +71,21 @@ class Task:
                     f"metric {name!r} is {describe(metric)}; give a torchmetrics object or a "
                     "function (outputs, labels) -> float"
                 )
-        if self.kind not in get_args(Kind):
-            raise InputError(f"kind is {self.kind!r}; it is one of {', '.join(get_args(Kind))}")
+        _ = self.outputs  # refuses an unknown kind
         for name in get_args(Split):
             data = getattr(self, name)
             if data is not None and not callable(data):
                 fresh(data, name)
+
+    @property
+    def outputs(self) -> Outputs:
+        """How the outputs are read."""
+        return Outputs(self.kind, self.class_dim)
+
+    @property
+    def outputs_as_found(self) -> Outputs:
+        """The same, with values where there are no scores of classes."""
+        return Outputs(None if self.kind == "classes" else self.kind, self.class_dim)
 
     @property
     def headline(self) -> str:
@@ -145,15 +159,17 @@ class Task:
     def batches(self, name: Split) -> Iterator[Batch]:
         """Batches of a split, transformed and split into inputs and labels."""
         for item in fresh(self.data(name), name):
-            yield split(self.transform_fn(item) if self.transform_fn else item)
+            yield self.batch(item)
+
+    def batch(self, item: Any) -> Batch:
+        """What the data yields, transformed and split into inputs and labels."""
+        made = split(self.transform_fn(item) if self.transform_fn else item)
+        return replace(made, dims=tuple(self.batch_dims or ()))
 
     def shared(self, name: Split, peers: Peers) -> Iterator[Batch | None]:
         """This process's batches of a split; None in a last round that has none for it."""
         for item in share(fresh(self.data(name), name), name, peers):
-            if item is None:
-                yield None
-            else:
-                yield split(self.transform_fn(item) if self.transform_fn else item)
+            yield None if item is None else self.batch(item)
 
     def predict(self, model: nn.Module, inputs: Any) -> Any:
         """Outputs as the loss and the metrics get them, in the mode and grad mode of the caller."""
@@ -236,7 +252,8 @@ class Task:
         """
         name: Split = "val" if self.train is None and self.val is not None else "train"
         data = fresh(self.data(name), name)
-        return Calibration.of(data, self.transform_fn, limit, seed)
+        dims = tuple(self.batch_dims or ())
+        return Calibration.of(data, self.transform_fn, limit, seed, dims, self.outputs_as_found)
 
 
 def _labelled(batch: Batch, index: int, name: str, figure: str) -> Batch:

@@ -26,6 +26,7 @@ from penjing.report import Report
 from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task
 from penjing.training import Callback, Fit, FitOptions, Teacher, Teachers, fit
+from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.trained import Trained, in_choices
 
@@ -107,6 +108,7 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
         raise InputError(f"distill: teacher is {teacher!r}; give a network, or several in a list")
     if inplace and any(model is student for model in models):
         raise InputError("a teacher is the student that is trained in place; give a copy of it")
+    task = settled(task, student)
     losses = _losses(loss, task)
     before = copy.deepcopy(student) if inplace else student
     learning = student if inplace else copy.deepcopy(student)
@@ -131,7 +133,7 @@ def _losses(loss: Losses, task: Task) -> list[Distillation]:
     known = {
         "attention": AttentionTransfer(),
         "contrastive": Contrastive(),
-        "decoupled": Decoupled(class_dim=task.class_dim),
+        "decoupled": Decoupled(kind=task.kind, class_dim=task.class_dim),
         "logits": Logits(kind=task.kind, class_dim=task.class_dim),
         "regression": Regression(),
         "relational": Relational(),

@@ -19,6 +19,7 @@ from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task
 from penjing.task.randomness import device_of
 from penjing.training import Callback, Fit, FitOptions, Teacher, fit
+from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.trained import Trained, in_choices
 
@@ -93,6 +94,7 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
         raise InputError("finetune has one teacher; give a network, and several to pj.distill")
     if inplace and teacher is model:
         raise InputError("the teacher is the model that is trained in place; give a copy of it")
+    task = settled(task, model)
     before = copy.deepcopy(model) if inplace else model
     tuned = model if inplace else copy.deepcopy(model)
     fitting = Fit(**settings)

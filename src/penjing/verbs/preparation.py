@@ -662,10 +662,10 @@ def whole_batches(program: Program, samples: Calibration) -> list[Batch]:
         samples: Unlabelled samples.
     """
     if program.dynamic_batch:
-        return [Batch(inputs) for inputs in samples.batches(BATCH)]
+        return [Batch(inputs, None, samples.dims) for inputs in samples.batches(BATCH)]
     cut = (inputs for inputs in samples.batches(program.batch))
     whole = (b for b in cut if program.samples(program.flatten_inputs(b)) == program.batch)
-    return [Batch(inputs) for inputs in whole]
+    return [Batch(inputs, None, samples.dims) for inputs in whole]
 
 
 def check_fits(calibration: Calibration, program: Program) -> None:

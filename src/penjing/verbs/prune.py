@@ -526,10 +526,7 @@ def _batch_elsewhere(program: Program) -> tuple[str, ...]:
     if not any(dims):
         return ()
     places = f"dimension {dims[0]}" if len(set(dims)) == 1 else f"dimensions {dims} of the inputs"
-    return (
-        f"the batch is in {places}; such a network is captured with the example's batch of "
-        f"{program.batch}, and MACs and memory are of one call with it",
-    )
+    return (f"the batch is in {places}; calibration data has it there too",)
 
 
 def _sizes_held(work: Work) -> tuple[str, ...]:
@@ -539,7 +536,7 @@ def _sizes_held(work: Work) -> tuple[str, ...]:
     program = work.cut.program
     held = held_sizes(program).items()
     told = []
-    if not program.dynamic_batch and not any(program.batch_dims):
+    if not program.dynamic_batch:
         told.append(
             f"the network was captured with its batch of {program.batch} fixed, since its forward "
             "writes the batch into the graph; the graph form may refuse another"

@@ -38,6 +38,7 @@ from penjing.record import Record, attach, record_of
 from penjing.report import Report, ReportData, environment
 from penjing.task import Calibration, Task
 from penjing.task.randomness import device_of, random_kept
+from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.preparation import check_finite, check_fits, program_figures
@@ -149,6 +150,7 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             f"weight_bits is {weight_bits!r}, to choose from under constraints, and there are "
             "none; give constraints, or say bits by scheme or weight_bits_dict"
         )
+    task = None if task is None else settled(task, model)
     dims = dims_of(model, example_inputs)
     samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     settings = Settings(

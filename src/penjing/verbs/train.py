@@ -32,6 +32,7 @@ from penjing.sparse_training.callback import zeros
 from penjing.task import Task
 from penjing.training import Callback, Fit, FitOptions, Teacher, fit
 from penjing.training.schedules import schedule
+from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.finetune import Tuned
 from penjing.verbs.trained import Trained, in_choices
@@ -155,6 +156,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     if isinstance(chosen, Rewinding):
         settings = _restarted(chosen, settings)
     fitting = Fit(**settings)
+    task = settled(task, model)
     before = copy.deepcopy(model) if inplace else model
     trained = model if inplace else copy.deepcopy(model)
     lesson = Logits(kind=task.kind, class_dim=task.class_dim)

@@ -15,7 +15,7 @@ from penjing.graph.capture import Program
 from penjing.graph.network import Cut
 from penjing.plan import Group
 from penjing.pruning.allocation.trying import Lost, Proxy
-from penjing.pruning.gradients import refuse_batch_elsewhere, whole_chunks
+from penjing.pruning.gradients import whole_chunks
 from penjing.pruning.masked import Losses, divergence, masked_tensors
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import repair
@@ -93,11 +93,12 @@ def _part(calibration: Calibration, start: int, stop: int) -> Calibration:
 @torch.no_grad()
 def _moved(dense: Program, changed: Program, samples: Calibration) -> float:
     """Mean divergence between the outputs of two networks."""
-    refuse_batch_elsewhere(dense, "a search that measures candidates")
     total, seen = 0.0, 0
     for flat, _ in whole_chunks(dense, samples, SAMPLES, SAMPLES):
-        total += divergence(dense.run(flat), changed.run(flat))
-        seen += dense.samples(flat)
+        count = dense.samples(flat)
+        wanted, got = (p.unflatten_outputs(p.run(flat)) for p in (dense, changed))
+        total += divergence(wanted, got, count, samples.outputs)
+        seen += count
     return total / seen
 
 

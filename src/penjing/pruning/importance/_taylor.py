@@ -17,8 +17,10 @@ from penjing.graph.network import Network
 from penjing.plan import Group
 from penjing.pruning.gradients import (
     Loss,
+    Read,
     SampleGradients,
-    count_samples,
+    as_read,
+    check_read,
     refuse_fixed_batch,
     sample_chunks,
 )
@@ -45,8 +47,8 @@ class Taylor:
         samples: Samples at most, the first ones of the calibration data; below 1000 scores are
             noisy.
         loss: `loss(outputs, labels) -> scalar`, called with one sample as a batch.
-        outputs: Without a loss: "logits" (softmax over dimension 1, as cross-entropy has it; a
-            single logit counts as a value) or "values" (squared change).
+        outputs: Without a loss: "logits" (softmax over the classes, where there are any; see
+            `penjing.task.outputs`), "values" (squared change), or an `Outputs` that says it.
         order: 1 or 2.
         memory_mb: Bound on gradients and activations held at once, in MiB.
         seed: Of the projections.
@@ -63,7 +65,7 @@ class Taylor:
 
     samples: int = 1000
     loss: Loss | None = None
-    outputs: Literal["logits", "values"] = "logits"
+    outputs: Read = "logits"
     order: Literal[1, 2] = 1
     memory_mb: float = 512.0
     seed: int = 0
@@ -71,8 +73,7 @@ class Taylor:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise StrategyError(f"taylor: samples is {self.samples}; it must be at least 1")
-        if self.outputs not in ("logits", "values"):
-            raise StrategyError(f"taylor: outputs is {self.outputs!r}; give 'logits' or 'values'")
+        check_read("taylor", self.outputs)
         if self.order not in (1, 2):
             raise StrategyError(f"taylor: order is {self.order}; give 1 or 2")
         if self.order == 2 and self.loss is None:
@@ -106,7 +107,8 @@ class Taylor:
         """
         program = network.program
         refuse_fixed_batch(program, "taylor")
-        gradients = SampleGradients(self, program, parameters_of(network))
+        read = as_read(self.outputs, calibration)
+        gradients = SampleGradients(self, program, parameters_of(network), read)
         sums = {g.name: torch.zeros(2, g.units, dtype=torch.float64) for g in network.groups}
         seen = 0
         needs = "taylor" if self.loss else ""
@@ -116,7 +118,7 @@ class Taylor:
             for name, terms_BU in terms.items():
                 t_BU = terms_BU.double().cpu()
                 sums[name] += torch.stack([t_BU.sum(dim=0), t_BU.square().sum(dim=0)])
-            seen += count_samples(inputs)
+            seen += program.samples(inputs)
         return Scores("taylor", {name: self._score(*(s / seen)) for name, s in sums.items()})
 
     def _score(self, mean_U: Tensor, square_U: Tensor) -> Tensor:

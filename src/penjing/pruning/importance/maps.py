@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from penjing.graph.capture import Program
 from penjing.graph.network import Network
 from penjing.plan import Group
-from penjing.pruning.gradients import refuse_batch_elsewhere, whole_chunks
+from penjing.pruning.gradients import whole_chunks
 from penjing.statistics.grams import Layer, layers
 from penjing.task import Calibration
 
@@ -31,15 +31,17 @@ class Seen:
         node: Node that holds the values.
         dim: Dimension of the units' positions.
         index: Positions of every unit in it, `(U, M)`.
+        batch: Dimension of the samples.
     """
 
     node: str
     dim: int
     index: Tensor
+    batch: int = 0
 
     def of(self, value: Tensor) -> Tensor:
         """Values per unit, `(B, U, M, *positions)`."""
-        moved = value.movedim(self.dim, 1)
+        moved = value.movedim((self.batch, self.dim), (0, 1))
         own = moved[:, self.index.flatten()]
         found: Tensor = own.unflatten(1, tuple(self.index.shape))
         return found
@@ -67,8 +69,11 @@ def _places(program: Program, known: Mapping[str, Layer], group: Group) -> list[
             if not reads or layer.groups > 1 or layer.source in found:
                 continue
             index = torch.tensor([piece.positions(unit) for unit in range(group.units)])
-            dims = len(program.shape(program.nodes[layer.source]))
-            found[layer.source] = Seen(layer.source, layer.channel_dim % dims, index)
+            source = program.nodes[layer.source]
+            dims = len(program.shape(source))
+            batch = program.batch_dim(source)
+            if batch is not None:
+                found[layer.source] = Seen(layer.source, layer.channel_dim % dims, index, batch)
     return list(found.values())
 
 
@@ -95,10 +100,8 @@ def watch(
         How many samples were seen.
 
     Raises:
-        StrategyError: Labels are missing, there is no whole batch for a network of a fixed one, or
-            its batch is not in dimension 0.
+        StrategyError: Labels are missing, or there is no whole batch for a network of a fixed one.
     """
-    refuse_batch_elsewhere(program, "a statistic of activations")
     device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
     seen, names = 0, frozenset(nodes)
     for flat, labels in whole_chunks(program, calibration, BATCH, samples, labelled_for):

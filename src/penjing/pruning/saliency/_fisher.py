@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +12,10 @@ from penjing.errors import StrategyError
 from penjing.graph.capture import Program
 from penjing.pruning.gradients import (
     Loss,
+    Read,
     SampleGradients,
-    count_samples,
+    as_read,
+    check_read,
     refuse_fixed_batch,
     sample_chunks,
 )
@@ -33,7 +34,7 @@ class Fisher:
     Args:
         samples: Samples at most, the first ones of the calibration data.
         loss: `loss(outputs, labels) -> scalar`, called with one sample as a batch.
-        outputs: Without a loss: "logits" or "values", as for `Taylor`.
+        outputs: Without a loss: "logits", "values" or `Outputs`, as for `Taylor`.
         memory_mb: Bound on gradients and activations held at once, in MiB.
         seed: Of the projections.
 
@@ -47,15 +48,14 @@ class Fisher:
 
     samples: int = 1000
     loss: Loss | None = None
-    outputs: Literal["logits", "values"] = "logits"
+    outputs: Read = "logits"
     memory_mb: float = 512.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise StrategyError(f"fisher: samples is {self.samples}; it must be at least 1")
-        if self.outputs not in ("logits", "values"):
-            raise StrategyError(f"fisher: outputs is {self.outputs!r}; give 'logits' or 'values'")
+        check_read("fisher", self.outputs)
         if not self.memory_mb > 0:
             raise StrategyError(f"fisher: memory_mb is {self.memory_mb}; it must be above 0")
 
@@ -82,11 +82,11 @@ class Fisher:
         """
         data = given(calibration, "fisher")
         refuse_fixed_batch(program, "fisher")
-        gradients = SampleGradients(self, program, weights)
+        gradients = SampleGradients(self, program, weights, as_read(self.outputs, data))
         total = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in weights.items()}
         seen, needs = 0, "fisher" if self.loss else ""
         for inputs, labels in sample_chunks(program, data, gradients.chunk(), self.samples, needs):
             for name, g_BW in gradients(inputs, labels).items():
                 total[name] += g_BW.double().square().sum(dim=0)
-            seen += count_samples(inputs)
+            seen += program.samples(inputs)
         return {n: t / seen * weights[n].double().square() / 2 for n, t in total.items()}
