@@ -15,12 +15,11 @@ from penjing.task.definition import Split
 from penjing.task.outputs import named_tensors
 from penjing.task.randomness import device_of
 
-
 Whole = TypeVar("Whole", Task, Tasks)
 
 
 def settled(task: Whole, model: nn.Module) -> Whole:
-    """The task, or each of several, with `batch_dims` and `class_dim` as its data and a network show them.
+    """The task or tasks with `batch_dims` and `class_dim` as data and network show them.
 
     The first batch is looked at; what the task says itself stays. Modes, buffers and random states
     are as before.
