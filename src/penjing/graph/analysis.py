@@ -13,7 +13,7 @@ from penjing.graph.call import Call, is_pointwise, is_tensor, output_shapes, siz
 from penjing.graph.capture import Program, is_hinted
 from penjing.graph.movement import Move, is_movement, movable
 from penjing.graph.recurrent import RECURRENT
-from penjing.graph.routes import Route, Shape, by_numbers, by_strides, signature
+from penjing.graph.routes import Route, Shape, Strided, by_numbers, by_strides, signature
 from penjing.graph.routing import LOOKUPS, ROUTING, Numbers
 from penjing.graph.rules import (
     EXPANDERS,
@@ -51,6 +51,7 @@ class Analysis:
         self._signatures: dict[str, Hashable] = {}
         self._open: set[str] = set()  # nodes with a size that depends on the data
         self._moves: dict[str, fx.Node] = {}
+        self._tiled: set[str] = set()
         self._numbers = Numbers(self.atoms, self._carries)
         self._verdicts: Verdicts = {}
         self._routes: dict[Hashable, list[Route] | None] = {}
@@ -81,6 +82,10 @@ class Analysis:
         """Whether a node was followed as data movement."""
         return node.name in self._moves
 
+    def is_tiled(self, node: fx.Node) -> bool:
+        """Whether a move takes whole dimensions apart and together, and nothing else."""
+        return node.name in self._tiled
+
     @property
     def moves(self) -> Collection[fx.Node]:
         """Nodes that were followed as data movement, in order."""
@@ -88,9 +93,10 @@ class Analysis:
 
     def signature(self, node: fx.Node) -> Hashable:
         """What a call does to positions depends on: equal for calls that differ in labels alone."""
-        if node.name not in self._signatures:
-            self._signatures[node.name] = signature(Call(node), self._shape, self.value)
-        return self._signatures[node.name]
+        known = self._signatures.get(node.name)
+        if known is None:
+            known = self._signatures[node.name] = signature(Call(node), self._shape, self.value)
+        return known
 
     def value(self, node: fx.Node) -> Any:
         """Value of a node that is a size or does not depend on the inputs, computed once.
@@ -115,9 +121,10 @@ class Analysis:
         if node.op == "placeholder":
             self._placeholder(node)
         elif node.op == "call_function":
-            self._constant[node.name] = all(self._constant[n.name] for n in node.all_input_nodes)
-            if depends_on_data(node):
-                self._open.add(node.name)
+            constant = self._constant
+            constant[node.name] = all(constant[n.name] for n in node.all_input_nodes)
+            if any(shape and 0 in shape for shape in self._shapes_of(node)):
+                self._find_open(node)
             self._labels[node.name] = self._call(node)
         elif node.op == "output":
             for out in node.all_input_nodes:
@@ -125,11 +132,19 @@ class Analysis:
                 for dim in [*self.labels(out), *([] if numbered is None else [numbered])]:
                     self.atoms.lock(dim, Reason("network output"))
 
+    def _find_open(self, node: fx.Node) -> None:
+        """Remember a node with a size that depends on the data; at the example's sizes it is 0."""
+        value = node.meta.get("val")
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        if any(not all(map(is_hinted, v.shape)) for v in values if isinstance(v, Tensor)):
+            self._open.add(node.name)
+
     def _shapes_of(self, node: fx.Node) -> list[Shape | None]:
         """Shapes of a node's outputs at the example's sizes; asked of symbols once."""
-        if node.name not in self._shapes:
-            self._shapes[node.name] = output_shapes(node)
-        return self._shapes[node.name]
+        known = self._shapes.get(node.name)
+        if known is None:
+            known = self._shapes[node.name] = output_shapes(node)
+        return known
 
     def _shape(self, node: fx.Node) -> Shape:
         return self._shapes_of(node)[0] or ()
@@ -145,14 +160,9 @@ class Analysis:
             self._labels[node.name] = [dims]
             return
         tensor = self.program.tensors[fqn]
-        key = (
-            tensor.untyped_storage().data_ptr(),
-            tensor.storage_offset(),
-            tuple(tensor.shape),
-            tensor.stride(),
-        )
+        key = tensor.data_ptr(), tensor.shape, tensor.stride()
         if key not in self._tied or tensor.numel() == 0:
-            self._tied[key] = [self._stored_dim(tensor, size) for size in tensor.shape]
+            self._tied[key] = self._stored_dims(tensor)
         self._labels[node.name] = [self._tied[key]]
 
     def _lock_unread(self) -> None:
@@ -164,10 +174,11 @@ class Analysis:
                 for dim in self.labels(node):
                     self.atoms.lock(dim, Reason("not read in eval mode"))
 
-    def _stored_dim(self, tensor: Tensor, size: int) -> Dim:
-        """Integer tensors are indices: immovable."""
+    def _stored_dims(self, tensor: Tensor) -> Labels:
+        """Fresh labels; integer tensors are indices: immovable."""
         numbers = tensor.is_floating_point() or tensor.is_complex()
-        return self.atoms.new(size) if size > 1 and numbers else fixed(size)
+        new = self.atoms.new
+        return [new(size) if size > 1 and numbers else fixed(size) for size in tensor.shape]
 
     def _call(self, node: fx.Node) -> list[Labels]:
         if node.target is operator.getitem:
@@ -178,9 +189,9 @@ class Analysis:
             self._numbers.pick(node, source, number)
             return [self._labels[source.name][number]]
         shapes = self._shapes_of(node)
-        if all(shape is None for shape in shapes):
-            return []
         known = [() if shape is None else shape for shape in shapes]
+        if shapes == [None] * len(shapes):
+            return []
         site = Site(Call(node), self.atoms, self.labels, self.is_constant, self.numbers, known)
         labels = self._outputs(site)
         self._numbers.visit(site)
@@ -225,7 +236,9 @@ class Analysis:
         if routes is None:
             return locked(site)
         self._moves[site.call.node.name] = site.call.node
-        move = Move(sources, self.labels, self.atoms, site.reason(), indexed=bool(indices))
+        if all(isinstance(route, Strided) and route.is_bijection for route in routes):
+            self._tiled.add(site.call.node.name)
+        move = Move(sources, self.labels, self.atoms, site.reason, indexed=bool(indices))
         return [move.output(route) for route in routes]
 
     def _routes_of(self, call: Call) -> list[Route] | None:
@@ -261,10 +274,3 @@ class Analysis:
 def integers(call: Call) -> list[fx.Node]:
     """Tensor arguments that hold indices or masks."""
     return [n for n in call.tensors if not n.meta["val"].is_floating_point()]
-
-
-def depends_on_data(node: fx.Node) -> bool:
-    """Whether a size of the node's outputs is known only when it runs."""
-    value = node.meta.get("val")
-    values = value if isinstance(value, (list, tuple)) else (value,)
-    return any(not all(map(is_hinted, v.shape)) for v in values if isinstance(v, Tensor))

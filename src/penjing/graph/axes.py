@@ -10,8 +10,9 @@ to atoms:
   dimension keeps both halves;
 - *lock* an atom with a reason. What cannot be aligned is locked, which is always safe.
 
-Atoms are a union-find over arrays; dimensions whose positions are plain distinct atoms are unified
-without a Python loop.
+Atoms are a union-find over arrays. Dimensions that are products of whole axes are told by these
+axes (`grids.py`); what happens to an axis is written to the arrays as well, so that they always
+tell everything.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-Dim = NDArray[np.int64]
-"""Labels of one dimension, shape (positions, factors)."""
+from penjing.graph.grids import Axes, Axis, Grids, Tile, divided
+from penjing.graph.grids import Dim as Dim
+from penjing.graph.grids import fixed as fixed
+from penjing.graph.grids import product as product
+
 Label = tuple[int, ...]
 
 NOTHING = -1
+FIRST = 1024
+"""Atoms for which there is room at first."""
+
 REMEMBERED = 2**14
 """Most dimensions that are remembered in free atoms: cutting a network again makes new ones."""
 
@@ -47,11 +54,6 @@ class Demand:
     dim: Dim
     least: int
     reason: Reason
-
-
-def fixed(size: int) -> Dim:
-    """Labels of a dimension that never changes."""
-    return np.empty((size, 0), np.int64)
 
 
 def fixed_dims(sizes: Sequence[int]) -> list[Dim]:
@@ -85,55 +87,33 @@ def _tidy(dim: Dim) -> Dim:
     return np.take_along_axis(dim, order, axis=1)[:, :width]
 
 
-def product(outer: Dim, inner: Dim) -> Dim:
-    """Labels of the merged dimension `outer x inner`: each position carries both labels."""
-    rows = np.repeat(np.arange(len(outer)), len(inner))
-    columns = np.tile(np.arange(len(inner)), len(outer))
-    return np.concatenate([outer[rows], inner[columns]], axis=1)
-
-
-@dataclass(slots=True, eq=False)
-class _Block:
-    """A dimension whose atoms have only ever changed together, so that no array need be read.
-
-    Args:
-        labels: What `Atoms.new` returned.
-        first: Number of its first atom.
-        to: The dimension that it was unified with, position by position.
-        lock: Number of the reason it is locked for; 0 for free.
-        whole: False once any of its atoms changed alone; then only the arrays tell.
-    """
-
-    labels: Dim
-    first: int
-    to: _Block | None = None
-    lock: int = 0
-    whole: bool = True
-
-    @property
-    def atoms(self) -> slice:
-        """Its atoms."""
-        return slice(self.first, self.first + len(self.labels))
+def _room(table: Dim, rows: int, columns: int) -> Dim:
+    """A table with room for so many rows and columns; what is new is empty."""
+    if rows <= len(table) and columns <= table.shape[1]:
+        return table
+    size = max(rows, 2 * len(table)) if rows > len(table) else len(table)
+    wider = np.full((size, max(columns, table.shape[1])), NOTHING, np.int64)
+    wider[: len(table), : table.shape[1]] = table
+    return wider
 
 
 class Atoms:
     """All atoms of one network: which are the same, refined, locked, and what they went through."""
 
     def __init__(self) -> None:
-        self._to = np.empty(0, np.int64)
-        self._lock = np.empty(0, np.int64)
-        self._normalised = np.empty(0, bool)
-        self._stream = np.empty(0, bool)
-        self._parts: dict[int, Label] = {}
-        self._refined = np.empty(0, bool)
-        self._row = np.empty(0, np.int64)  # of a refined atom in the table of parts
-        self._table = np.empty((0, 2), np.int64)
+        self._to = np.arange(FIRST)
+        self._lock = np.zeros(FIRST, np.int64)
+        self._normalised = np.zeros(FIRST, bool)
+        self._stream = np.zeros(FIRST, bool)
+        self._refined = np.zeros(FIRST, bool)
+        self._row = np.zeros(FIRST, np.int64)  # of a refined atom in the table of parts
+        self._numbers = np.arange(FIRST)[:, None]  # what labels of fresh atoms are cut from
+        self._table = np.full((FIRST, 2), NOTHING, np.int64)
+        self._rows = 0
         self._reasons: list[Reason] = [Reason("free")]
         self.demands: list[Demand] = []
         self._size = 0
-        self._blocks: list[_Block] = []
-        self._by_dim: dict[int, _Block] = {}  # a block holds its labels, so their id stays taken
-        self._starts: list[int] = []
+        self._grids = Grids()
         self._resolved: dict[int, tuple[Dim, Dim]] = {}  # since the last change
 
     def __len__(self) -> int:
@@ -143,7 +123,7 @@ class Atoms:
         """Labels of a dimension of `count` fresh atoms."""
         first, self._size = self._size, self._size + count
         if self._size > len(self._to):
-            grown = max(self._size, 2 * len(self._to), 1024)
+            grown = max(self._size, 2 * len(self._to))
             extra = grown - len(self._to)
             self._to = np.concatenate([self._to, np.arange(len(self._to), grown)])
             self._lock = np.concatenate([self._lock, np.zeros(extra, np.int64)])
@@ -151,11 +131,9 @@ class Atoms:
             self._row = np.concatenate([self._row, np.zeros(extra, np.int64)])
             self._normalised = np.concatenate([self._normalised, np.zeros(extra, bool)])
             self._stream = np.concatenate([self._stream, np.zeros(extra, bool)])
-        labels = np.arange(first, self._size, dtype=np.int64)[:, None]
-        block = _Block(labels, first)
-        self._blocks.append(block)
-        self._starts.append(first)
-        self._by_dim[id(labels)] = block
+            self._numbers = np.arange(grown)[:, None]
+        labels = self._numbers[first : self._size]
+        self._grids.new(labels, first)
         return labels
 
     # -------------------------------------------------------------- reading
@@ -164,9 +142,9 @@ class Atoms:
         """Labels in free atoms, refined ones replaced by their parts."""
         if dim.size == 0:
             return dim
-        block = self._block(dim)
-        if block is not None:
-            return block.labels
+        axes = self._grids.of(dim)
+        if axes is not None:
+            return self._grids.dim(axes)
         known = self._resolved.get(id(dim))
         if known is None:
             if len(self._resolved) >= REMEMBERED:
@@ -176,9 +154,9 @@ class Atoms:
 
     def live(self, dim: Dim) -> Dim:
         """Labels without locked atoms; a dimension with none left has zero factors."""
-        block = self._block(dim)
-        if block is not None:
-            return fixed(len(dim)) if block.lock else block.labels
+        axes = self._grids.of(dim)
+        if axes is not None:
+            return self._alive(dim, axes)
         roots = self.resolve(dim)
         if roots.size == 0:
             return fixed(len(dim))
@@ -189,18 +167,15 @@ class Atoms:
         """Whether any position may still be cut."""
         if dim.shape[1] == 0:
             return False
-        block = self._block(dim)
-        if block is not None:
-            return not block.lock
+        axes = self._grids.of(dim)
+        if axes is not None:
+            return any(not axis.locked for axis in axes)
         return bool(len(dim) and self._live_label(tuple(dim[0]))) or bool(self.live(dim).shape[1])
 
-    def whole(self, dim: Dim) -> Dim | None:
-        """The plain distinct atoms that a dimension stands for; None where only `live` can tell.
-
-        The same array for every dimension that goes together with this one.
-        """
-        block = self._block(dim)
-        return None if block is None else block.labels
+    def tiles(self, dim: Dim) -> Sequence[Tile] | None:
+        """Where free axes lie in a dimension; None where only `live` can tell."""
+        axes = self._grids.of(dim)
+        return None if axes is None else self._grids.tiles(axes)
 
     def reason(self, atom: int) -> Reason:
         """Why `atom` is locked; "free" when it is not."""
@@ -228,17 +203,26 @@ class Atoms:
         """Never cut these positions."""
         if dim.size == 0:
             return
-        block = self._block(dim)
-        if block is not None:
-            if not block.lock:
-                block.lock = self._reason_number(reason)
-                self._lock[block.atoms] = block.lock
+        axes = self._grids.of(dim)
+        if axes is not None:
+            for axis in axes:
+                if not axis.locked:
+                    axis.lock(whole=True)
+                    self._lock[axis.atoms] = self._reason_number(reason)
             return
         atoms = self._atoms(dim)
         free = atoms[self._lock[atoms] == 0]
         if len(free):
             self._lock[free] = self._reason_number(reason)
-            self._break(free)
+            for axis in self._grids.touched(free):
+                axis.lock(whole=bool(self._lock[axis.atoms].all()))
+
+    def lock_position(self, dim: Dim, position: int, reason: Reason) -> None:
+        """Never cut one position."""
+        for atom in self._live_label(tuple(dim[position].tolist())):
+            self._lock[atom] = self._reason_number(reason)
+            axis = self._grids.at(atom)
+            axis.lock(whole=bool(self._lock[axis.atoms].all()))
 
     def mark_normalised(self, dim: Dim) -> None:
         """May be cut, but not like zero-masking: statistics run over the kept units."""
@@ -255,15 +239,22 @@ class Atoms:
     def joined(self, left: Dim, right: Dim) -> bool:
         """Unify two dimensions if nothing can come of it that needs a reason; whether it was done.
 
-        That is so for two whole free dimensions, which go together, and for two that never change.
+        That is so for grids of the same shape whose axes go together in pairs, for one that is the
+        product of free axes, and for two that never change.
         """
         if left is right or len(left) == 0 or left.shape[1] == right.shape[1] == 0:
             return True
-        here, there = self._block(left), self._block(right)
-        if here is None or there is None or here.lock or there.lock:
+        here, there = self._grids.of(left), self._grids.of(right)
+        if here is None or there is None:
             return False
-        self._join(here, there)
-        return True
+        return self._join_pairs(here, there) or self._join_whole(here, there)
+
+    def merged(self, dims: Sequence[Dim]) -> Dim:
+        """Labels of the merged dimension of several, outermost first."""
+        if len(dims) == 1:
+            return dims[0]
+        known = self._grids.merged(dims)
+        return reduce(product, dims) if known is None else known
 
     def unify(self, left: Dim, right: Dim, reason: Reason) -> None:
         """Position by position, make two dimensions of equal length go together."""
@@ -318,10 +309,23 @@ class Atoms:
         dims = fixed_dims(sizes)
         if not big or dim.shape[1] == 0:
             return dims
-        core = np.arange(1, len(dim) + 1).reshape([sizes[i] for i in big])
-        for axis, part in zip(big, self.factor_at(dim, core, reason), strict=True):
+        lengths = [sizes[i] for i in big]
+        parts = self.divide(dim, lengths)
+        if parts is None:
+            core = np.arange(1, len(dim) + 1).reshape(lengths)
+            parts = self.factor_at(dim, core, reason)
+        for axis, part in zip(big, parts, strict=True):
             dims[axis] = part
         return dims
+
+    def divide(self, dim: Dim, sizes: Sequence[int]) -> list[Dim] | None:
+        """The dimensions of `dim` viewed as `sizes`; None where that may need a reason."""
+        axes = self._grids.of(dim)
+        plan = None if axes is None else divided([axis.size for axis in axes], sizes)
+        if axes is None or plan is None:
+            return None
+        parts = [self._parts_of(axis, counts) for axis, counts in zip(axes, plan[0], strict=True)]
+        return [self._grids.dim(tuple(parts[n][k] for n, k in share)) for share in plan[1]]
 
     def factor_at(self, dim: Dim, core: NDArray[np.int64], reason: Reason) -> list[Dim]:
         """Labels of the positions that `core` names, over several axes -> one dimension per axis.
@@ -351,35 +355,81 @@ class Atoms:
     # -------------------------------------------------------------- inside
 
     def _mark(self, marks: NDArray[np.bool_], dim: Dim) -> None:
-        block = self._block(dim)
-        marks[block.atoms if block is not None else self._atoms(dim)] = True
-
-    def _block(self, dim: Dim) -> _Block | None:
-        """The whole dimension that `dim` stands for; None where its atoms differ in state."""
-        block = self._by_dim.get(id(dim))
-        if block is None:
-            return None
-        while block.to is not None:
-            if block.to.to is not None:
-                block.to = block.to.to  # halves the path
-            block = block.to
-        return block if block.whole else None
-
-    def _join(self, here: _Block, there: _Block) -> None:
-        """Bind one whole free dimension to another."""
-        if here is there:
+        axes = self._grids.of(dim) if dim.size else ()
+        if axes is None:
+            marks[self._atoms(dim)] = True
             return
+        for axis in axes:
+            marks[axis.atoms] = True
+
+    def _alive(self, dim: Dim, axes: Axes) -> Dim:
+        """Labels of a grid without its locked axes."""
+        locked = [axis.locked for axis in axes]
+        if all(locked):
+            return fixed(len(dim))
+        if not any(locked):
+            return self._grids.dim(axes)
+        alive = [self._grids.dead(axis.size) if axis.locked else axis for axis in axes]
+        return self._grids.dim(tuple(alive))
+
+    def _join_pairs(self, here: Axes, there: Axes) -> bool:
+        """Unify grids axis by axis; whether they are of one shape, free in the same places."""
+        if here == there:
+            return True
+        if len(here) != len(there):
+            return False
+        if len(here) == 1 and not here[0].locked and not there[0].locked:
+            self._join(here[0], there[0])
+            return True
+        apart = [(a, b) for a, b in zip(here, there, strict=True) if a is not b]
+        if any(a.size != b.size or a.locked != b.locked for a, b in apart):
+            return False
+        if len(here) > 1 and any(a in there or b in here for a, b in apart if not a.locked):
+            return False  # an axis would meet itself turned
+        for a, b in apart:
+            if not a.locked:
+                self._join(a, b)
+        return True
+
+    def _join_whole(self, here: Axes, there: Axes) -> bool:
+        """Refine the one axis of a dimension into those of another; whether that can be done."""
+        one, several = (here, there) if len(here) == 1 else (there, here)
+        if len(one) > 1 or len(several) == 1 or one[0] in several:
+            return False
+        if one[0].locked or any(axis.locked for axis in several):
+            return False
+        self._refine_axis(one[0], several)
+        return True
+
+    def _join(self, here: Axis, there: Axis) -> None:
+        """Bind one free axis to another."""
         self._resolved.clear()
         a, b = here.atoms, there.atoms
         self._to[a] = there.labels[:, 0]
         self._normalised[b] |= self._normalised[a]
         self._stream[b] |= self._stream[a]
-        here.to = there
+        here.bind(there)
+
+    def _refine_axis(self, axis: Axis, parts: Axes) -> None:
+        """Let a free axis stand for the product of others."""
+        self._tabulate(axis.labels[:, 0], self._grids.dim(parts))
+        axis.refine(parts)
+
+    def _parts_of(self, axis: Axis, sizes: Sequence[int]) -> Axes:
+        """An axis in parts of these sizes; a locked one never changes."""
+        if axis.locked:
+            return tuple(self._grids.dead(size) for size in sizes)
+        if len(sizes) == 1:
+            return (axis,)
+        parts = self._grids.of(self.merged([self.new(size) for size in sizes]))
+        assert parts is not None  # they are new
+        self._refine_axis(axis, parts)
+        return parts
 
     def _break(self, atoms: NDArray[np.int64]) -> None:
-        """From now on the dimensions of these atoms are read position by position."""
-        for number in np.unique(np.searchsorted(self._starts, atoms, "right")).tolist():
-            self._blocks[number - 1].whole = False
+        """From now on the axes of these atoms are read position by position."""
+        for axis in self._grids.touched(atoms):
+            axis.scatter()
 
     def _roots(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Representative of each atom; -1 stays."""
@@ -397,7 +447,7 @@ class Atoms:
     def _followed(self, dim: Dim) -> Dim:
         """Labels in free atoms, as the arrays tell."""
         roots = self._roots(dim)
-        if not (self._parts and self._refined[roots[roots >= 0]].any()):
+        if not (self._rows and self._refined[roots[roots >= 0]].any()):
             return roots
         while self._refined[roots[roots >= 0]].any():
             roots = self._roots(self._unfolded(roots))
@@ -428,47 +478,41 @@ class Atoms:
 
     def _refine(self, atoms: NDArray[np.int64], parts: Dim) -> None:
         """Let each atom stand for its row of parts; what it went through is inherited."""
+        self._tabulate(atoms, parts)
+        self._break(atoms)
+
+    def _tabulate(self, atoms: NDArray[np.int64], parts: Dim) -> None:
+        """Write to the arrays what each atom stands for."""
         self._resolved.clear()
-        missing = parts.shape[1] - self._table.shape[1]
-        if missing > 0:
-            self._table = np.pad(self._table, ((0, 0), (0, missing)), constant_values=NOTHING)
-        count, needed = len(self._parts), len(self._parts) + len(atoms)
-        if needed > len(self._table):
-            extra = max(needed, 2 * len(self._table), 256) - len(self._table)
-            self._table = np.pad(self._table, ((0, extra), (0, 0)), constant_values=NOTHING)
-        self._table[count:needed] = NOTHING
+        count, needed = self._rows, self._rows + len(atoms)
+        self._table = _room(self._table, needed, parts.shape[1])
         self._table[count:needed, : parts.shape[1]] = parts
         self._row[atoms] = np.arange(count, needed)
-        self._parts.update(zip(atoms.tolist(), map(tuple, parts.tolist()), strict=True))
+        self._rows = needed
         self._refined[atoms] = True
-        self._break(atoms)
         for mark in (self._normalised, self._stream):
-            mark[parts[mark[atoms]]] = True
+            marked = mark[atoms]
+            if marked.any():
+                mark[parts[marked]] = True
 
-    def _expand(self, row: Iterable[int]) -> Label:
+    def _expand(self, atoms: Iterable[int]) -> Label:
         """Free atoms of one label, without repeats, in order."""
         out: list[int] = []
-        for atom in row:
+        for atom in atoms:
             if atom < 0:
                 continue
-            parts = (
-                self._expand(self._root(part) for part in self._parts[int(atom)])
-                if int(atom) in self._parts
-                else (int(atom),)
-            )
+            row = self._table[self._row[atom]].tolist() if self._refined[atom] else []
+            parts = self._expand(self._root(part) for part in row if part >= 0) or (int(atom),)
             out += [part for part in parts if part not in out]
         return tuple(out)
 
     def _atoms(self, dim: Dim) -> NDArray[np.int64]:
-        block = self._block(dim)
-        if block is not None:
-            return block.labels[:, 0]
         resolved = self.resolve(dim)
         return np.unique(resolved[resolved >= 0])
 
     def _live_label(self, label: Label) -> Label:
         roots: Label = tuple(self._root(int(atom)) for atom in label if atom >= 0)
-        if any(root in self._parts for root in roots):
+        if any(self._refined[root] for root in roots):
             roots = self._expand(roots)
         return tuple(root for root in roots if not self._lock[root])
 

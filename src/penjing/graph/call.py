@@ -119,20 +119,23 @@ class Draft:
         self.kwargs[name] = value
 
 
-@dataclass(frozen=True, slots=True)
 class Call:
     """A `call_function` node, read by argument name.
 
     Args:
         node: The node; its target is an ATen overload.
+
+    Attributes:
+        node: The node.
+        name: ATen base name.
     """
 
-    node: fx.Node
+    __slots__ = ("_tensors", "name", "node")
 
-    @property
-    def name(self) -> str:
-        """ATen base name."""
-        return op_name(self.node)
+    def __init__(self, node: fx.Node) -> None:
+        self.node = node
+        self.name = op_name(node)
+        self._tensors: list[fx.Node] | None = None  # asked for several times
 
     @property
     def _positions(self) -> Mapping[str, int]:
@@ -172,7 +175,9 @@ class Call:
     @property
     def tensors(self) -> list[fx.Node]:
         """Tensor arguments, each once, in order."""
-        return [n for n in dict.fromkeys(self.node.all_input_nodes) if is_tensor(n)]
+        if self._tensors is None:
+            self._tensors = [n for n in self.node.all_input_nodes if is_tensor(n)]
+        return self._tensors
 
     def run(
         self, values: Callable[[fx.Node], Any], replace: Mapping[fx.Node, Any] | None = None

@@ -16,6 +16,7 @@ from penjing.graph.analysis import Analysis
 from penjing.graph.axes import Dim, Reason
 from penjing.graph.call import op_name
 from penjing.graph.demands import least_units
+from penjing.graph.grids import Tile
 from penjing.graph.kinds import Kinds
 from penjing.plan import Group, Groups, Lock, Slice, fingerprint
 
@@ -134,35 +135,55 @@ def _units(analysis: Analysis, kinds: Kinds, name: str, one: _Set) -> Units:
 def _sets(analysis: Analysis) -> list[_Set]:
     """Interchangeable atoms with what they own, in the order of their first places.
 
-    Atoms that were only ever handled as one whole dimension are a set without being looked at.
+    The atoms of an axis that is whole wherever it lies are a set without being looked at: they lie
+    in the same factors, equally often, and no other atoms lie there.
     """
     mixed, dims = _mixed(analysis)
     alone: dict[int, _Set | None] = {}
     places: list[_Owned] = []
-    for number, (fqn, axis, dim) in enumerate(_stored_dims(analysis)):
-        whole = analysis.atoms.whole(dim)
-        if whole is not None and id(whole) not in alone:
-            atoms = whole[:, 0]
-            alone[id(whole)] = None if mixed[atoms].any() else _Set(atoms, (number, 0, 0), [])
-        one = None if whole is None else alone[id(whole)]
-        if one is None:
-            places += _owned(Place(fqn, axis, 0), number, analysis.atoms.live(dim))
-        else:
-            one.slices.append(Slice(fqn, axis))
+    for number, (fqn, axis, dim, tiles) in enumerate(_stored_dims(analysis)):
+        if tiles is None:
+            live = analysis.atoms.live(dim)
+            places += (_owned(fqn, axis, f, number, live) for f in range(live.shape[1]))
+            continue
+        for tile in tiles:
+            if id(tile.atoms) not in alone:
+                atoms, first = tile.atoms[:, 0], (number, tile.factor, 0)
+                alone[id(tile.atoms)] = None if mixed[atoms].any() else _Set(atoms, first, [])
+            one = alone[id(tile.atoms)]
+            if one is None:
+                live = analysis.atoms.live(dim)
+                places.append(_owned(fqn, axis, tile.factor, number, live))
+            else:
+                one.slices.append(_tile_slice(fqn, axis, tile))
     found = [one for one in alone.values() if one is not None]
-    return sorted([*found, *_alike(len(analysis.atoms), places, dims)], key=lambda one: one.first)
+    places = [owned for owned in places if len(owned.positions)]
+    if places:
+        found += _alike(len(analysis.atoms), places, dims)
+    return sorted(found, key=lambda one: one.first)
 
 
 def _mixed(analysis: Analysis) -> tuple[NDArray[np.bool_], list[Dim]]:
-    """Atoms that lie beside others or apart from their own in some dimension; these dimensions."""
+    """Atoms of axes that are not whole everywhere; where these lie other than once each."""
     mixed = np.zeros(len(analysis.atoms), bool)
     dims: list[Dim] = []
+    grids: list[tuple[Dim, Sequence[Tile]]] = []
     for dim in _distinct_dims(analysis):
-        if analysis.atoms.whole(dim) is None:
-            live = analysis.atoms.live(dim)
-            if live.size:
-                mixed[live[live >= 0]] = True
-                dims.append(live)
+        tiles = analysis.atoms.tiles(dim)
+        if tiles is not None:
+            if tiles and len(dim) > len(tiles[0].atoms):
+                grids.append((dim, tiles))
+            continue
+        live = analysis.atoms.live(dim)
+        if live.size:
+            mixed[live[live >= 0]] = True
+            dims.append(live)
+    if dims:
+        dims += (
+            analysis.atoms.live(dim)
+            for dim, tiles in grids
+            if any(mixed[tile.atoms].any() for tile in tiles)
+        )
     return mixed, dims
 
 
@@ -173,23 +194,39 @@ def _slice(place: Place, positions: NDArray[np.int64]) -> Slice:
     return Slice(place.tensor, place.dim, tuple(tuple(row) for row in positions.tolist()))
 
 
-def _stored_dims(analysis: Analysis) -> Iterator[tuple[str, int, Dim]]:
-    """Every dimension of every stored tensor that may still be cut."""
+def _tile_slice(tensor: str, dim: int, tile: Tile) -> Slice:
+    """What units remove where they lie as whole atoms of an axis."""
+    size = len(tile.atoms)
+    if tile.outer == tile.inner == 1:
+        return Slice(tensor, dim)
+    places = np.arange(tile.outer * size * tile.inner).reshape(tile.outer, size, tile.inner)
+    rows = places.transpose(1, 0, 2).reshape(size, -1)
+    return Slice(tensor, dim, tuple(map(tuple, rows.tolist())))
+
+
+def _stored_dims(analysis: Analysis) -> Iterator[tuple[str, int, Dim, Sequence[Tile] | None]]:
+    """Every dimension of every stored tensor that may still be cut, with its tiles."""
+    atoms = analysis.atoms
+    for node, fqn in _stored(analysis):
+        for axis, dim in enumerate(analysis.labels(node)):
+            tiles = atoms.tiles(dim) if dim.size else ()
+            if tiles or (tiles is None and atoms.is_live(dim)):
+                yield fqn, axis, dim, tiles
+
+
+def _stored(analysis: Analysis) -> Iterator[tuple[fx.Node, str]]:
+    """Placeholders of stored tensors with their qualified names, in order."""
+    stored = analysis.program.stored
     for node in analysis.program.graph.nodes:
-        fqn = analysis.program.stored.get(node.name)
-        if node.op == "placeholder" and fqn is not None:
-            for axis, dim in enumerate(analysis.labels(node)):
-                if analysis.atoms.is_live(dim):
-                    yield fqn, axis, dim
+        if node.op == "placeholder" and node.name in stored:
+            yield node, stored[node.name]
 
 
-def _owned(place: Place, number: int, live: Dim) -> Iterator[_Owned]:
-    """Every factor of a dimension with its free atoms."""
-    for factor in range(live.shape[1]):
-        column = live[:, factor]
-        positions = np.flatnonzero(column >= 0)
-        if len(positions):
-            yield _Owned(place._replace(factor=factor), number, positions, column[positions])
+def _owned(tensor: str, dim: int, factor: int, number: int, live: Dim) -> _Owned:
+    """One factor of a dimension with its free atoms."""
+    column = live[:, factor]
+    positions = np.flatnonzero(column >= 0)
+    return _Owned(Place(tensor, dim, factor), number, positions, column[positions])
 
 
 def _alike(size: int, places: Sequence[_Owned], dims: Sequence[Dim]) -> list[_Set]:
@@ -321,21 +358,24 @@ def _reached(analysis: Analysis, atoms: Sequence[NDArray[np.int64]]) -> dict[str
     cuttable = np.zeros(len(analysis.atoms) + 1, bool)  # the last for "no atom", number -1
     for units in atoms:
         cuttable[units] = True
-    seen: dict[int, int] = {}
+    left_of: dict[int, int] = {}
 
     def untouched(dim: Dim) -> int:
+        tiles = analysis.atoms.tiles(dim) if dim.size else ()
+        if tiles is not None:
+            left = len(dim)
+            for atoms in [tile.atoms for tile in tiles]:
+                if id(atoms) not in left_of:
+                    left_of[id(atoms)] = len(atoms) - int(np.count_nonzero(cuttable[atoms]))
+                left = left // len(atoms) * left_of[id(atoms)]
+            return left
         live = analysis.atoms.live(dim)
-        if id(live) in seen:
-            return seen[id(live)]
-        count = int((~cuttable[live].any(axis=1)).sum()) if live.size else len(dim)
-        if live is analysis.atoms.whole(dim):
-            seen[id(live)] = count  # the algebra holds it, so its id stays taken
-        return count
+        return int((~cuttable[live].any(axis=1)).sum()) if live.size else len(dim)
 
     reached = {}
-    for name, fqn in analysis.program.stored.items():
+    for node, fqn in _stored(analysis):
         if fqn in analysis.program.parameters:
-            left = prod(untouched(dim) for dim in analysis.labels(analysis.program.nodes[name]))
+            left = prod([untouched(dim) for dim in analysis.labels(node)])
             reached[fqn] = analysis.program.tensors[fqn].numel() - left
     return reached
 
@@ -350,14 +390,15 @@ def _locks(analysis: Analysis) -> list[Lock]:
         if fqn in analysis.program.parameters and analysis.program.tensors[fqn].dim() > 1:
             outputs.setdefault(fqn, 0)
     counts: dict[tuple[str, int, Reason], int] = defaultdict(int)
-    for node in analysis.program.graph.nodes:
-        fqn = analysis.program.stored.get(node.name, "")
-        if node.op != "placeholder" or fqn not in outputs:
+    for node, fqn in _stored(analysis):
+        if fqn not in outputs:
             continue
         axis = outputs[fqn]
         dim = analysis.labels(node)[axis]
+        if analysis.atoms.tiles(dim):
+            continue  # a free axis lies in every position
         resolved, live = analysis.atoms.resolve(dim), analysis.atoms.live(dim)
-        if resolved.size and live is not analysis.atoms.whole(dim):
+        if resolved.size:
             held = (live < 0).all(axis=1) & (resolved >= 0).any(axis=1)
             rows = resolved[held]
             last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] >= 0, axis=1)

@@ -129,5 +129,9 @@ class Kinds:
 
     def _mark(self, marks: NDArray[np.bool_], dims: Iterable[Dim]) -> None:
         for dim in dims:
-            live = self._analysis.atoms.live(dim)
-            marks[live[live >= 0]] = True
+            tiles = self._analysis.atoms.tiles(dim)
+            for tile in tiles or ():
+                marks[tile.atoms] = True
+            if tiles is None:
+                live = self._analysis.atoms.live(dim)
+                marks[live[live >= 0]] = True

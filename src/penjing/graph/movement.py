@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from penjing.graph.axes import Atoms, Dim, Label, Reason, fixed, pack
 from penjing.graph.call import Call
-from penjing.graph.routes import Route, Trace, tensors
+from penjing.graph.routes import Route, Shape, Strided, Tiling, Trace, tensors
 
 VALUES = 498  # random integers lie in -498..498: exact in every float type that is captured
 
@@ -79,7 +79,7 @@ class Move:
         sources: Arguments whose values move.
         labels: Labels of an argument's dimensions.
         atoms: The algebra.
-        reason: Given to what cannot be followed.
+        reason: Makes what is given to what cannot be followed.
         indexed: Whether a constant integer tensor chooses the positions; its values would have to
             be renumbered.
     """
@@ -87,11 +87,13 @@ class Move:
     sources: Sequence[fx.Node]
     labels: Callable[[fx.Node], list[Dim]]
     atoms: Atoms
-    reason: Reason
+    reason: Callable[[], Reason]
     indexed: bool
 
     def output(self, route: Route) -> list[Dim]:
         """Labels of one output from where its positions came from."""
+        if isinstance(route, Strided) and route.tiling is not None:
+            return self._tiled(route.tiling, route.shape)
         candidates: list[list[Dim | None]] = [[] for _ in route.shape]
         for number, source in enumerate(self.sources):
             inside = route.inside(number)
@@ -106,6 +108,33 @@ class Move:
                 candidates[axis].append(_with_gaps(dim, reached))
         return [self._merge(dims, size) for dims, size in zip(candidates, route.shape, strict=True)]
 
+    def _tiled(self, tiling: Tiling, shape: Shape) -> list[Dim]:
+        """Labels of a view that cuts whole dimensions into parts and merges these."""
+        parts: dict[tuple[int, int], Dim] = {}
+        for place, dim in enumerate(self.labels(self.sources[0])):
+            sizes = tiling.parts[place]
+            if place in tiling.picked:
+                self._pick(dim, tiling.picked[place])
+            elif len(sizes) == 1 and self.atoms.is_live(dim):
+                parts[place, 0] = dim
+            elif self.atoms.is_live(dim):
+                cut = self.atoms.divide(dim, sizes)
+                cut = self.atoms.split(dim, sizes, self.reason()) if cut is None else cut
+                parts.update(((place, number), part) for number, part in enumerate(cut))
+            else:
+                parts.update(((place, n), fixed(size)) for n, size in enumerate(sizes))
+        return [
+            self.atoms.merged([parts[part] for part in axis]) if axis else fixed(size)
+            for axis, size in zip(tiling.axes, shape, strict=True)
+        ]
+
+    def _pick(self, dim: Dim, position: int) -> None:
+        """Lock a position that is picked alone: which one it is would be another after a cut."""
+        if self.atoms.is_live(dim):
+            reason = self.reason()
+            why = f"{reason.why} picks one position"
+            self.atoms.lock_position(dim, position, Reason(why, reason.where))
+
     def _from_source(self, number: int, source: fx.Node, route: Route) -> list[Dim]:
         """Labels that one source gives to each output axis."""
         out = [fixed(size) for size in route.shape]
@@ -115,14 +144,12 @@ class Move:
             trace = route.trace(number, place)
             if not trace.axes:
                 if trace.core.flat[0] > 0:
-                    picked = int(trace.core.flat[0]) - 1
-                    why = f"{self.reason.why} picks one position"
-                    self.atoms.lock(dim[picked : picked + 1], Reason(why, self.reason.where))
+                    self._pick(dim, int(trace.core.flat[0]) - 1)
                 continue
             if self.indexed and not trace.same:
-                self.atoms.lock(
-                    dim, Reason(f"{self.reason.why} with a constant index", self.reason.where)
-                )
+                reason = self.reason()
+                why = f"{reason.why} with a constant index"
+                self.atoms.lock(dim, Reason(why, reason.where))
                 continue
             for axis, part in zip(trace.axes, self._parts(dim, trace), strict=True):
                 alone = out[axis].shape[1] == 0
@@ -134,7 +161,7 @@ class Move:
         if trace.same:
             return [dim]
         if trace.split:
-            return self.atoms.factor_at(dim, trace.core, self.reason)
+            return self.atoms.factor_at(dim, trace.core, self.reason())
         if len(trace.axes) == 1:
             core = trace.core
             return [np.where((core > 0)[:, None], dim[np.maximum(core - 1, 0)], -1)]
@@ -149,7 +176,7 @@ class Move:
             order = np.argsort(first)
             small = small.take(first[order], axis)
             classes.append(np.argsort(order)[inverse.reshape(-1)])
-        parts = self.atoms.factor_at(dim, small, self.reason)
+        parts = self.atoms.factor_at(dim, small, self.reason())
         return [part[inverse] for part, inverse in zip(parts, classes, strict=True)]
 
     def _merge(self, dims: list[Dim | None], size: int) -> Dim:
@@ -166,7 +193,7 @@ class Move:
                 rows[position].append(tuple(int(a) for a in dim[position] if a >= 0))
         for labels in rows:
             for other in labels[1:]:
-                self.atoms.unify(pack([labels[0]]), pack([other]), self.reason)
+                self.atoms.unify(pack([labels[0]]), pack([other]), self.reason())
         return pack([labels[0] if labels else () for labels in rows])
 
 

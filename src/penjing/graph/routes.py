@@ -6,9 +6,9 @@ without a look at a single value. Any other op that moves values is run once on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from math import prod
 from typing import Any, Protocol
 
@@ -60,6 +60,22 @@ class Route(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A view that does nothing but cut whole dimensions into parts and merge these in any order.
+
+    Args:
+        parts: Per dimension of the argument the sizes of its parts, outermost first; none where it
+            has one position, or where one is picked.
+        axes: Per output axis the parts that it is made of, by dimension and number.
+        picked: Dimensions of which one position is picked, with the position.
+    """
+
+    parts: tuple[tuple[int, ...], ...]
+    axes: tuple[tuple[tuple[int, int], ...], ...]
+    picked: Mapping[int, int]
+
+
 class Strided:
     """An output that is a view of the one argument.
 
@@ -70,18 +86,42 @@ class Strided:
 
     def __init__(self, size: Shape, view: Tensor) -> None:
         self.shape: Shape = tuple(view.shape)
-        sizes = np.array(size, np.int64)
-        strides = np.array([prod(size[i + 1 :]) for i in range(len(size))], np.int64)
-        self._start = view.storage_offset() // strides % sizes
-        self._digits = {
+        self._sizes = size
+        self._strides = _contiguous(size)
+        self._steps, self._offset = view.stride(), int(view.storage_offset())
+
+    @cached_property
+    def tiling(self) -> Tiling | None:
+        """The view as a tiling; None where it is more than that."""
+        return _tiling(self._sizes, self.shape, self._steps, self._offset)
+
+    @property
+    def is_bijection(self) -> bool:
+        """Whether it is a tiling that leaves nothing out."""
+        return self.tiling is not None and not self.tiling.picked
+
+    @cached_property
+    def carries(self) -> bool:
+        """Whether a position cannot be told axis by axis."""
+        if self.tiling is not None:
+            return False
+        highest = (digits.max(axis=0) for digits in self._digits.values())
+        return bool((sum(highest, self._start) >= np.array(self._sizes)).any())
+
+    @cached_property
+    def _start(self) -> Places:
+        """Where the first position of the output lies, dimension by dimension."""
+        return self._offset // np.array(self._strides, np.int64) % np.array(self._sizes, np.int64)
+
+    @cached_property
+    def _digits(self) -> dict[int, Places]:
+        """Steps in every dimension for every position along an output axis."""
+        sizes, strides = np.array(self._sizes, np.int64), np.array(self._strides, np.int64)
+        return {
             axis: np.arange(count)[:, None] * step // strides % sizes
-            for axis, (count, step) in enumerate(zip(view.shape, view.stride(), strict=True))
+            for axis, (count, step) in enumerate(zip(self.shape, self._steps, strict=True))
             if count > 1 and step
         }
-        reach = sum((digits.max(axis=0) for digits in self._digits.values()), self._start)
-        self.carries = bool((reach >= sizes).any())
-        """Whether a position cannot be told axis by axis."""
-        self._sizes = size
 
     def inside(self, source: int) -> None:  # noqa: ARG002 - there is one
         """Every position comes from the argument."""
@@ -94,6 +134,68 @@ class Strided:
         first = np.asarray(self._start[dim] + 1)
         core = reduce(lambda x, axis: np.add.outer(x, columns[axis]), varying, first)
         return Trace.of(varying, core, self._sizes[dim])
+
+
+def _contiguous(size: Shape) -> list[int]:
+    """Strides of a tensor of this shape that lies in one piece."""
+    strides = [1]
+    for count in size[:0:-1]:
+        strides.append(strides[-1] * count)
+    return strides[: len(size)][::-1]
+
+
+Part = tuple[int, int]
+"""A part of a dimension: the dimension, and how many of its positions one step goes on."""
+
+
+def _tiling(size: Shape, shape: Shape, steps: Sequence[int], offset: int) -> Tiling | None:
+    """The tiling that takes a tensor of `size` to a view; None where the view is none."""
+    strides = _contiguous(size)
+    axes = [_axis(count, step, size, strides) for count, step in zip(shape, steps, strict=True)]
+    found: list[list[tuple[int, int]]] = [[] for _ in size]  # step inside the dimension, and size
+    for axis in axes:
+        if axis is None:
+            return None
+        for (dim, inside), count in axis.items():
+            found[dim].append((inside, count))
+    numbers: dict[Part, int] = {}
+    picked: dict[int, int] = {}
+    for dim, parts in enumerate(found):
+        parts.sort(reverse=True)
+        start, left = offset // strides[dim] % size[dim], size[dim]
+        if not parts and left > 1:
+            picked[dim] = start
+            continue
+        for number, (inside, count) in enumerate(parts):
+            if inside * count != left:
+                return None
+            numbers[dim, inside], left = number, inside
+        if left > 1 or start:
+            return None
+    return Tiling(
+        tuple(tuple(count for _, count in parts) for parts in found),
+        tuple(tuple((part[0], numbers[part]) for part in reversed(axis or {})) for axis in axes),
+        picked,
+    )
+
+
+def _axis(count: int, step: int, size: Shape, strides: Sequence[int]) -> dict[Part, int] | None:
+    """Parts of dimensions that an axis runs over, innermost first, with their sizes."""
+    parts: dict[Part, int] = {}
+    while count > 1:
+        dim = next((d for d, s in enumerate(strides) if size[d] > 1 and s <= step), None)
+        if dim is None or step % strides[dim]:
+            return None
+        inside = step // strides[dim]
+        part = min(count, size[dim] // inside)
+        if part < MANY or size[dim] % inside or count % part:
+            return None
+        parts[dim, inside] = part
+        count, step = count // part, step * part
+    return parts
+
+
+MANY = 2  # positions that an axis runs over at least
 
 
 class Listed:
@@ -192,14 +294,16 @@ def signature(
     numbers = {node: number for number, node in enumerate(call.tensors)}
 
     def plain(argument: Any) -> Hashable:
+        if isinstance(argument, int):
+            return argument
         if isinstance(argument, fx.Node):
             if not is_tensor(argument):
                 return values(argument)  # type: ignore[no-any-return] # a size
             moves = argument.meta["val"].is_floating_point()
             return (numbers[argument], shape(argument), "" if moves else argument.name)
         if isinstance(argument, (list, tuple)):
-            return tuple(plain(a) for a in argument)
-        return argument if isinstance(argument, (int, float, str, type(None))) else str(argument)
+            return tuple([plain(a) for a in argument])
+        return argument if isinstance(argument, (float, str, type(None))) else str(argument)
 
     return call.node.target, plain(call.node.args), plain(tuple(call.node.kwargs.items()))
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from torch import fx
 
-from penjing.graph.axes import Atoms, Dim, Reason, fixed, join, product
+from penjing.graph.axes import Atoms, Dim, Reason, fixed, join
 from penjing.graph.call import Call, is_tensor, op_name, output_shapes, where
 
 Labels = list[Dim]
@@ -107,7 +107,9 @@ def broadcast(
 
 def pointwise(site: Site) -> list[Labels]:
     """Element-wise: dimensions of full size go together; sums of live tensors make a stream."""
-    operands = [n for n in site.call.node.all_input_nodes if is_tensor(n)]
+    operands = site.call.tensors
+    if len(operands) == 1 and len(alone := site.labels_of(operands[0])) == len(site.shapes[0]):
+        return [alone]
     labels = broadcast(site, [site.labels_of(n) for n in operands], site.shapes[0])
     moving = [n for n in operands if not site.is_constant(n) and op_name(n) not in FILLED]
     if site.call.name in {"add", "sub", "add_", "sub_"} and len(set(moving)) > 1:
@@ -224,7 +226,7 @@ def channel_shuffle(site: Site) -> list[Labels]:
     x, groups = site.must("self"), site.call.arg("groups")
     sizes = [groups, len(x[1]) // groups]
     outer, inner = site.atoms.split(x[1], sizes, site.reason("groups"))
-    return [[x[0], product(inner, outer), *x[2:]]]
+    return [[x[0], site.atoms.merged([inner, outer]), *x[2:]]]
 
 
 # ---------------------------------------------------------------- products
@@ -273,7 +275,7 @@ def _grouped(site: Site, channel: Dim, weight: Labels, groups: int, transposed: 
     inward, outward = (w_inner, weight[1]) if transposed else (weight[1], w_inner)
     site.unify(x_group, w_group, "groups")
     site.unify(x_inner, inward, "input")
-    return product(x_group, outward)
+    return site.atoms.merged([x_group, outward])
 
 
 def matmul(site: Site) -> list[Labels]:
@@ -574,4 +576,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 
 def dead(site: Site) -> bool:
     """Whether nothing that the op reads may still be cut."""
-    return not any(site.atoms.is_live(dim) for n in site.call.tensors for dim in site.labels_of(n))
+    is_live = site.atoms.is_live
+    for node in site.call.tensors:
+        for dim in site.labels_of(node):
+            if is_live(dim):
+                return False
+    return True

@@ -30,6 +30,9 @@ PASSES = 3
 TURNS = frozenset(("transpose", "permute", "t", "unsqueeze", "movedim", "swapaxes"))
 """Ops whose arguments name axes, never sizes or positions."""
 
+SIZED = frozenset(("view", "reshape", "_unsafe_view", "flatten", "unflatten"))
+"""Ops whose arguments are the sizes of their output, rewritten from its labels and nothing else."""
+
 ALONG_ONE = frozenset(("select", "slice", "narrow", "squeeze"))
 """Ops that do nothing to any axis but `dim`."""
 
@@ -46,18 +49,22 @@ class KeptPositions:
 
     def __init__(self, resolve: Callable[[Dim], Dim], gone: NDArray[np.bool_]) -> None:
         self._resolve, self._gone = resolve, gone
-        self._seen: dict[int, tuple[Dim, Tensor | None]] = {}
+        self._seen: dict[int, tuple[Dim, Tensor | None]] = {}  # holds dimensions: ids stay taken
 
     def __call__(self, dim: Dim) -> Tensor | None:
         """Kept positions, int64, ascending; None when all stay."""
         if dim.shape[1] == 0:
             return None
-        if id(dim) not in self._seen:
-            self._seen[id(dim)] = (dim, self._found(dim))  # holds `dim`, so its id stays taken
-        return self._seen[id(dim)][1]
+        known = self._seen.get(id(dim))
+        if known is None:
+            resolved = self._resolve(dim)  # one array for many dimensions
+            same = self._seen.get(id(resolved))
+            kept = self._found(resolved) if same is None else same[1]
+            known = self._seen[id(dim)] = (dim, kept)
+            self._seen[id(resolved)] = (resolved, kept)
+        return known[1]
 
-    def _found(self, dim: Dim) -> Tensor | None:
-        resolved = self._resolve(dim)
+    def _found(self, resolved: Dim) -> Tensor | None:
         gone = ((resolved >= 0) & self._gone[resolved]).any(axis=1)
         return torch.from_numpy(np.flatnonzero(~gone)) if gone.any() else None
 
@@ -128,19 +135,22 @@ class Trials:
         return (self._analysis.signature(node), tuple(around), sizes), list(groups)
 
     def _spares_cuts(self, node: fx.Node) -> bool:
-        """Whether the op gives every axis that can be cut as it is: as good after any cut.
+        """Whether the op gives every axis that can be cut, or its parts, as they are.
+
+        It is then as good after any cut: what is kept of an output is the product of what is kept
+        of the parts that it is made of, in the same order.
 
         An axis whose labels were left behind on the way is no such case.
         """
         name = op_name(node)
-        if name not in TURNS and name not in ALONG_ONE:
+        if name in SIZED or name in TURNS:
+            return self._analysis.is_tiled(node)
+        if name not in ALONG_ONE:
             return False
-        atoms, source = self._analysis.atoms, node.all_input_nodes[0]
-        dims = self._analysis.labels(source)
-        if name in ALONG_ONE:
-            axis = Call(node).arg("dim", 0) if Call(node).has("dim") else None
-            if not isinstance(axis, int) or atoms.is_live(dims[axis]):
-                return False
+        atoms, dims = self._analysis.atoms, self._analysis.labels(node.all_input_nodes[0])
+        axis = Call(node).arg("dim", 0) if Call(node).has("dim") else None
+        if not isinstance(axis, int) or atoms.is_live(dims[axis]):
+            return False
         before, after = (
             sorted(id(dim) for dim in labels if atoms.is_live(dim))
             for labels in (dims, self._analysis.labels(node))
