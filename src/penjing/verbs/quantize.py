@@ -44,6 +44,7 @@ from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.preparation import check_finite, check_fits, program_figures
 
 _TIMED_SECONDS = 20.0
+_HALF_BYTE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,5 +496,11 @@ def notes_of(network: QuantizedNetwork) -> tuple[str, ...]:
         "computes it in floats on the same matrices"
         for node in network.recurrent
     ]
+    small = sum(grid.bits <= _HALF_BYTE for grid in network.weights.values())
+    if small:
+        notes.append(
+            f"{small} of {len(network.weights)} weights have {_HALF_BYTE} bits or fewer: `save` "
+            "packs them; they take a byte each in .onnx and in C, whose kernels read bytes"
+        )
     notes += [f"{node} runs in floats: {reason}" for node, reason in network.fallbacks.items()]
     return tuple(notes)

@@ -1,0 +1,106 @@
+"""Every scheme from calibration to file: integers of its kind, packed, and what runs them named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import penjing as pj
+from penjing.errors import ExportError
+from penjing.quantization.formats import stored_bits
+from penjing.quantization.scheme import NAMES, resolve
+
+X = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+WIDE = ("int8x16",)
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 4))
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def made(net: nn.Module, request: pytest.FixtureRequest) -> tuple[str, pj.Quantized]:
+    return request.param, pj.quantize(net, X[:1], calibration=[X], scheme=request.param)
+
+
+def rows(done: pj.Quantized) -> list[Tensor]:
+    """Integers of every output channel."""
+    network = done.model.network
+    return [row for fqn in network.weights for row in network.integers(fqn).flatten(1)]
+
+
+def test_integers_are_of_the_kind_that_the_scheme_says(made: tuple[str, pj.Quantized]) -> None:
+    name, done = made
+    scheme = resolve(name)
+    most = max(2 ** (scheme.weight_bits - 1) - 1, 1)
+    found = {int(q) for row in rows(done) for q in row}
+    assert found <= set(range(-most, most + 1)) - ({0} if scheme.weight_bits == 1 else set())
+
+
+def test_activations_have_the_bits_of_the_scheme(made: tuple[str, pj.Quantized]) -> None:
+    name, done = made
+    grids = done.model.network.activations.values()
+    assert {grid.bits for grid in grids} == {resolve(name).activation_bits}
+
+
+def test_scales_are_powers_of_two_where_the_core_only_shifts(
+    made: tuple[str, pj.Quantized],
+) -> None:
+    name, done = made
+    network = done.model.network
+    grids = [*network.weights.values(), *network.activations.values()]
+    exponents = torch.cat([torch.log2(grid.scale.reshape(-1)) for grid in grids])
+    assert torch.equal(exponents, exponents.round()) == resolve(name).power_of_two
+
+
+def test_a_checkpoint_gives_the_same_network(
+    made: tuple[str, pj.Quantized], tmp_path: Path
+) -> None:
+    _, done = made
+    assert torch.equal(pj.load(pj.save(done.model, tmp_path))(X), done.model(X))
+
+
+def test_a_checkpoint_holds_weights_without_gaps(
+    made: tuple[str, pj.Quantized], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    name, done = made
+    (path,) = Path(pj.save(done.model, tmp_path)).glob("*.safetensors")
+    weights = {fqn for fqn in load_file(path) if fqn.endswith("weight")}
+    held = sum(load_file(path)[fqn].nbytes for fqn in weights)
+    assert held == (216 + 288 + 64) * stored_bits(resolve(name).weight_bits) // 8
+
+
+def test_the_file_for_onnx_runtime_is_compared_or_refused_by_name(
+    made: tuple[str, pj.Quantized], tmp_path: Path
+) -> None:
+    name, done = made
+    if name in WIDE:
+        with pytest.raises(ExportError, match="16-bit activations"):
+            pj.export(done.model, X[:1], tmp_path / "net.onnx")
+    else:
+        assert pj.export(done.model, X[:1], tmp_path / "net.onnx").size_bytes > 0
+
+
+def test_sixteen_bit_activations_are_refused_by_the_compiler(net: nn.Module) -> None:
+    done = pj.quantize(net, X[:1], calibration=[X], scheme="int8x16")
+    with pytest.raises(ExportError, match="its value has 16 bits; only int8 has kernels"):
+        pj.compile(done.model, X[:1])
+
+
+def test_the_report_says_the_scheme(made: tuple[str, pj.Quantized]) -> None:
+    name, done = made
+    assert done.report.data.choices["scheme"] == name
+
+
+@pytest.mark.parametrize("name", ["int4", "ternary", "binary"])
+def test_the_report_says_that_only_checkpoints_pack_weights(net: nn.Module, name: str) -> None:
+    notes = pj.quantize(net, X[:1], calibration=[X], scheme=name).report.data.notes
+    assert any("a byte each in .onnx and in C" in note for note in notes)
