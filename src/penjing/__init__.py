@@ -22,6 +22,7 @@ from penjing.verbs.prepare import Prepared, prepare
 from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.quantize import Quantized, quantize
 from penjing.verbs.shrink_like import shrink_like
+from penjing.verbs.slimmable import Slimmable, slimmable
 from penjing.verbs.sparsify import Sparsified, sparsify
 from penjing.verbs.train import train
 
@@ -43,6 +44,7 @@ __all__ = [
     "Pruned",
     "Quantized",
     "Report",
+    "Slimmable",
     "Sparsified",
     "Task",
     "Tuned",
@@ -63,6 +65,7 @@ __all__ = [
     "save",
     "search",
     "shrink_like",
+    "slimmable",
     "sparsify",
     "train",
 ]

@@ -28,7 +28,14 @@ from torch import Tensor, fx, nn
 
 from penjing import files
 from penjing.adaptive.exits import EarlyExitNetwork
-from penjing.adaptive.storage import Stored, exits_from_storage, exits_to_storage
+from penjing.adaptive.slimmable import SlimmableNetwork
+from penjing.adaptive.storage import (
+    Stored,
+    exits_from_storage,
+    exits_to_storage,
+    slimmable_from_storage,
+    slimmable_to_storage,
+)
 from penjing.errors import CheckpointError, InputError, PlanError
 from penjing.graph.capture import Example, capture, describe
 from penjing.graph.codec import from_json, tensors_of, to_json
@@ -49,10 +56,13 @@ DENSE_VERSION = 1  # written everywhere else, so that older versions read it too
 MAX_SPEC_BYTES = 256 * 2**20
 
 VALUES, PLACES = ":values", ":places"  # behind the name of a packed tensor
-ADAPTIVE: Mapping[str, Callable[[Any, Mapping[str, Tensor], Mapping[str, str]], nn.Module]] = {
+Builder = Callable[[Any, Mapping[str, Tensor], Mapping[str, str], Example | None], nn.Module]
+
+ADAPTIVE: Mapping[str, Builder] = {
     "exits": exits_from_storage,
+    "slimmable": slimmable_from_storage,
 }
-"""Form in the file -> what builds the network from its content, tensors and ties."""
+"""Form in the file -> what builds the network of its content, tensors, ties and example inputs."""
 
 _WEIGHTS = ("model.safetensors", "model.1.safetensors")
 
@@ -276,6 +286,8 @@ def _content(model: nn.Module, record: Record | None, example: Example | None) -
         return _Content("integers", graph, "", tensors, grids)
     if isinstance(model, EarlyExitNetwork):
         return _Content("exits", *_described(exits_to_storage(model)))
+    if isinstance(model, SlimmableNetwork):
+        return _Content("slimmable", *_described(slimmable_to_storage(model)))
     missing = "it was saved without example inputs"
     if isinstance(model, fx.GraphModule):
         try:
@@ -443,7 +455,8 @@ def _as_adaptive(saved: Saved, model: object) -> nn.Module:
             f"{saved.path} holds a network that adapts at run time, which the network's own class "
             "cannot express; load it without model="
         )
-    return ADAPTIVE[saved.form](saved.graph, saved.tensors, saved.ties)
+    example = None if saved.record is None else saved.record.example_inputs()
+    return ADAPTIVE[saved.form](saved.graph, saved.tensors, saved.ties, example)
 
 
 def _as_integers(saved: Saved, model: object) -> QuantizedModule:

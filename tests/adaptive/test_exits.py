@@ -1,6 +1,7 @@
 """Early exits: what leaves early is what the truncated network says, and nothing else runs."""
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,7 +34,15 @@ POLICIES = [
 ]
 
 
+@cache
+def _fresh():
+    return network(seed=0)
+
+
 def network(**how):
+    """A fresh network with exits; the usual one is made once."""
+    if not how:
+        return copy.deepcopy(_fresh())
     return pj.early_exits(chain(), X[:1], **{"at": PLACES, **how}).model
 
 
@@ -341,3 +350,10 @@ def test_a_calibration_measures_samples_one_by_one():
     done = pj.calibrate_exits(made, judged, max_drop=0.05, samples=8).report.data
     assert done.after.latency.n == 8
     assert done.after.latency.min_ms <= done.after.latency.mean_ms
+
+
+def test_the_report_shows_who_leaves_where(trained, tmp_path):
+    done = pj.calibrate_exits(trained, task(), max_drop=0.05, cost="macs")
+    page = done.report.save(tmp_path / "exits.html").read_text()
+    assert "samples that leave" in page
+    assert "blocks.2" in page

@@ -3,6 +3,8 @@
 from penjing.adaptive.criteria import NEVER, ExitPolicy
 from penjing.adaptive.exit_files import StageRunner, write_conditional, write_stages
 from penjing.adaptive.exits import EarlyExitNetwork, Exited, RoutedNetwork
+from penjing.adaptive.sandwich import Sandwich
+from penjing.adaptive.slimmable import SlimmableNetwork
 
 __all__ = [
     "NEVER",
@@ -10,6 +12,8 @@ __all__ = [
     "ExitPolicy",
     "Exited",
     "RoutedNetwork",
+    "Sandwich",
+    "SlimmableNetwork",
     "StageRunner",
     "write_conditional",
     "write_stages",

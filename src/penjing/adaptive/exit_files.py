@@ -98,7 +98,7 @@ class StageRunner:
     """
 
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
-        paths = []
+        paths: list[Path] = []
         while (path := Path(folder) / stage_name(len(paths))).is_file():
             paths.append(path)
         if len(paths) < 2:

@@ -11,10 +11,12 @@ from torch import Tensor, fx, nn
 
 from penjing.adaptive.criteria import ExitPolicy
 from penjing.adaptive.exits import Attachment, EarlyExitNetwork, put
-from penjing.errors import CheckpointError, StrategyError
-from penjing.graph.capture import MIN_BATCH, capture
+from penjing.adaptive.slimmable import SlimmableNetwork
+from penjing.errors import CheckpointError, PenjingError, StrategyError
+from penjing.graph.capture import MIN_BATCH, Example, capture
 from penjing.graph.codec import from_json, tensors_of, to_json
 from penjing.graph.form import graph_form, identity
+from penjing.plan import Plan
 
 Stored = tuple[dict[str, Any], dict[str, Tensor]]
 """JSON content, and tensors by qualified name, tied ones once."""
@@ -54,7 +56,10 @@ def exits_to_storage(network: EarlyExitNetwork) -> Stored:
 
 
 def exits_from_storage(
-    content: Any, tensors: Mapping[str, Tensor], ties: Mapping[str, str]
+    content: Any,
+    tensors: Mapping[str, Tensor],
+    ties: Mapping[str, str],
+    example: Example | None = None,  # noqa: ARG001 - as other kinds of networks need it
 ) -> EarlyExitNetwork:
     """Build the network that `exits_to_storage` described; no op is run.
 
@@ -62,6 +67,7 @@ def exits_from_storage(
         content: Parsed JSON, from any source.
         tensors: By qualified name, tied ones once.
         ties: Further names of tensors.
+        example: Example inputs; not needed here.
 
     Returns:
         The network in eval mode.
@@ -90,6 +96,64 @@ def exits_from_storage(
             f"this does not describe a network with early exits: {type(error).__name__}: {error}"
         ) from error
     return network
+
+
+def slimmable_to_storage(network: SlimmableNetwork) -> Stored:
+    """Describe a network of several widths.
+
+    Args:
+        network: Only read.
+
+    Returns:
+        Content for `slimmable_from_storage`, and the tensors.
+
+    Raises:
+        CheckpointError: Its graph holds something that the format does not know.
+        CaptureError: The full network does not export.
+    """
+    model = network.model
+    whole = isinstance(model, fx.GraphModule)
+    form = model if whole else graph_form(capture(model, network.example_inputs))
+    assert isinstance(form, fx.GraphModule)  # both are
+    tensors = {f"model.{name}": tensor for name, tensor in tensors_of(form).items()}
+    own = {**dict(network.own.named_parameters()), **dict(network.own.named_buffers())}
+    tensors.update({f"own.{name}": tensor for name, tensor in own.items()})
+    plans = {str(share): plan.to_json() for share, plan in network.plans.items()}
+    return {"full": to_json(form), "plans": plans, "width": network.width}, _once(tensors)
+
+
+def slimmable_from_storage(
+    content: Any, tensors: Mapping[str, Tensor], ties: Mapping[str, str], example: Example | None
+) -> SlimmableNetwork:
+    """Build the network that `slimmable_to_storage` described, the full one in its graph form.
+
+    Args:
+        content: Parsed JSON, from any source.
+        tensors: By qualified name, tied ones once.
+        ties: Further names of tensors.
+        example: Example inputs, with which the network is analysed again.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        CheckpointError: The content is damaged, or does not fit the tensors.
+    """
+    if example is None:
+        raise CheckpointError("a network of several widths is loaded with its example inputs")
+    try:
+        plans = {float(share): Plan.from_json(text) for share, text in content["plans"].items()}
+        full = _form(content["full"], "model.", tensors, ties)
+        network = SlimmableNetwork(full, example, plans).set_width(float(content["width"]))
+        held = {**dict(network.own.named_parameters()), **dict(network.own.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in held.items():
+                tensor.copy_(tensors[f"own.{name}"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, PenjingError) as error:
+        raise CheckpointError(
+            f"this does not describe a network of several widths: {type(error).__name__}: {error}"
+        ) from error
+    return network.eval()
 
 
 def _head_form(head: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:

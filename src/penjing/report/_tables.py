@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from penjing.figures import (
     EpochFigures,
+    ExitFigures,
     GroupFigures,
     LayerFigures,
     LayerLatency,
@@ -344,31 +345,15 @@ def sensitivity(data: ReportData) -> Table:
 
 def exits(data: ReportData) -> Table:
     """Where samples leave, and what that costs."""
-    columns = (
-        Column("exit", code=True),
-        Column("MACs before it", numeric=True),
-        Column("quality if all left here", numeric=True),
-        Column("threshold", numeric=True),
-        Column("samples that leave", numeric=True),
-        Column("cost", numeric=True),
-    )
-    lines = [
-        [
-            Cell(row.name),
-            _number(row.macs_share, f"{row.macs_share:.0%}"),
-            *(
-                Cell() if value is None else _number(value, show(value))
-                for value, show in (
-                    (row.quality, wording.digits),
-                    (row.threshold, wording.digits),
-                    (row.taken, "{:.1%}".format),
-                    (row.cost, wording.digits),
-                )
-            ),
-        ]
-        for row in data.exits
+    fields: list[_Field[ExitFigures]] = [
+        _code("exit", lambda row: row.name),
+        _number("MACs before it", lambda row: row.macs_share, "{:.0%}".format),
+        _number("quality if all left here", lambda row: row.quality, wording.digits),
+        _number("threshold", lambda row: row.threshold, wording.digits),
+        _number("samples that leave", lambda row: row.taken, "{:.1%}".format),
+        _number("cost", lambda row: row.cost, wording.digits),
     ]
-    return _table("Exits, in the order of the network", columns, lines)
+    return _table("Exits, in the order of the network", data.exits, fields)
 
 
 def layer_latency(data: ReportData) -> Table:

@@ -18,6 +18,7 @@ KINDS = {
     "measure": "measured",
     "groups": "what can be cut",
     "exits": "with early exits",
+    "slimmable": "with several widths",
 }
 
 

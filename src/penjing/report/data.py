@@ -41,6 +41,7 @@ Kind = Literal[
     "measure",
     "groups",
     "exits",
+    "slimmable",
 ]
 
 

@@ -105,7 +105,15 @@ def calibrate_exits(  # noqa: PLR0913 - a public verb, its options are keywords
     made.policy = chosen.policy
     split: Split = "test" if task.test is not None else "val"
     timed = _timed(made, task, split, samples) if cost == "latency" else None
-    data = _report(made, answers, search, chosen, timed)
+    macs = costs if cost == "macs" else _macs(made, example)
+    data = _report(made, search, chosen, timed)
+    whole = count_macs(capture(made.original(), example))
+    mean = round(sum(n * share for n, share in zip(macs, chosen.shares, strict=True)))
+    data = replace(
+        data,
+        before=_figures(made.original(), whole, None if timed is None else timed[0]),
+        after=_figures(made, mean, None if timed is None else timed[1]),
+    )
     judged = _judged(made, task, split)
     bounds = {"max_drop": max_drop, "latency_ms": latency_ms}
     data = replace(
@@ -210,11 +218,11 @@ def _judged(network: EarlyExitNetwork, task: Task, split: Split) -> dict[str, An
 
 def _report(
     network: EarlyExitNetwork,
-    answers: Answers,
     search: Calibration,
     chosen: Candidate,
     timed: tuple[LatencyFigures, LatencyFigures] | None,
 ) -> ReportData:
+    answers = search.answers
     ends = [place.name for place in network.attachments]
     shares = [*(place.share for place in network.attachments), 1.0]
     numbers = range(answers.exits)
@@ -232,8 +240,6 @@ def _report(
         )
         for k in numbers
     )
-    before = _figures(network.original(), None if timed is None else timed[0])
-    after = _figures(network, None if timed is None else timed[1])
     notes = [
         f"on validation {answers.judged_by} is {chosen.quality:.4g}, {chosen.drop:.4g} worse than "
         "at the network's own end",
@@ -245,8 +251,6 @@ def _report(
     return ReportData(
         kind="exits",
         title="early exits",
-        before=before,
-        after=after,
         exits=exits,
         candidates=_candidates(search, chosen, in_ms=timed is not None),
         choices={"criterion": search.criterion, "cost": "latency" if timed else "macs"},
@@ -265,16 +269,17 @@ def _distribution(plain: LatencyFigures, exits: LatencyFigures) -> str:
     )
 
 
-def _figures(network: nn.Module, latency: LatencyFigures | None) -> Figures:
+def _figures(network: nn.Module, macs: int, latency: LatencyFigures | None) -> Figures:
     tensors = list(network.parameters())
     return Figures(
         params=count_params(tensors),
         nonzero=count_nonzero(tensors),
-        macs=None,
+        macs=macs,
         latency_ms=None if latency is None else latency.mean_ms,
         latency=latency,
         how={
             "params": "all parameters, tied ones once",
+            "macs": "mean over the validation samples, of the layers that they run",
             "latency_ms": "mean over samples of the data, one at a time, on ONNX Runtime",
         },
     )
