@@ -30,7 +30,7 @@ from penjing.quantization.lowering import integers
 from penjing.quantization.ptq import quantize_program
 from penjing.quantization.reference import execute
 from penjing.task import Calibration
-from record import Record
+from record import Record, pin
 from zeros import quantized, session, sparsify, timed, write_onnx
 
 NETWORKS = ("resnet20", "resnet56", "ds_cnn", "mobilenet_v1-0.25")
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the row, do not keep it")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    pin()
     rows = Record("integers", __doc__.splitlines()[0], "python bench/integers.py --all")
     networks = [given.network] if given.network else NETWORKS
     sparsities = SPARSITIES if given.sparsity is None else [given.sparsity]

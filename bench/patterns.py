@@ -27,7 +27,7 @@ from penjing.codegen.ir import RELU, Layer, Net, Tensor
 from penjing.codegen.kernels import host_kernels
 from penjing.codegen.targets import HOST
 from penjing.pruning.patterns import Pattern, Tiling
-from record import Record
+from record import Record, pin
 
 LAYERS = {
     "conv": (64, 64, 3, 16),
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--dry", action="store_true", help="print the row, do not keep it")
     given = parser.parse_args()
+    pin()
     rows = Record("patterns", __doc__.splitlines()[0], "python bench/patterns.py --all")
     for layer, pattern, sparsity in rows_wanted():
         if (given.layer or layer, given.pattern or pattern) != (layer, pattern):

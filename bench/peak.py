@@ -32,7 +32,7 @@ from penjing.codegen.kernels import host_kernels
 from penjing.codegen.pipeline import Settings, compile_captured
 from penjing.codegen.runtime import Loaded, aligned
 from penjing.graph.capture import capture
-from record import Record
+from record import Record, pin
 from zeros import sparsify
 
 ROWS = [(n, s) for n in NETWORKS for s in (0.0, 0.9)]
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the row, do not keep it")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    pin()
     record = Record("peak", __doc__.splitlines()[0], "python bench/peak.py --all")
     rates = machine_rates()
     for network, sparsity in ROWS:

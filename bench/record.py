@@ -57,6 +57,13 @@ class Record:
         print(json.dumps(row), flush=True)
 
 
+def pin(threads: int = 1) -> None:
+    """Keep this process, and what it times, on as many cores: the last that it may use."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = range(os.cpu_count() or 1)
+        os.sched_setaffinity(0, set(cores[-threads:]))
+
+
 def data_folder() -> Path:
     """Where the networks and data of the benchmarks lie.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,12 @@ from torch import nn
 import penjing as pj
 from penjing.codegen.build import run_compiler, warnings_of, write_folder
 from penjing.codegen.emit.files import FLAGS
+from penjing.codegen.ir import Net, Tensor
+from penjing.codegen.layout import copy_layer, lay_out
 from penjing.codegen.pipeline import Settings, compile_captured, example_of
+from penjing.codegen.reference import reference_kernels
 from penjing.codegen.runtime import Loaded
+from penjing.codegen.targets import target_of
 from penjing.errors import (
     ExportError,
     InfeasibleError,
@@ -206,6 +211,18 @@ def test_denormal_weights_and_inputs_are_computed_with():
         network.bias.zero_()
     program = pj.compile(network, torch.ones(1, 4))
     assert float(program(torch.full((1, 4), 2.0))[0, 0]) == pytest.approx(8e-40, rel=1e-3)
+
+
+def test_the_header_says_what_happens_to_denormals():
+    assert "Denormal" in pj.compile(nn.Linear(2, 2).eval(), torch.ones(1, 2)).files.text.header
+
+
+def test_a_tensor_beyond_32_bit_positions_is_refused():
+    wide = Tensor("y", (1, 2**16, 2**15))
+    net = Net(("x",), ("y",), (copy_layer(replace(wide, name="x"), wide),), {"x": wide, "y": wide})
+    copier = next(k for k in reference_kernels() if k.kind == "copy")
+    with pytest.raises(ExportError, match=r"\(1, 65536, 32768\).*smaller batch"):
+        lay_out(net, {net.layers[0].name: copier}, copier, target_of("host"))
 
 
 def test_an_op_that_cannot_be_compiled_is_named_with_its_line():

@@ -19,7 +19,10 @@ from penjing.codegen.ir import Layer, Net, Tensor
 from penjing.codegen.kernel import Kernel, Needs, Place, Room
 from penjing.codegen.reference.movement import physical
 from penjing.codegen.targets import Target
+from penjing.errors import ExportError
 
+MOST_ELEMENTS = 2**31 - 1
+"""Of a tensor with its borders: what `int` counts to."""
 Home = Literal["arena", "input", "output", "constant", "state"]
 Border = tuple[tuple[int, int], ...]
 
@@ -330,6 +333,14 @@ class _Layouts:
                 wish = replace(wish, border=())
         self.wishes[name] = wish
         strides, offset, elements = packed(tensor.shape, wish.border, wish.order)
+        if elements + wish.slack > MOST_ELEMENTS:
+            maker = self.made.get(name)
+            where = "an input or constant" if maker is None else f"made by {maker.source!r}"
+            raise ExportError(
+                f"tensor {name!r} ({where}) of shape {tuple(tensor.shape)} takes "
+                f"{elements + wish.slack:,} elements with its borders; the positions of C code are "
+                f"32-bit, so at most {MOST_ELEMENTS:,}. Compile for a smaller batch or input"
+            )
         self.buffers[name] = Buffer(name, elements + wish.slack, tensor.dtype, home, position)
         return Lay(name, offset, strides, wish.border, wish.slack)
 

@@ -17,7 +17,7 @@ from penjing.codegen.emit import Files, write_files
 from penjing.codegen.fusion import fuse
 from penjing.codegen.ir import Net
 from penjing.codegen.kernel import Kernel
-from penjing.codegen.kernels import compact_kernels, host_kernels
+from penjing.codegen.kernels import Turn, compact_kernels, host_kernels
 from penjing.codegen.layout import lay_out
 from penjing.codegen.lower import lower
 from penjing.codegen.preprocessing import Normalize, position_of, with_image
@@ -168,7 +168,8 @@ def _written(
     """The files with one set of kernels, the plain ones as the last resort."""
     target, plain = settings.target, reference_kernels()
     kernels = choose(net, [*fast, *plain], target, settings.optimize, tune=settings.tune)
-    copier = next(k for k in plain if k.kind == "copy")  # type: ignore[attr-defined] # one of ours
+    copies = [k for k in plain if k.kind == "copy"]  # type: ignore[attr-defined] # one of ours
+    copier = Turn() if target.board is None else copies[0]
     laid = lay_out(net, kernels, copier, target)
     return write_files(plan(laid, target), target, settings.name, vectors, settings.notes)
 

@@ -104,7 +104,7 @@ def conv_case(name: str, kernel: Kernel, conv: Conv, seed: int = 0) -> Case:
     }  # fmt: skip
     weights = {"weight": weight} | ({} if bias is None else {"bias": bias})
     layer = Layer("conv", name, tuple("xz"[: len(inputs)]), ("y",), attributes, weights)
-    return _case(kernel, layer, inputs, _activated(want, conv.activation))
+    return _case(kernel, layer, inputs, activated(want, conv.activation))
 
 
 def linear_case(
@@ -130,7 +130,7 @@ def linear_case(
         want = want + torch.from_numpy(inputs[1]).double()
     weights = {"weight": weight, "bias": bias}
     layer = Layer("linear", name, tuple("xz"[: len(inputs)]), ("y",), {"activation": RELU}, weights)
-    return _case(kernel, layer, inputs, _activated(want, RELU))
+    return _case(kernel, layer, inputs, activated(want, RELU))
 
 
 def mean_case(name: str, shape: tuple[int, ...], mode: str) -> Case:
@@ -150,7 +150,8 @@ def _case(kernel: Kernel, layer: Layer, inputs: Sequence[np.ndarray], want: torc
     return Case(layer.name, kernel, net, layer, tuple(inputs), want.numpy())
 
 
-def _activated(x: torch.Tensor, activation: Activation | None) -> torch.Tensor:
+def activated(x: torch.Tensor, activation: Activation | None) -> torch.Tensor:
+    """The reference of an activation."""
     if activation is None:
         return x
     functions: dict[str, Callable[..., torch.Tensor]] = {
@@ -168,7 +169,7 @@ def build(cases: Sequence[Case], folder: Path, flags: Sequence[str], compiler: s
     """
     programs = {c.name: alone(c.kernel, c.net, c.layer, HOST, c.name) for c in cases}
     functions = {k: v for p in programs.values() for k, v in p.code.functions.items()}
-    text = HEADER + "".join(functions.values()) + "".join(_body(p) for p in programs.values())
+    text = HEADER + "".join(functions.values()) + "".join(body_of(p) for p in programs.values())
     source, library = folder / "kernels.c", folder / f"kernels_{compiler}.so"
     source.write_text(text)
     subprocess.run(
@@ -178,7 +179,7 @@ def build(cases: Sequence[Case], folder: Path, flags: Sequence[str], compiler: s
     return {c.name: difference(c, programs[c.name], loaded) for c in cases}
 
 
-def _body(program: Alone) -> str:
+def body_of(program: Alone) -> str:
     """The program without the functions that all share."""
     text = program.source.removeprefix(HEADER)
     for function in program.code.functions.values():

@@ -59,6 +59,7 @@ SHAPES = {
     "all_zero": Conv(sparsity=1.0),
     "fully_dense": Conv(sparsity=0.0, channels=9),
     "leaky": Conv(activation=Activation("leaky_relu", (0.1,))),
+    "function": Conv(activation=Activation("silu"), size=(6, 7)),
     "hardswish": Conv(activation=Activation("hardswish"), size=(6, 7)),
     "hardsigmoid": Conv(activation=Activation("hardsigmoid"), size=(6, 7)),
 }

@@ -16,6 +16,8 @@ from penjing.codegen.kernels.recurrent import Recurrent
 from penjing.codegen.kernels.run_linear import RunLinear
 from penjing.codegen.kernels.sparse_conv import SparseConv
 from penjing.codegen.kernels.sparse_linear import ColumnLinear, WindowLinear
+from penjing.codegen.kernels.split import Split
+from penjing.codegen.kernels.turn import Turn
 
 __all__ = [
     "BlockLinear",
@@ -29,7 +31,9 @@ __all__ = [
     "Recurrent",
     "RunLinear",
     "SparseConv",
+    "Split",
     "Style",
+    "Turn",
     "WindowLinear",
     "compact_kernels",
     "host_kernels",
@@ -88,12 +92,14 @@ def _convolutions() -> tuple[Kernel, ...]:
 def _products() -> tuple[Kernel, ...]:
     blocks = [BlockLinear(lanes=n, along=a, rows=m) for n, a in BLOCKS for m in (1, 4)]
     once: list[Kernel] = [WindowLinear(), RunLinear(), DenseLinear(), *blocks[::2]]
+    shared = [Split(product=product) for product in once]
     return (
         *(DenseLinear(rows=m, vectors=v) for m, v in LINEAR_TILES),
         WindowLinear(),
         *(RunLinear(rows=m) for m in (1, 4)),
         *blocks,
-        *(Recurrent(product=product) for product in once),
+        *shared,
+        *(Recurrent(product=product) for product in (*once, *shared)),
         *(ColumnLinear(conv=SparseConv(style=Style(vectors=v))) for v in (8, 16)),
         *(ColumnLinear(conv=SparseConv(style=Style(vectors=v), bundle=b)) for b, v in BLOCK_TILES),
     )

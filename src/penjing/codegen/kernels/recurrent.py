@@ -60,12 +60,12 @@ class Recurrent:
         return float(length * batch * (product + GATE_NS * hidden))
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
-        """Any input; packed outputs and states; room for the gates and the state of one sample."""
+        """Packed tensors; room for the gates and the state of one sample."""
         states = tuple(Room(order=(0, 1)) for _ in layer.inputs[1:])
         wide, hidden = layer.weights["weight"].shape
-        floats = 2 * _up(wide + SLACK) + 2 * _up(hidden + SLACK)
+        floats = _up(wide + SLACK) + 2 * _up(hidden + SLACK)
         return Needs(
-            inputs=(Room(), *states),
+            inputs=(Room(order=(0, 1, 2), slack=SLACK), *states),
             outputs=(Room(order=(0, 1, 2)), *states),
             scratch_bytes=4 * floats,
         )
@@ -86,14 +86,15 @@ class Recurrent:
             _copy(name, place, back=True)
             for name, place in zip("hc", site.outputs[1:], strict=False)
         )
-        call = f"""float *g = (float *)({site.scratch}), *p = g + {_up(wide + SLACK)};
-float *h = p + {_up(wide + SLACK)}, *c = h + {_up(hidden + SLACK)};
+        x = site.inputs[0]
+        call = f"""float *g = (float *)({site.scratch});
+float *h = g + {_up(wide + SLACK)}, *c = h + {_up(hidden + SLACK)};
 (void)c;
 for (int m_b = 0; m_b < {batch}; m_b++) {{
     {begin}
     for (int k = 0; k < {length}; k++) {{
         const int at = {step};
-        {_row(site.inputs[0], wide)}
+        const float *p = {x.pointer} + at * {x.strides[0]} + m_b * {x.strides[1]};
         {{ {inner.call} }}
         {gates}(p, g, h, c);
         {_out(site.outputs[0], hidden)}
@@ -155,14 +156,6 @@ def _copy(name: str, place: Place, *, back: bool = False) -> str:
     other = f"({place.pointer})[m_b * {place.strides[0]} + u * {place.strides[1]}]"
     pair = (other, f"{name}[u]") if back else (f"{name}[u]", other)
     return f"for (int u = 0; u < {hidden}; u++) {pair[0]} = {pair[1]};\n    "
-
-
-def _row(place: Place, wide: int) -> str:
-    t, b, u = place.strides
-    return (
-        f"{{ const float *e = {place.pointer} + at * {t} + m_b * {b}; "
-        f"for (int u = 0; u < {wide}; u++) p[u] = e[u * {u}]; }}"
-    )
 
 
 def _out(place: Place, hidden: int) -> str:

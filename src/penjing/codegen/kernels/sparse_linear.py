@@ -16,6 +16,7 @@ from math import ceil, prod
 
 import numpy as np
 
+from penjing.codegen.encodings import narrowest
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Blob, Code, Needs, Place, Room, Site
 from penjing.codegen.kernels.conv import bias_blob
@@ -187,14 +188,15 @@ class Product:
         ordered = len(plain.starts) > len(sorted_.starts) + len(plain.ends) * SCATTER_STEPS
         found = sorted_ if ordered else plain
         narrow = np.uint16 if weight.shape[1] < 1 << 16 else np.uint32
-        function, text = _function(weight.shape[0], narrow, ordered=ordered)
+        ends = narrowest(found.ends)
+        function, text = _function(weight.shape[0], (narrow, ends.dtype.type), ordered=ordered)
         kept = int(np.count_nonzero(weight))
         busy = kept / max(1, found.values.size)
         blobs = [
             Blob(f"{name}_w", _some(found.values.ravel()), align=64),
             Blob(f"{name}_i", _some(found.index.ravel()), "index", 16),
             Blob(f"{name}_s", _some(found.starts.astype(narrow)), "index"),
-            Blob(f"{name}_n", found.ends.astype(np.uint16), "index"),
+            Blob(f"{name}_n", ends, "index"),
         ]
         if ordered:
             outs = found.rows.astype(np.uint16 if weight.shape[0] < 1 << 16 else np.uint32)
@@ -215,8 +217,8 @@ def _some(values: np.ndarray) -> np.ndarray:
     return values if len(values) else np.zeros(1, values.dtype)
 
 
-def _function(outs: int, narrow: type, *, ordered: bool) -> tuple[str, str]:
-    start = f"{np.dtype(narrow).name}_t"
+def _function(outs: int, kinds: tuple[type, type], *, ordered: bool) -> tuple[str, str]:
+    start, end = (f"{np.dtype(kind).name}_t" for kind in kinds)
     order = "uint16_t" if outs < 1 << 16 else "uint32_t"
     where = f", const {order} *o" if ordered else ""
     full, rest = divmod(outs, LANES)
@@ -229,7 +231,7 @@ def _function(outs: int, narrow: type, *, ordered: bool) -> tuple[str, str]:
     step = f"o += {LANES}" if ordered else f"y += {LANES}, b += {LANES}"
     return named("pj_windows", f"""
 static void @NAME@(const float *x, float *y, const float *b, const float *w, const uint8_t *at,
-                   const {start} *s, const uint16_t *n{where}) {{
+                   const {start} *s, const {end} *n{where}) {{
     for (int g = 0; g < {full + bool(rest)}; g++, n++, {step}) {{
         pj_vf16 a = {{0}}, a1 = {{0}};
         unsigned k = *n;

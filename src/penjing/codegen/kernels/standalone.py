@@ -148,6 +148,7 @@ def packed_site(kernel: Kernel, net: Net, layer: Layer, target: Target) -> Site:
 HEADER = f"""#include <stddef.h>
 #include <stdint.h>
 #include <math.h>
+#include <string.h>
 #define PJ_RESTRICT restrict
 {PRELUDE}"""
 
