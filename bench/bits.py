@@ -28,7 +28,8 @@ from workloads import Workload, flips_and_shifts, workload
 
 NETWORKS = ("ic", "resnet20", "resnet56")
 METHODS = ("nearest", "gptq", "mixed", "trained")
-BITS = (2, 3, 4)
+BITS = (2, 3, 4, 8)
+WHOLE = 8
 SEEDS = (0, 1, 2)
 SAMPLES = 500
 TRAINING_SAMPLES = 20000
@@ -123,6 +124,8 @@ def main() -> None:
         BITS if given.bits is None else (given.bits,),
     )
     for seed, name, method, bits in product(*asked):
+        if bits == WHOLE and method != "nearest":
+            continue  # there is nothing to gain
         if not record.has(network=name, method=method, bits=bits, seed=seed):
             record.add(row(workload(name), method, bits, seed))
 

@@ -251,6 +251,87 @@ def bits_table() -> str:
     return table(header, body)
 
 
+def recurrent_table() -> str:
+    """A GRU in integers: accuracy, bytes and milliseconds."""
+    body = [
+        [
+            SCHOOLED[same[0]["network"]],
+            str(len(same)),
+            f"{statistics.fmean(r['floats'] for r in same):.1f}",
+            spread([r["matrices"] for r in same], 1),
+            spread([r["integers"] for r in same], 1),
+            f"{same[0]['floats_flash_bytes']:,} → {same[0]['flash_bytes']:,}",
+            f"{same[0]['floats_arena_bytes']:,} → {same[0]['arena_bytes']:,}",
+            f"{statistics.median(r['floats_ms'] for r in same):.3f} → "
+            f"{statistics.median(r['integers_ms'] for r in same):.3f}",
+        ]
+        for same in grouped(rows("recurrent"), "network").values()
+    ]
+    header = (
+        *("network", "seeds", "floats", "int8 matrices, ONNX", "integers, C"),
+        *("flash bytes", "arena bytes", "ms, median"),
+    )
+    return table(header, body) if body else "No rows yet."
+
+
+def bits_picture(found: list[Row]) -> str:
+    """Accuracy against the bytes of weights, biases and scales, of one network; floats are marked.
+
+    Args:
+        found: Rows of one network.
+
+    Returns:
+        SVG text.
+    """
+    methods = grouped(found, "method")
+    most = 1.05 * max(r["stored_bytes"] for r in found)
+    floats, least = found[0]["floats"], 10 * (min(r["integers"] for r in found) // 10)
+
+    def x(size: float) -> float:
+        return 60 + 440 * size / most
+
+    def y(value: float) -> float:
+        return 350 - 310 * (value - least) / (100 - least)
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 410" role="img" '
+        'font-family="system-ui, sans-serif" font-size="12">',
+        f"<title>{NAMES[found[0]['network']]}: accuracy against bytes</title>",
+        '<rect width="720" height="410" rx="8" fill="#fbfaf7"/>',
+        f'<line x1="60" x2="500" y1="{y(floats):.1f}" y2="{y(floats):.1f}" stroke="#22301f" '
+        'stroke-dasharray="5 4"/>',
+        f'<text x="505" y="{y(floats) + 4:.1f}" fill="#22301f">floats</text>',
+        '<text x="280" y="394" text-anchor="middle" fill="#555">kilobytes of weights, biases and '
+        "scales</text>",
+    ]
+    for value in range(int(least), 101, 10):
+        parts.append(
+            f'<line x1="60" x2="500" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd9cf"/>'
+            f'<text x="54" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value} %</text>'
+        )
+    for part in range(5):
+        size = part * most / 4
+        parts.append(
+            f'<text x="{x(size):.1f}" y="370" text-anchor="middle" fill="#555">'
+            f"{size / 1000:.0f}</text>"
+        )
+    for number, ((method,), same) in enumerate(methods.items()):
+        colour = f"hsl({number * 360 // len(methods)} 55% 38%)"
+        for (bits,), points in grouped(same, "bits").items():
+            size = statistics.fmean(r["stored_bytes"] for r in points)
+            place = x(size), y(statistics.fmean(r["integers"] for r in points))
+            parts.append(
+                f'<circle cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="4" fill="{colour}"/>'
+                f'<text x="{place[0] + 6:.1f}" y="{place[1] + 14:.1f}" fill="{colour}">'
+                f"{bits}</text>"
+            )
+        parts.append(
+            f'<circle cx="545" cy="{100 + 24 * number}" r="4" fill="{colour}"/>'
+            f'<text x="557" y="{104 + 24 * number}" fill="#22301f">{method}</text>'
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
 def speed_table() -> str:
     """Fewer MACs against fewer milliseconds."""
     body = [
@@ -777,6 +858,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "criteria": criteria_table,
     "quantization": quantization_table,
     "bits": bits_table,
+    "recurrent": recurrent_table,
     "speed": speed_table,
     "coverage": coverage_table,
     "families": families_table,
@@ -801,6 +883,9 @@ def main() -> None:
         write_text(PICTURE, picture())
     if rows("zeros"):
         write_text(PICTURE.with_name("zeros.svg"), zeros_picture())
+    bits = [row for row in rows("bits") if row["network"] == "resnet20"]
+    if bits:
+        write_text(PICTURE.with_name("bits.svg"), bits_picture(bits))
     if rows("leaderboard"):
         write_text(PICTURE.with_name("leaderboard.svg"), leaderboard_picture())
 
