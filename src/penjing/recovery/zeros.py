@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from penjing.pruning.weights import OBS
-from penjing.pruning.weights.protocol import Matrix, Target, WeightImportance
+from penjing.pruning.weights.protocol import AtSparsity, Matrix, Target, WeightImportance
 from penjing.statistics.grams import Gram, Layer
 
 
@@ -61,7 +61,7 @@ def supporting(
         sparsities: Share of zeros by name of the weight.
     """
     first = Fixed(masks)
-    anew = isinstance(importance, OBS)
+    anew = isinstance(importance, (OBS, AtSparsity))
     return Rechosen(first, targets, importance, sparsities) if anew else first
 
 
@@ -100,5 +100,6 @@ class Rechosen:
         weight = full()
         one = weight.new_ones(weight.shape[:2])
         matrix = Matrix(name=layer.weight, weight=weight, scale=one, gram=gram, free=free)
-        scores = self.importance(matrix, target.tiling)
-        return target.tiling.keep(scores, self.sparsities[layer.weight])
+        sparsity, judge = self.sparsities[layer.weight], self.importance
+        judge = judge.at(sparsity) if isinstance(judge, AtSparsity) else judge
+        return target.tiling.keep(judge(matrix, target.tiling), sparsity)

@@ -27,6 +27,7 @@ from penjing.pruning.surgery import write_tensors
 from penjing.pruning.weights import OBS
 from penjing.pruning.weights import resolve as resolve_importance
 from penjing.pruning.weights.protocol import (
+    AtSparsity,
     NeedsData,
     PreparesWeights,
     Target,
@@ -112,8 +113,9 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
             input channels), "kernel", or a `Pattern`.
         calibration: Batches (inputs alone, or with labels, which only "snip", "grasp" and losses of
             your own read).
-        importance: "magnitude", "random", "wanda", "obs", "fisher", "snip", "grasp", "synflow" or
-            an object; None is "obs" with calibration, else "magnitude".
+        importance: "magnitude", "random", "wanda", "obs", "sparsegpt" (for very wide layers),
+            "fisher", "snip", "grasp", "synflow" or an object; None is "obs" with calibration, else
+            "magnitude".
         allocation: "uniform", "global", "threshold", "erk", "lamp", "dp" or an object; None is
             "dp" with obs, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a
@@ -166,7 +168,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
     if calibration is not None:
         dims = dims_of(model, example_inputs)
         samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
-    how = How.of(importance, allocation, repair, samples, seed)
+    how = How.of(importance, allocation, repair, samples, seed).at(goal.sparsity)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     with random_kept():
         torch.manual_seed(seed)
@@ -260,6 +262,12 @@ class How:
     def sees_data(self) -> bool:
         """Whether the importance reads what the layers see."""
         return isinstance(self.importance, NeedsData) and self.importance.needs_data
+
+    def at(self, sparsity: float | None) -> How:
+        """The same with an importance made for the sparsity asked for, where it is."""
+        if sparsity is None or not isinstance(self.importance, AtSparsity):
+            return self
+        return replace(self, importance=self.importance.at(sparsity))
 
     @classmethod
     def of(

@@ -1,8 +1,8 @@
 """Which weights matter.
 
 An importance of weights scores the blocks that a pattern makes of a layer; the lowest becomes zero
-first. Short names: "magnitude", "random", "wanda", "obs", "fisher", "snip", "grasp", "synflow"; any
-callable of the shape `protocol.WeightImportance` is one, and so is any `Saliency`.
+first. Short names: "magnitude", "random", "wanda", "obs", "sparsegpt", "fisher", "snip", "grasp",
+"synflow"; any callable of the shape `protocol.WeightImportance` is one, and so is any `Saliency`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from penjing.pruning.weights._elementwise import Elementwise
 from penjing.pruning.weights._magnitude import Magnitude
 from penjing.pruning.weights._obs import Obs as OBS
 from penjing.pruning.weights._random import Random
+from penjing.pruning.weights._sparsegpt import SparseGPT
 from penjing.pruning.weights._wanda import Wanda
 from penjing.pruning.weights.protocol import Matrix, WeightImportance
 
@@ -24,6 +25,7 @@ __all__ = [
     "Magnitude",
     "Matrix",
     "Random",
+    "SparseGPT",
     "Wanda",
     "fisher",
     "grasp",
@@ -31,6 +33,7 @@ __all__ = [
     "obs",
     "random",
     "snip",
+    "sparsegpt",
     "synflow",
     "wanda",
 ]
@@ -38,6 +41,7 @@ __all__ = [
 magnitude = Magnitude()
 obs = OBS()
 random = Random()
+sparsegpt = SparseGPT()
 wanda = Wanda()
 fisher = Elementwise(saliency=Fisher())
 snip = Elementwise(saliency=Snip())

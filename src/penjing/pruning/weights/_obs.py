@@ -69,7 +69,7 @@ class Obs:
         if layer.gram is None:
             rises = w_NRBM.square().sum((1, 3)) / weight.square().sum().clamp_min(TINY)
             return rises / tiling.sizes.clamp_min(1)
-        inverses = self._inverses(layer, tiling)
+        inverses = inverse_grams(layer, tiling, self.damping)
         width = self._width(weight.shape[0] * tiling.bundles, tiling)
         rises = torch.cat(
             [
@@ -89,17 +89,24 @@ class Obs:
         width = int(math.sqrt(self.largest_work / (bundles * places))) // size
         return max(run, width // run * run)
 
-    def _inverses(self, layer: Matrix, tiling: Tiling) -> Tensor:
-        """Inverse Gram matrices in the order of the blocks, `(G, P, P)`."""
-        assert layer.gram is not None  # the caller has looked
-        xx = layer.gram.centred().xx if layer.free else layer.gram.xx.clone()
-        diagonal = xx.diagonal(dim1=1, dim2=2)
-        diagonal += (self.damping * diagonal.mean(1, keepdim=True)).clamp_min(TINY)
-        inverse = torch.linalg.inv(xx)
-        index, real = tiling.index.flatten(), tiling.real.flatten()
-        out = torch.eye(len(index), dtype=xx.dtype).repeat(len(xx), 1, 1)
-        out[:, real.nonzero(), real.nonzero().T] = inverse[:, index[real][:, None], index[real]]
-        return out
+
+def inverse_grams(layer: Matrix, tiling: Tiling, damping: float) -> Tensor:
+    """Damped inverse Gram matrices in the order of a pattern's blocks, `(G, P, P)`.
+
+    Args:
+        layer: With a Gram matrix.
+        tiling: Which weights go together; places that stick out are uncorrelated.
+        damping: As a share of the mean diagonal.
+    """
+    assert layer.gram is not None  # the caller has looked
+    xx = layer.gram.centred().xx if layer.free else layer.gram.xx.clone()
+    diagonal = xx.diagonal(dim1=1, dim2=2)
+    diagonal += (damping * diagonal.mean(1, keepdim=True)).clamp_min(TINY)
+    inverse = torch.linalg.inv(xx)
+    index, real = tiling.index.flatten(), tiling.real.flatten()
+    out = torch.eye(len(index), dtype=xx.dtype).repeat(len(xx), 1, 1)
+    out[:, real.nonzero(), real.nonzero().T] = inverse[:, index[real][:, None], index[real]]
+    return out
 
 
 def _by_parts(w_NRBM: Tensor, inverse: Tensor, tiling: Tiling, steps: int, width: int) -> Tensor:

@@ -88,6 +88,19 @@ class NeedsData(Protocol):
 
 
 @runtime_checkable
+class AtSparsity(Protocol):
+    """An importance of weights whose order is made for one sparsity."""
+
+    def at(self, sparsity: float) -> WeightImportance:
+        """The same for another sparsity.
+
+        Args:
+            sparsity: Share of the layer's weights that goes.
+        """
+        ...
+
+
+@runtime_checkable
 class PreparesWeights(Protocol):
     """An importance of weights that must see the whole network first."""
 
