@@ -22,6 +22,7 @@ from penjing.pruning.scales import Folds, folded, scale_folds
 from penjing.pruning.surgery import cut_module, shrink, write_tensors
 from penjing.pruning.verify import (
     TOLERANCE,
+    TRIES,
     Widened,
     prove,
     random_like,
@@ -87,12 +88,15 @@ def make(model: nn.Module, cut: Cut, seed: int = 0) -> Made:
     reason = _refused(model, made, cut, seed)
     if reason:
         reason = _with_attributes(model, made, cut, seed)
-    folds = scale_folds(cut) if reason else {}
-    if folds and not _refused(model, made, cut, seed, folds):
+    folds = scale_folds(cut)
+    if folds and not reason:
+        reason = _other_scale(made, cut.program, seed, folds)
+    if folds and reason and not _refused(model, made, cut, seed, folds):
         reason = ""
         write_tensors(made, folded(cut.program.tensors, folds))
-    if reason:
+    else:
         folds = {}
+    if reason:
         made = graph_form(cut.program)
         made.meta.update(original=type(model).__name__, reason=reason)
         made.train(model.training)
@@ -261,6 +265,18 @@ def compare_forms(
         if difference <= TOLERANCE
         else f"its forward differs by {difference:.1e} (relative): it bakes in a size that changed"
     )
+
+
+def _other_scale(module: nn.Module, program: Program, seed: int, folds: Folds) -> str:
+    """Why a module without its folds differs from the cut graph on weights that can tell; or empty.
+
+    Where scores hardly differ, a softmax shows no scale: with and without, both are then right.
+    """
+    for draw in range(seed, seed + TRIES):
+        differs = compare_forms(module, program, draw)
+        if differs or compare_forms(module, program, draw, folds):
+            return differs
+    return ""
 
 
 def _difference(
