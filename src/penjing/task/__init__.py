@@ -5,6 +5,7 @@ from penjing.task.calibration import Calibration
 from penjing.task.comparison import ClassScores, Comparison, agreement, compare
 from penjing.task.definition import Task
 from penjing.task.randomness import evaluating, random_kept, random_state, set_random_state
+from penjing.task.recovery import Recovered, recovery
 from penjing.task.several import Tasks
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Calibration",
     "ClassScores",
     "Comparison",
+    "Recovered",
     "Task",
     "Tasks",
     "agreement",
@@ -19,6 +21,7 @@ __all__ = [
     "evaluating",
     "random_kept",
     "random_state",
+    "recovery",
     "set_random_state",
     "split",
 ]

@@ -1,0 +1,96 @@
+"""How much of the original every step of a chain keeps: figures, and their ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from penjing.errors import InputError
+from penjing.task.definition import Task
+from penjing.task.several import Tasks
+
+JUDGED: tuple[Literal["val", "test"], ...] = ("val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """One figure of one step.
+
+    Args:
+        step: Name of the step.
+        split: "val" or "test".
+        figure: Name of the metric, or "loss".
+        original: Of the original network.
+        before: Of the step before; of the original in the first step.
+        after: Of this step.
+    """
+
+    step: str
+    split: str
+    figure: str
+    original: float
+    before: float
+    after: float
+
+    @property
+    def ratio(self) -> float:
+        """The figure over that of the original; NaN where that is 0."""
+        return self.after / self.original if self.original else float("nan")
+
+    @property
+    def change(self) -> float:
+        """The figure over that of the step before; NaN where that is 0."""
+        return self.after / self.before if self.before else float("nan")
+
+
+def recovery(
+    task: Task | Tasks, original: nn.Module, steps: Mapping[str, nn.Module]
+) -> tuple[Recovered, ...]:
+    """Metrics and loss of every step of a chain, such as cut, tuned, cut again, tuned again.
+
+    Choose by the rows of "val"; those of "test" are for the report.
+
+    Args:
+        task: Data, loss and metrics; the splits "val" and "test" that it has are judged.
+        original: The network that the chain began with.
+        steps: Networks in the order in which they were made, by name of the step.
+
+    Returns:
+        A row per split, step and figure, in this order.
+
+    Raises:
+        InputError: The task has neither validation nor test data.
+
+    Source:
+        Ratios to the original, before and after each recovery, as in Blalock et al. 2020,
+        arXiv:2003.03033.
+
+    Example:
+        >>> import torch
+        >>> data = [(torch.ones(4, 3), torch.zeros(4, 1))]
+        >>> task = Task(val=data, loss=nn.functional.mse_loss)
+        >>> net, half = nn.Linear(3, 1), nn.Linear(3, 1)
+        >>> [row.split for row in recovery(task, net, {"half": half})]
+        ['val']
+    """
+    splits = [split for split in JUDGED if getattr(task, split) is not None]
+    if not splits:
+        raise InputError("the task has no val and no test data to judge by; give Task(val=loader)")
+    return tuple(row for split in splits for row in _rows(task, original, steps, split))
+
+
+def _rows(
+    task: Task | Tasks,
+    original: nn.Module,
+    steps: Mapping[str, nn.Module],
+    split: Literal["val", "test"],
+) -> Iterator[Recovered]:
+    first = before = task.evaluate(original, split)
+    for step, model in steps.items():
+        after = task.evaluate(model, split)
+        for figure, value in after.items():
+            yield Recovered(step, split, figure, first[figure], before[figure], value)
+        before = after
