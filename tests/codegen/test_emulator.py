@@ -47,6 +47,22 @@ def test_instructions_are_counted_exactly_beyond_the_range_of_the_counter(tmp_pa
     assert abs((long - short) - 3 * 8_000_000) <= 40  # an overflow of SysTick runs its handler
 
 
+DEEP = """#include "net.h"
+void net_run(void *arena) {
+    volatile char room[1000];
+    for (int i = 0; i < 1000; ++i) room[i] = (char)i;
+    ((char *)arena)[0] = room[999];
+}
+"""
+
+
+def test_the_stack_is_as_deep_as_what_lies_on_it(tmp_path):
+    need(CORTEX_M4)
+    (tmp_path / "net.h").write_text("#define NET_ARENA_BYTES 8\nvoid net_run(void *arena);\n")
+    (tmp_path / "net.c").write_text(DEEP)
+    assert 1000 <= emulator.stack_bytes(CORTEX_M4, tmp_path) <= 1016  # and a few saved registers
+
+
 @pytest.mark.parametrize("name", ["host", "aarch64"])
 def test_a_program_prints_what_it_computes(tmp_path, name):
     target = TARGETS[name]

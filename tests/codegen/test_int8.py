@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,8 @@ EVERYWHERE = [
     for t in TARGETS.values()
 ]
 """Boards as they are; big processors compiled quickly."""
+HALF = ((1, 1), (1, 1))
+NEWLIB = Path("/usr/include/newlib")
 STRICT = ("-Werror", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-std=c99")
 
 
@@ -85,6 +90,34 @@ def test_the_program_has_no_warning_and_no_undefined_behaviour(tmp_path, compile
     flags = (*STRICT, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
     built = emulator.build(target, tmp_path, ["main.c", "net.c"], flags)
     assert "equal yes" in emulator.run(target, built)
+
+
+@pytest.mark.parametrize("name", ["cortex-m4", "cortex-m55"])
+@pytest.mark.parametrize("make", [everything, lambda: one_convolution((4, 4, 8), 4, (3, 3), HALF)])
+def test_clang_for_a_core_has_no_warning(tmp_path, name, make):
+    if shutil.which("clang") is None or not NEWLIB.exists():
+        pytest.skip("no clang, or no newlib for Cortex-M")
+    compile_integers(make(), name).save(tmp_path)
+    command = ["clang", "--target=arm-none-eabi", f"-mcpu={name}", "-mthumb", "-mfloat-abi=hard"]
+    command += ["-isystem", str(NEWLIB), *STRICT, "-fsyntax-only", "net.c"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_the_header_compiles_with_scales_that_are_whole_numbers(tmp_path, language):
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    net = random_convolutions(0)
+    whole = {name: replace(t, scale=1.0) for name, t in net.tensors.items()}
+    compile_integers(replace(net, tensors=whole), "cortex-m4").save(tmp_path)
+    (tmp_path / "use.c").write_text(
+        '#include "net.h"\nfloat scales(void);\n'
+        "float scales(void) { return NET_INPUT_0_SCALE + NET_OUTPUT_0_SCALE; }\n"
+    )
+    command = ["g++", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", language, "use.c"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def one_convolution(shape, outputs, kernel, padding, zeros=0.0):

@@ -46,7 +46,7 @@ class Log:
 
 
 _COUNT = re.compile(r"penjing: (instructions|cycles|ticks) (\d+)")
-_LAYER = re.compile(r"penjing: layer (\S+) (?:instructions|cycles) (\d+)")
+_LAYER = re.compile(r"penjing: layer (\S+) (?:instructions|cycles|ticks) (\d+)")
 _RATE = re.compile(r"penjing: ticks_per_second (\d+)")
 _ARENA = re.compile(r"penjing: arena (\d+)")
 _EQUAL = re.compile(r"penjing: equal (yes|no), largest difference (\S+)")

@@ -184,7 +184,7 @@ def _main(arena: Arena, name: str) -> str:
         f'#include "{name}.h"',
         f'#include "{name}_test.h"',
         "",
-        _CYCLES,
+        COUNTER,
         f"static unsigned char arena[{big}_ARENA_BYTES] ALIGNED({big}_ALIGN);",
     ]
     if net.states:
@@ -224,7 +224,7 @@ def _main(arena: Arena, name: str) -> str:
     return "\n".join(rows)
 
 
-_CYCLES = """#if defined(__GNUC__) || defined(__clang__)
+COUNTER = """#if defined(__GNUC__) || defined(__clang__)
 #define ALIGNED(n) __attribute__((aligned(n)))
 #else
 #define ALIGNED(n)
@@ -240,7 +240,10 @@ static uint64_t counter(void) { return board_instructions(); }
 #define COUNTS "cycles"
 static void start_counter(void) {
   *(volatile uint32_t *)0xE000EDFCu |= 1u << 24; /* DEMCR: trace on */
-  *(volatile uint32_t *)0xE0001004u = 0u;        /* DWT: count from zero */
+#if defined(__ARM_ARCH_7EM__)
+  *(volatile uint32_t *)0xE0001FB0u = 0xC5ACCE55u; /* DWT: unlock, which a Cortex-M7 asks for */
+#endif
+  *(volatile uint32_t *)0xE0001004u = 0u; /* DWT: count from zero */
   *(volatile uint32_t *)0xE0001000u |= 1u;
 }
 static uint64_t counter(void) { return *(volatile uint32_t *)0xE0001004u; }
@@ -274,6 +277,7 @@ static void start_counter(void) {}
 static uint64_t counter(void) { return (uint64_t)clock(); }
 #endif
 """
+"""Start of every main.c: counts what the core, the emulator or a timer offers."""
 
 
 def _makefile(name: str, target: Target, assembly: bool) -> str:

@@ -129,6 +129,26 @@ def build_bare(target: Target, folder: Path) -> Path:
     return out
 
 
+def stack_bytes(target: Target, folder: Path) -> int:
+    """Run `net.c` once and see how deep its stack goes.
+
+    Args:
+        target: A board.
+        folder: Where net.c and net.h lie, with `void net_run(void *arena)`.
+
+    Returns:
+        Bytes below the caller's, of the path that was taken.
+
+    Raises:
+        MissingDependencyError: Compiler or emulator are absent.
+        ExportError: The compiler refuses net.c, the target has no board, or 64 KiB are too few.
+    """
+    if target.board is None:
+        raise ExportError(f"{target.name!r} is no board; stacks are measured on boards")
+    (folder / "stack.c").write_text(files(__name__).joinpath("stack.c").read_text())
+    return int(run(target, build(target, folder, ["stack.c", "net.c"], ("-DNDEBUG",))))
+
+
 def run(target: Target, program: Path, timeout_s: float = 120.0) -> str:
     """Run a program for a target on this machine.
 

@@ -144,7 +144,7 @@ def conv_call(text: Text, step: Step) -> str:
         text.constants[-1] = re.sub(
             r"\.depth = (\d+)", lambda m: f".depth = {-(-int(m[1]) // 4) * 4}", text.constants[-1]
         )
-    scratch = f"m + {text.arena.scratch[layer.name]}" if step.scratch_bytes else "m"
+    scratch = text.scratch(layer.name)
     x = text.at(layer.inputs[0])
     if step.add is None or step.residual is None:
         return f"{CONV_FUNCTIONS[step.kernel]}({struct}, {x}, {text.at(layer.output)}, {scratch});"
@@ -153,20 +153,21 @@ def conv_call(text: Text, step: Step) -> str:
     return (
         f"pj_conv_add({struct}, {_TILE_FUNCTIONS[step.kernel]}, {TILES[step.kernel]}, {add}, "
         f"{swapped}, {x}, {text.at(step.residual)}, {text.at(step.output)}, {scratch}, "
-        f"{scratch} + {step.column_bytes});"
+        f"{text.scratch(layer.name, step.column_bytes)});"
     )
 
 
 def wide_call(text: Text, step: Step, frame: Frame) -> str:
     """A convolution of sixteen outputs at a time."""
-    layer, at = step.layer, f"m + {text.arena.scratch[step.layer.name]}"
+    layer, at = step.layer, text.scratch(step.layer.name)
     struct, x = _wide_structure(text, layer, frame), text.at(layer.inputs[0])
     if step.add is None or step.residual is None:
         return f"pj_wide({struct}, {x}, {text.at(layer.output)}, {at});"
     swapped = int(step.add.inputs[0] == step.residual)
     return (
         f"pj_wide_add({struct}, {add_structure(text, step.add)}, {swapped}, {x}, "
-        f"{text.at(step.residual)}, {text.at(step.output)}, {at}, {at} + {step.column_bytes});"
+        f"{text.at(step.residual)}, {text.at(step.output)}, {at}, "
+        f"{text.scratch(layer.name, step.column_bytes)});"
     )
 
 

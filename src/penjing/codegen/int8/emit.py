@@ -26,10 +26,47 @@ from penjing.codegen.int8.image import images
 from penjing.codegen.int8.recurrent import recurrent
 from penjing.codegen.int8.steps import TILES, Step
 from penjing.codegen.int8.text import Text, clamped
+from penjing.codegen.targets import Target
 from penjing.errors import ExportError
 from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet, Scale
 
 _Q31 = 31
+_WIDTH = 100  # of lines
+
+_CONTRACT = """Write the inputs into the arena, call net_run, read the outputs: they lie at
+NET_INPUT_0(arena) and NET_OUTPUT_0(arena), channels last. A number x is the integer x / SCALE +
+ZERO_POINT, rounded and held in -128..127. The arena is the caller's, aligned to NET_ARENA_ALIGN
+(asserted without NDEBUG); it holds nothing between calls, and a call overwrites its inputs. There
+is no other state: calls with different arenas may run at the same time."""
+_BOARD = """ Words are read at any address, so unaligned accesses must not trap (after reset
+CCR.UNALIGN_TRP is 0)."""
+_OVERVIEW = """An int8 network; channels last; bit for bit what penjing's reference computes. First
+the functions that its layers share, then weights and shapes layer by layer, then net_run."""
+_HELPER = """#if defined(__GNUC__) /* which of these a program calls depends on the core */
+#define PJ_HELPER static inline __attribute__((unused))
+#else
+#define PJ_HELPER static inline
+#endif
+"""
+_TOGETHER = "\N{NO-BREAK SPACE}"
+
+_DECLARATIONS = """
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+void net_run(void *arena);
+
+#ifdef NET_PROFILE
+void net_done(int step); /* yours, called after every layer */
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+"""
 
 _ORDER = (
     "scale", "words", "both", "halves", "lanes", "layer", "copy", "columns", "finish", "four",
@@ -83,15 +120,16 @@ def program_text(net: IntegerNet, steps: Sequence[Step], arena: Arena) -> tuple[
     """`net.c`, and what was written while it was made."""
     text = Text(net, arena)
     calls = [
-        f"    {_call(text, step)} /* {step.layer.name}: {step.kernel} */\n    NET_DONE({n})"
+        f"{_comment(net, step)}\n{_wrapped(_call(text, step))}\n    NET_DONE({n})"
         for n, step in enumerate(steps)
     ]
     return "\n".join(
         [
-            "/* An int8 network; channels last; bit for bit what penjing's reference computes. */",
+            *_c_comment(_OVERVIEW),
             '#include "net.h"\n\n#include <assert.h>\n#include <stddef.h>\n#include <string.h>\n',
             *(["#define PJ_WIDE_SUMS\n"] if text.largest >= 1 << (_Q31 - 1) else []),
-            "#ifdef NET_PROFILE\nextern void net_done(int step);\n#define NET_DONE(n) net_done(n);",
+            _HELPER,
+            "#ifdef NET_PROFILE\n#define NET_DONE(n) net_done(n);",
             "#else\n#define NET_DONE(n)\n#endif\n",
             *_functions(steps),
             *text.constants,
@@ -103,15 +141,45 @@ def program_text(net: IntegerNet, steps: Sequence[Step], arena: Arena) -> tuple[
     ), text
 
 
-def header_text(net: IntegerNet, arena: Arena) -> str:
+def _comment(net: IntegerNet, step: Step) -> str:
+    """What a call computes, as C."""
+    layer = step.layer
+    said = layer.kind.replace("_", " ")
+    weight = layer.weights.get("weight")
+    if weight is not None:
+        tall, across = weight.shape[:2] if layer.kind == "depthwise" else weight.shape[1:3]
+        said += f" {tall}x{across}"
+    shapes = [net.tensors[name].shape for name in (*layer.inputs, layer.output)]
+    *given, made = ["x".join(map(str, shape)) for shape in shapes]
+    added = "" if step.add is None else f", then {step.add.name}: add"
+    kernel = "" if step.kernel == layer.kind else f" ({step.kernel})"
+    return _filled(
+        f"/* {layer.name}: {said}{kernel}, {' and '.join(given)} to {made}{added} */", "     * "
+    )
+
+
+def _wrapped(calls: str) -> str:
+    """Calls in lines of a common length, broken between arguments."""
+    return "\n".join(
+        _filled(line.strip().replace(" + ", f"{_TOGETHER}+{_TOGETHER}"), " " * 12)
+        for line in calls.splitlines()
+    )
+
+
+def _filled(text: str, next_indent: str) -> str:
+    filled = textwrap.fill(
+        text, _WIDTH, initial_indent="    ", subsequent_indent=next_indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return filled.replace(_TOGETHER, " ")
+
+
+def header_text(net: IntegerNet, arena: Arena, target: Target) -> str:
     """`net.h`."""
+    board = "" if target.board is None else _BOARD
+    said = f"An int8 network for {target.name}. {_CONTRACT}{board}"
     lines = [
-        "/* An int8 network. Write the inputs into the arena, call net_run, read the outputs: they",
-        " * lie at NET_INPUT_0(arena) and NET_OUTPUT_0(arena), channels last. The arena is the",
-        " * caller's, aligned to NET_ARENA_ALIGN (asserted without NDEBUG), and holds nothing",
-        " * between calls; its inputs are overwritten. Calls with different arenas may run at the",
-        " * same time.",
-        " * A number x is the integer x / scale + zero_point, rounded. */",
+        *_c_comment(said),
         "#ifndef NET_H\n#define NET_H\n#include <stdint.h>\n",
         f"#define NET_ARENA_BYTES {arena.size_bytes}",
         f"#define NET_ARENA_ALIGN {ALIGN}",
@@ -130,15 +198,25 @@ def header_text(net: IntegerNet, arena: Arena) -> str:
                 f"#define {key}_CHANNELS {tensor.shape[2]}",
             ]
             if picture is None:
-                lines.append(f"#define {key}_SCALE {np.float32(tensor.scale):.9g}f")
+                lines.append(f"#define {key}_SCALE {_literal(tensor.scale)}")
                 lines.append(f"#define {key}_ZERO_POINT ({tensor.zero_point})")
-    lines.append("\nvoid net_run(void *arena);\n\n#endif\n")
-    return "\n".join(lines)
+    return "\n".join([*lines, _DECLARATIONS])
+
+
+def _literal(value: float) -> str:
+    """A float of C."""
+    text = f"{np.float32(value):.9g}"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 
 def _image_note(layer: IntegerLayer) -> list[str]:
-    said = textwrap.wrap(f"The next input is no such number: {layer.attributes['note']}.", 96)
-    return ["", *(f"{'/*' if i == 0 else ' *'} {line}" for i, line in enumerate(said)), " */"]
+    return ["", *_c_comment(f"The next input is no such number: {layer.attributes['note']}.")]
+
+
+def _c_comment(text: str) -> list[str]:
+    rows = textwrap.wrap(f"{text}{_TOGETHER}*/", _WIDTH - 4)
+    rows = [f"{'/*' if i == 0 else ' *'} {row}" for i, row in enumerate(rows)]
+    return [row.replace(_TOGETHER, " ") for row in rows]
 
 
 def _functions(steps: Sequence[Step]) -> list[str]:

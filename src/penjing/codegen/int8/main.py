@@ -7,13 +7,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from penjing.codegen.emit.files import COUNTER
 from penjing.codegen.int8.steps import Step
 from penjing.quantization.integers import IntegerNet
 
 _PER_LINE = 24
 
 _MAIN = r"""/* Checks the network against what penjing's reference computes, and counts.
- * `penjing measure --from-log` reads back the lines that it prints. */
+ * `penjing measure --from-log` reads back the lines that it prints; on a board, printf must reach
+ * you by semihosting, RTT or a serial line. -DNET_PROFILE counts every layer. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,22 +23,7 @@ _MAIN = r"""/* Checks the network against what penjing's reference computes, and
 #include "check.h"
 #include "net.h"
 
-#if defined(PENJING_EMULATOR)
-#define UNIT "instructions"
-extern uint64_t board_instructions(void);
-static uint64_t count(void) { return board_instructions(); }
-#elif defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && __ARM_ARCH >= 7
-#define UNIT "cycles" /* of the core's own counter, which wraps after 2^32 */
-#define COUNTER(address) (*(volatile uint32_t *)(address))
-static uint64_t count(void) {
-    COUNTER(0xE000EDFC) |= 1u << 24;
-    COUNTER(0xE0001000) |= 1u;
-    return COUNTER(0xE0001004);
-}
-#else
-static uint64_t count(void) { return 0; }
-#endif
-
+@COUNTER@
 #define STEPS @STEPS@
 static const char *const names[STEPS] = {@NAMES@};
 static union {
@@ -46,29 +33,32 @@ static union {
 static uint64_t marks[STEPS + 1];
 
 #ifdef NET_PROFILE
-void net_done(int step);
-void net_done(int step) { marks[step + 1] = count(); }
+void net_done(int step) { marks[step + 1] = counter(); }
 #endif
+
+static unsigned long between(uint64_t from, uint64_t to) { /* counters may wrap after 32 bits */
+    return (unsigned long)((to - from) & 0xFFFFFFFFu);
+}
 
 int main(void) {
     int largest = 0;
 @FILL@
-    marks[0] = count();
+    start_counter();
+    marks[0] = counter();
     net_run(arena.bytes);
-    const uint64_t end = count();
+    const uint64_t end = counter();
 @COMPARE@
     printf("penjing: network int8 @TARGET@\n");
-#ifdef UNIT
 #ifdef NET_PROFILE
     for (int i = 0; i < STEPS; ++i) {
-        printf("penjing: layer %s " UNIT " %lu\n", names[i],
-               (unsigned long)((marks[i + 1] - marks[i]) & 0xFFFFFFFFu));
+        printf("penjing: layer %s " COUNTS " %lu\n", names[i], between(marks[i], marks[i + 1]));
     }
-#endif
-    printf("penjing: " UNIT " %lu\n", (unsigned long)((end - marks[0]) & 0xFFFFFFFFu));
 #else
-    (void)end;
     (void)names;
+#endif
+    printf("penjing: " COUNTS " %lu\n", between(marks[0], end));
+#ifdef TICKS_PER_SECOND
+    printf("penjing: ticks_per_second %lu\n", (unsigned long)TICKS_PER_SECOND);
 #endif
     printf("penjing: arena %lu\n", (unsigned long)NET_ARENA_BYTES);
     printf("penjing: equal %s, largest difference %d\n", largest ? "no" : "yes", largest);
@@ -89,6 +79,7 @@ def main_text(net: IntegerNet, steps: Sequence[Step], target: str) -> str:
         for n in range(len(net.inputs))
     ]
     values = {
+        "COUNTER": COUNTER,
         "STEPS": str(len(steps)),
         "NAMES": ", ".join(f'"{s.layer.name}"' for s in steps),
         "FILL": "\n".join(fill),

@@ -141,6 +141,17 @@ class IntegerProgram:
             self.save(folder)
             return emulator.size(self.target, emulator.build_bare(self.target, Path(folder)))
 
+    def stack_bytes(self) -> int:
+        """Stack of one call on a board, next to the arena; it is run in the emulator to see.
+
+        Raises:
+            MissingDependencyError: Compiler or emulator are absent.
+            ExportError: The target is no board.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            return emulator.stack_bytes(self.target, Path(folder))
+
     def check(self) -> Log:
         """Build and run `main.c`: the check vector, and instructions per layer on a board.
 
@@ -267,7 +278,7 @@ def compile_integers(
     _check_fits(found, arena, steps, net, text.bytes)
     files = {
         "net.c": source,
-        "net.h": header_text(net, arena),
+        "net.h": header_text(net, arena, found),
         "main.c": main_text(net, steps, found.name),
         "check.h": check_text(*_check_vector(net)),
         "Makefile": _makefile(found),
@@ -325,28 +336,38 @@ def _check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[np.
 
 def _makefile(target: Target) -> str:
     flags = " ".join((*target.flags, "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic"))
+    settings = (
+        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\nifndef DEBUG\nCFLAGS += -DNDEBUG\nendif\n\n"
+    )
+    objects = "net.o: net.c net.h\n\nmain.o: main.c net.h check.h\n\n"
+    if target.board is not None:
+        return (
+            f"# Objects: link them with your board's start-up code and linker script.\n{settings}"
+            f"all: net.o main.o\n\n{objects}"
+            "clean:\n\trm -f main.o net.o\n\n.PHONY: all clean\n"
+        )
     return (
-        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\n"
-        "ifndef DEBUG\nCFLAGS += -DNDEBUG\nendif\n\n"
-        "main: main.o net.o\n\nnet.o: net.c net.h\n\nmain.o: main.c net.h check.h\n\n"
-        "check: main\n\t./main\n\n"
+        f"{settings}main: main.o net.o\n\n{objects}check: main\n\t./main\n\n"
         "clean:\n\trm -f main main.o net.o\n\n.PHONY: check clean\n"
     )
 
 
 def _cmake(target: Target) -> str:
-    rows = (
+    rows = [
         "cmake_minimum_required(VERSION 3.13)",
         "project(net C)",
         "set(CMAKE_C_STANDARD 99)",
         "add_library(net STATIC net.c)",
         "target_include_directories(net PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})",
         f"target_compile_options(net PUBLIC {' '.join(target.flags)})",
-        "add_executable(net_example main.c)",
-        "target_link_libraries(net_example PRIVATE net)",
-        "enable_testing()",
-        "add_test(NAME net_example COMMAND net_example)",
-    )
+    ]
+    if target.board is None:
+        rows += [
+            "add_executable(net_example main.c)",
+            "target_link_libraries(net_example PRIVATE net)",
+            "enable_testing()",
+            "add_test(NAME net_example COMMAND net_example)",
+        ]
     return "\n".join(rows) + "\n"
 
 

@@ -37,7 +37,11 @@ class Text:
         """Pointer to a tensor."""
         if name in self.net.constants:
             return self._constant(name)
-        return f"m + {self.arena.offsets[name]}"
+        return _place(self.arena.offsets[name])
+
+    def scratch(self, name: str, offset: int = 0) -> str:
+        """Pointer into the scratch memory of a layer; the arena where it has none."""
+        return _place(self.arena.scratch.get(name, 0) + offset)
 
     def _constant(self, name: str) -> str:
         """A stored tensor, written once."""
@@ -74,6 +78,10 @@ class Text:
         fields = ",\n    ".join(f".{k} = {v}" for k, v in values.items())
         self.constants.append(f"static const pj_{kind}_t {found} = {{\n    {fields}}};\n")
         return f"&{found}"
+
+
+def _place(offset: int) -> str:
+    return f"m + {offset}" if offset else "m"
 
 
 def _numbers(values: NDArray[Any]) -> str:

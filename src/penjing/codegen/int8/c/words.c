@@ -2,43 +2,43 @@
 #if defined(__ARM_FEATURE_SIMD32) && !defined(PENJING_PLAIN)
 #define PJ_DSP 1
 #include <arm_acle.h>
-static inline uint32_t pj_even(uint32_t x) {
+PJ_HELPER uint32_t pj_even(uint32_t x) {
     uint32_t y;
     __asm__("sxtb16 %0, %1" : "=r"(y) : "r"(x));
     return y;
 }
-static inline uint32_t pj_odd(uint32_t x) {
+PJ_HELPER uint32_t pj_odd(uint32_t x) {
     uint32_t y;
     __asm__("sxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
     return y;
 }
-static inline uint32_t pj_even_plus(uint32_t halves, uint32_t x) {
+PJ_HELPER uint32_t pj_even_plus(uint32_t halves, uint32_t x) {
     uint32_t y;
     __asm__("sxtab16 %0, %1, %2" : "=r"(y) : "r"(halves), "r"(x));
     return y;
 }
-static inline uint32_t pj_odd_plus(uint32_t halves, uint32_t x) {
+PJ_HELPER uint32_t pj_odd_plus(uint32_t halves, uint32_t x) {
     uint32_t y;
     __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(y) : "r"(halves), "r"(x));
     return y;
 }
 #else
-static inline int32_t pj_half(uint32_t x, int32_t at) {
+PJ_HELPER int32_t pj_half(uint32_t x, int32_t at) {
     const uint32_t y = (x >> at) & 0xFFFFu;
     return (int32_t)(y ^ 0x8000u) - 0x8000;
 }
-static inline uint32_t pj_even_plus(uint32_t halves, uint32_t x) {
+PJ_HELPER uint32_t pj_even_plus(uint32_t halves, uint32_t x) {
     const uint32_t low = ((x & 0xFFu) ^ 0x80u) - 0x80u + halves;
     const uint32_t high = (((x >> 16) & 0xFFu) ^ 0x80u) - 0x80u + (halves >> 16);
     return (low & 0xFFFFu) | (high << 16);
 }
-static inline uint32_t pj_odd_plus(uint32_t halves, uint32_t x) {
+PJ_HELPER uint32_t pj_odd_plus(uint32_t halves, uint32_t x) {
     return pj_even_plus(halves, x >> 8);
 }
-static inline uint32_t pj_even(uint32_t x) { return pj_even_plus(0, x); }
-static inline uint32_t pj_odd(uint32_t x) { return pj_odd_plus(0, x); }
+PJ_HELPER uint32_t pj_even(uint32_t x) { return pj_even_plus(0, x); }
+PJ_HELPER uint32_t pj_odd(uint32_t x) { return pj_odd_plus(0, x); }
 #endif
-static inline uint32_t pj_load(const int8_t *p) {
+PJ_HELPER uint32_t pj_load(const int8_t *p) {
     uint32_t x;
     memcpy(&x, p, 4);
     return x;
