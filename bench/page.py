@@ -526,6 +526,53 @@ def cycles_table() -> str:
     return table([*header, *(f"{n}, ratio" for n in used)], body) + "\n\n" + table(fitted, fits)
 
 
+def compiling_tables() -> str:
+    """Seconds of compiling by the number of layers, and sizes by the share of zeros."""
+    found = rows("compiling")
+    growth = [
+        [
+            r["kind"], f"{r['form']}, {'host' if r['form'] == 'fp32' else 'M4'}", str(r["layers"]),
+            f"{r['capture_seconds']:.2f}",
+            f"{r['quantize_seconds']:.2f}" if r["form"] == "int8" else "-",
+            f"{r['write_seconds']:.2f}", f"{r['build_seconds']:.2f}",
+            f"{1000 * (r['write_seconds'] + r['build_seconds']) / r['layers']:.0f}",
+            str(r["n"]),
+        ]
+        for r in sorted(
+            (r for r in found if r["part"] == "growth"),
+            key=lambda r: (r["kind"], r["form"], r["layers"]),
+        )
+    ]  # fmt: skip
+    sizes = [
+        [
+            NAMES[r["network"]].removesuffix(" (AUC)"),
+            "int8, M4" if r["target"] == "cortex-m4" else "fp32, host", r["aim"],
+            f"{r['sparsity']:.0%}", f"{r['code_bytes']:,}", f"{r['constant_bytes']:,}",
+            f"{r['arena_bytes']:,}",
+            "-" if r["stack_bytes"] is None else f"{r['stack_bytes']:,}",
+        ]
+        for r in sorted(
+            (r for r in found if r["part"] == "size"),
+            key=lambda r: (r["network"], r["target"], r["aim"], r["sparsity"]),
+        )
+    ]  # fmt: skip
+    grown = (
+        "network", "form and target", "layers", "capture, s", "quantize, s", "write C, s",
+        "C compiler, s", "ms per layer", "n",
+    )  # fmt: skip
+    sized = (
+        "network",
+        "form and target",
+        "optimize",
+        "zeros",
+        "code",
+        "constants",
+        "arena",
+        "stack",
+    )
+    return table(grown, growth) + "\n\nSizes in bytes.\n\n" + table(sized, sizes)
+
+
 def integers_table() -> str:
     """Latency of int8 programs on the host beside ONNX Runtime."""
     body = [
@@ -867,6 +914,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "memory": memory_table,
     "microcontrollers": microcontrollers_table,
     "cycles": cycles_table,
+    "compiling": compiling_tables,
     "integers": integers_table,
 }
 
