@@ -28,6 +28,12 @@ Kind = Literal[
 BLOCKS = "blocks"
 """Name of the group whose units are whole residual branches, and their kind."""
 
+LAYERS = "layers"
+"""Name of the group whose units are whole layers, all branches of each together."""
+
+WHOLE = (BLOCKS, LAYERS)
+"""Names of groups of the kind "blocks"; a plan has one of them at most."""
+
 WEIGHTS = "weights"
 """Kind of a group whose units are equal parts of one layer's weights, which become zero."""
 

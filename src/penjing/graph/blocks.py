@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,8 @@ class Block:
         stream: Name of the node that is added to, which the branch starts from.
         branch: Name of the node that is added.
         owned: Stored tensors that nothing else reads.
+        whole: Whether it is a whole layer: `add` then is the node that it hands on, and `branch`
+            the same.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Block:
     stream: str
     branch: str
     owned: tuple[str, ...]
+    whole: bool = False
 
 
 def find_blocks(program: Program) -> tuple[Block, ...]:
@@ -66,7 +69,7 @@ def _blocks_at(program: Program, add: fx.Node) -> list[tuple[Block, set[str]]]:
     for stream, branch in (operands, operands[::-1]):
         inside = _between(stream, branch)
         private = all(_private(node, inside, add) for node in inside)
-        owned = _owned(program, inside) if inside and private else ()
+        owned = owned_by(program, inside) if inside and private else ()
         if owned:
             names = {node.name for node in inside}
             name = _maker(program, inside) or owned[-1]
@@ -100,8 +103,13 @@ def _has_tensors(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), (Tensor, list, tuple))
 
 
-def _owned(program: Program, inside: Sequence[fx.Node]) -> tuple[str, ...]:
-    """Stored tensors that only these nodes read."""
+def owned_by(program: Program, inside: Sequence[fx.Node]) -> tuple[str, ...]:
+    """Stored tensors that only these nodes read.
+
+    Args:
+        program: A captured network.
+        inside: Some of its nodes.
+    """
     own = set(inside)
     return tuple(
         fqn
@@ -155,20 +163,26 @@ def without(program: Program, blocks: Iterable[Block]) -> Program:
 
 def silenced(program: Program, blocks: Iterable[Block]) -> Program:
     """The original with what the blocks add set to zero: what a removal must be equal to."""
-    branches = {block.add: block.branch for block in blocks}
+    known = {block.add: block for block in blocks}
 
     def hushed(graph: fx.Graph, node: fx.Node, at: Mapping[fx.Node, fx.Node]) -> fx.Node:
-        branch = at[program.nodes[branches[node.name]]]
+        block = known[node.name]
+        if block.whole:
+            made = graph.node_copy(node, lambda n: at[n])
+            zero = graph.call_function(torch.ops.aten.zeros_like.default, (made,))
+            stream = at[program.nodes[block.stream]]
+            return graph.call_function(torch.ops.aten.add.Tensor, (stream, zero))
+        branch = at[program.nodes[block.branch]]
         zero = graph.call_function(torch.ops.aten.zeros_like.default, (branch,))
         twin = graph.node_copy(node, lambda n: at[n])
         twin.replace_input_with(branch, zero)
         return twin
 
-    graph = _rewritten(program, branches, hushed)
+    graph = _rewritten(program, known, hushed)
     return replace(program, graph_module=fx.GraphModule(nn.Module(), graph))
 
 
-def _rewritten(program: Program, adds: Mapping[str, str], change: object) -> fx.Graph:
+def _rewritten(program: Program, adds: Collection[str], change: object) -> fx.Graph:
     """A copy of the graph in which `change` makes the named additions."""
     assert callable(change)  # the two above
     graph = fx.Graph()
@@ -179,5 +193,6 @@ def _rewritten(program: Program, adds: Mapping[str, str], change: object) -> fx.
             at[node].meta = dict(node.meta)
         else:
             at[node] = graph.node_copy(node, lambda n: at[n])
+            at[node].name = node.name  # a copy of `input` would get another, as of all builtins
     graph.lint()
     return graph

@@ -146,14 +146,15 @@ def sized(value: Any, expected: tuple[int | None, ...], name: str) -> None:
         raise InputError(
             f"{spelled(name, shape)} does not fit this graph form, which was captured with "
             f"{spelled(name, expected)} and holds those sizes fixed; give inputs of that size, or "
-            "capture the network again with an example of the new one"
+            "capture the network again with an example of the new one. A forward that reads sizes "
+            "from its input (x.shape[0], or -1 in a view) leaves the batch open"
         )
 
 
 def held_sizes(program: Program) -> dict[str, tuple[int | None, ...]]:
     """Sizes of each tensor input that a graph form holds fixed, None for the others.
 
-    The batch is left to the network: one that the capture could not free may yet differ.
+    A batch that the capture could not free is tried: only one that the graph refuses is held.
 
     Args:
         program: A captured network.
@@ -161,13 +162,33 @@ def held_sizes(program: Program) -> dict[str, tuple[int | None, ...]]:
     Returns:
         Sizes by the name of the input; inputs without a fixed size are left out.
     """
-    found = {}
+    found, held = {}, not (program.dynamic_batch or takes_another_batch(program))
     for name, batch in zip(program.inputs, program.batch_dims, strict=True):
         value = program.nodes[name].meta.get("val")
         if isinstance(value, Tensor) and value.dim() > 0:
             sizes = enumerate(value.shape)
-            found[name] = tuple(None if d == batch or is_free(s) else int(s) for d, s in sizes)
+            found[name] = tuple(
+                None if (d == batch and not held) or is_free(s) else int(s) for d, s in sizes
+            )
     return {name: sizes for name, sizes in found.items() if any(sizes)}
+
+
+@torch.no_grad()
+def takes_another_batch(program: Program) -> bool:
+    """Whether the graph runs with one sample more than it was captured with.
+
+    Args:
+        program: A captured network whose batch is not free.
+    """
+    first = program.head(program.example, 1)
+    places = zip(program.example, first, program.batch_dims, strict=True)
+    more = [v if d is None else torch.cat([v, one], d) for v, one, d in places]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            program.run(more)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return True
 
 
 def copy_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

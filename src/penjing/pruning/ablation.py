@@ -1,4 +1,4 @@
-"""Ablation: which residual branches the outputs miss least, tried out on unlabelled samples.
+"""Ablation: which residual branches or whole layers the outputs miss least, on unlabelled samples.
 
 Branches go one after the other, so they have an order. With it the number that stays is all that
 an allocation decides, as for the units of any group.
@@ -18,7 +18,8 @@ from torch import Tensor
 from penjing.errors import StrategyError
 from penjing.graph.blocks import Block, find_blocks, without
 from penjing.graph.capture import Program
-from penjing.plan import BLOCKS, Group, Plan
+from penjing.graph.whole import find_layers
+from penjing.plan import BLOCKS, LAYERS, Group, Plan
 from penjing.statistics.stream import Samples
 
 SAMPLES = 256  # that an ablation looks at
@@ -45,19 +46,21 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Branches:
-    """The residual branches of a network, and which of them may go.
+    """The residual branches of a network, or its whole layers, and which of them may go.
 
     Args:
         program: The network.
         every: All of its branches.
         free: Those that may go.
         samples: Unlabelled samples to judge by; None when there are none.
+        name: Of their group: "blocks", or "layers" for whole ones.
     """
 
     program: Program
     every: tuple[Block, ...]
     free: tuple[Block, ...]
     samples: Samples | None
+    name: str = BLOCKS
 
     @classmethod
     def of(
@@ -65,6 +68,7 @@ class Branches:
         program: Program,
         untouched: frozenset[str] = frozenset(),
         samples: Samples | None = None,
+        name: str = BLOCKS,
     ) -> Branches:
         """Find the branches of a program.
 
@@ -72,11 +76,12 @@ class Branches:
             program: A captured network.
             untouched: Layers, or tensors, that must stay: a branch that holds one does too.
             samples: Unlabelled samples, or None.
+            name: "blocks" for single branches, "layers" for whole layers.
         """
-        every = find_blocks(program)
+        every = find_layers(program) if name == LAYERS else find_blocks(program)
         held = {b.name: {f.rpartition(".")[0] for f in b.owned} | {*b.owned} for b in every}
         free = tuple(b for b in every if not held[b.name] & untouched)
-        return cls(program, every, free, samples)
+        return cls(program, every, free, samples, name)
 
     @property
     def removable(self) -> bool:
@@ -89,7 +94,7 @@ class Branches:
         least = max(1, len(self.every) - len(self.free))
         why = "ignored_layers" if len(self.free) < len(self.every) else ""
         return Group(
-            BLOCKS,
+            self.name,
             len(self.every),
             (),
             "residual",
@@ -100,11 +105,11 @@ class Branches:
 
     def chosen(self, plan: Plan) -> tuple[Block, ...]:
         """The branches that a plan removes."""
-        return tuple(self.every[number] for number in plan.drop.get(BLOCKS, ()))
+        return tuple(self.every[number] for number in plan.drop.get(self.name, ()))
 
     def gone(self, kept: Mapping[str, int]) -> tuple[Block, ...]:
         """The branches that go when so many stay."""
-        count = len(self.every) - kept.get(BLOCKS, len(self.every))
+        count = len(self.every) - kept.get(self.name, len(self.every))
         return self.judged.order[:count] if count else ()
 
     @property
@@ -229,12 +234,15 @@ def added(program: Program, blocks: Sequence[Block], batches: Sequence[list[Any]
         batches: Flat inputs.
     """
     parts, wholes = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 0.0)
-    names = {name for block in blocks for name in (block.branch, block.add)}
+    names = {name for block in blocks for name in (block.branch, block.add, block.stream)}
     with torch.no_grad():
         for batch in batches:
             _, values = program.inner(batch, names)
             for block in blocks:
-                parts[block] += float(values[block.branch].double().square().sum())
+                part = values[block.branch]
+                if block.whole:
+                    part = part - values[block.stream]
+                parts[block] += float(part.double().square().sum())
                 wholes[block] += float(values[block.add].double().square().sum())
     return [parts[block] / max(wholes[block], TINY) for block in blocks]
 

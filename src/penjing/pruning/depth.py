@@ -21,7 +21,7 @@ from penjing.graph.blocks import Block, silenced, without
 from penjing.graph.capture import Program
 from penjing.graph.form import graph_form
 from penjing.graph.network import Cut, Network
-from penjing.plan import BLOCKS, Groups, Plan
+from penjing.plan import WHOLE, Groups, Plan
 from penjing.pruning.ablation import Branches
 from penjing.pruning.result import (
     FAILURES,
@@ -68,7 +68,7 @@ class Shortened(Cut):
     @cached_property
     def widths(self) -> Cut:
         """The cut of the units alone."""
-        drop = {name: units for name, units in self.plan.drop.items() if name != BLOCKS}
+        drop = {name: units for name, units in self.plan.drop.items() if name not in WHOLE}
         return Cut(self.network, replace(self.plan, drop=drop))
 
     @property
@@ -120,9 +120,10 @@ def cut_by(network: Network, plan: Plan) -> Cut:
     Raises:
         PlanError: The plan was made for another network.
     """
-    branches = Branches.of(network.program) if BLOCKS in plan.units else None
+    name = next((name for name in WHOLE if name in plan.units), None)
+    branches = None if name is None else Branches.of(network.program, name=name)
     plan.check(with_branches(network.groups, branches))
-    if branches is None or not plan.drop.get(BLOCKS):
+    if branches is None or not plan.drop.get(branches.name):
         return Cut(network, plan)
     return Shortened(network, plan, branches.chosen(plan))
 

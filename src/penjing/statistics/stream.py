@@ -82,7 +82,7 @@ class Stream:
     def __post_init__(self) -> None:
         self._order = list(self.programs[0].nodes)
         self.place = {name: i for i, name in enumerate(self._order)}
-        self._last = _last_reads(self.programs[0], self.place, self.reads)
+        self._dying = _dying(self.programs, self.place, self.reads)
         self._bound = [_stored_values(program) for program in self.programs]
         self._own = [
             set(self._order),
@@ -158,12 +158,9 @@ class Stream:
 
     def _free(self, chunk: Chunk, place: int) -> None:
         """Forget what only nodes up to `place` read."""
-        node = self.programs[0].nodes[self._order[place]]
-        read = (*(n.name for n in node.all_input_nodes), *self.reads.get(node.name, ()))
-        for name in (node.name, *read):
-            if self._last[name] <= place:
-                for values in chunk.values:
-                    values.pop(name, None)
+        for name in self._dying.get(place, ()):
+            for values in chunk.values:
+                values.pop(name, None)
 
     def _compute(self, chunk: Chunk, program: int, node: fx.Node) -> Any:
         return evaluate(self.programs[program], node, lambda n: self.value(chunk, n.name, program))
@@ -271,18 +268,22 @@ def _stored_values(program: Program) -> dict[str, Any]:
     return {name: program.tensors[fqn] for name, fqn in program.stored.items()}
 
 
-def _last_reads(
-    program: Program, place: Mapping[str, int], reads: Mapping[str, Collection[str]]
-) -> dict[str, int]:
-    """Per node the place of its last reader; its own place when nothing reads it."""
-    last = {
-        node.name: max([place[u.name] for u in node.users], default=place[node.name])
-        for node in program.graph.nodes
-    }
+def _dying(
+    programs: Sequence[Program], place: Mapping[str, int], reads: Mapping[str, Collection[str]]
+) -> dict[int, list[str]]:
+    """By place the nodes that no program reads behind it; a later program may read one longer."""
+    last = dict(place)
+    for program in programs:
+        for node in program.graph.nodes:
+            places = [place[user.name] for user in node.users]
+            last[node.name] = max([last[node.name], *places])
     for stop, names in reads.items():
         for name in names:
             last[name] = max(last[name], place[stop])
-    return last
+    found: dict[int, list[str]] = {}
+    for name, end in last.items():
+        found.setdefault(end, []).append(name)
+    return found
 
 
 def differing(first: Program, other: Program, changing: Iterable[str] = ()) -> set[str]:

@@ -20,7 +20,7 @@ from penjing.graph.blocks import Block, without
 from penjing.graph.capture import Example, Program, call_args
 from penjing.graph.network import Cut, Network
 from penjing.graph.sizing import Sizing, node_shape
-from penjing.plan import BLOCKS, WEIGHTS, Group, Groups, Kind, Plan, Scope
+from penjing.plan import BLOCKS, LAYERS, WEIGHTS, WHOLE, Group, Groups, Kind, Plan, Scope
 from penjing.pruning.ablation import Branches
 from penjing.pruning.allocation import resolve as resolve_allocation
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
@@ -55,8 +55,13 @@ BATCH = 128  # samples that the report's agreement is measured on at a time
 PLACES = get_args(Scope)
 KINDS = tuple(kind for kind in get_args(Kind) if kind != WEIGHTS)
 WIDTHS = tuple(kind for kind in KINDS if kind != BLOCKS)
-DEPTH = "depth"  # whole blocks, alone or beside widths
-BESIDE = (DEPTH, WEIGHTS)  # scopes that are no widths
+DEPTH = "depth"  # whole branches, alone or beside widths; "layers" for whole layers
+SHORTER = (DEPTH, LAYERS)
+BESIDE = (*SHORTER, WEIGHTS)  # scopes that are no widths
+NO_LAYER = (
+    "no whole layer can be removed: the network has fewer than two modules in a list that hold a "
+    "residual branch and hand one tensor of the same shape on, or all of them are ignored"
+)
 NO_BRANCH = (
     "no branch can go whole: there is no `x + f(x)`, or one alone, whose f nothing else reads and "
     "that holds no layer to be left as it is"
@@ -111,8 +116,13 @@ class Choices:
         if set(self.scope) - {*PLACES, *WIDTHS, *BESIDE} or not self.scope:
             raise StrategyError(
                 f"scope is {sorted(self.scope)}; it holds places ({', '.join(PLACES)}), kinds of "
-                f"units ({', '.join(WIDTHS)}), or both; {DEPTH!r}, alone or as well; and "
-                f"{WEIGHTS!r} beside any of them"
+                f"units ({', '.join(WIDTHS)}), or both; {DEPTH!r} or {LAYERS!r}, alone or as well; "
+                f"and {WEIGHTS!r} beside any of them"
+            )
+        if set(SHORTER) <= self.scope:
+            raise StrategyError(
+                f"scope holds {DEPTH!r}, single branches, and {LAYERS!r}, all branches of a layer "
+                "together; give one of them"
             )
         if self.scope == {WEIGHTS}:
             raise StrategyError(
@@ -206,8 +216,10 @@ class Preparation:
     def check(self) -> None:
         """Resolve every name and look at the data before the first expensive step."""
         _ = self.importance, self.allocation, self.groups, self.ratios
-        if self.choices.scope - {WEIGHTS} == {DEPTH} and not self.shortens:
-            raise StrategyError(f"{NO_BRANCH}; cut widths instead, scope={{'inner', 'residual'}}")
+        if not self.choices.scope - set(BESIDE) and not self.shortens:
+            raise StrategyError(
+                f"{self.no_branch}; cut widths instead, scope={{'inner', 'residual'}}"
+            )
         if self.calibration is not None:
             check_fits(self.calibration, self.network.program)
         if WEIGHTS in self.choices.scope:
@@ -313,11 +325,12 @@ class Preparation:
 
     @cached_property
     def branches(self) -> Branches | None:
-        """Whole branches; None where they are not in scope."""
-        if DEPTH not in self.choices.scope:
+        """Whole branches, or layers; None where they are not in scope."""
+        if not self.choices.scope & set(SHORTER):
             return None
+        name = LAYERS if LAYERS in self.choices.scope else BLOCKS
         untouched = kept_whole(self.model, self.choices.ignored_layers)
-        return Branches.of(self.network.program, untouched, self.calibration)
+        return Branches.of(self.network.program, untouched, self.calibration, name)
 
     @cached_property
     def densities(self) -> Densities | None:
@@ -336,6 +349,11 @@ class Preparation:
         """Error of zeros in the layers of the original, by name of their groups."""
         assert self.calibration is not None  # `check` refused the other case
         return {} if self.densities is None else self.densities.errors(self.calibration)
+
+    @property
+    def no_branch(self) -> str:
+        """Why nothing whole can be removed, where that was asked for."""
+        return NO_LAYER if LAYERS in self.choices.scope else NO_BRANCH
 
     @cached_property
     def shortens(self) -> bool:
@@ -380,9 +398,9 @@ class Preparation:
             if isinstance(self.judge, HasErrors):
                 errors[group.name] = self.judge.errors(group)
         if self.shortens and self.branches is not None:
-            scores[BLOCKS] = self.branches.scores
+            scores[self.branches.name] = self.branches.scores
             if len(errors) == len(widths):
-                errors[BLOCKS] = self.branches.errors
+                errors[self.branches.name] = self.branches.errors
         return Evidence(scores, errors)
 
     def after(self, cut: Cut, model: nn.Module, example_inputs: Example) -> Evidence:
@@ -398,8 +416,7 @@ class Preparation:
             keeps the scores it had.
         """
         scores, errors = dict(self.evidence.scores), dict[str, Tensor]()
-        if BLOCKS in self.evidence.errors:
-            errors[BLOCKS] = self.evidence.errors[BLOCKS]
+        errors |= {n: e for n, e in self.evidence.errors.items() if n in WHOLE}
         widths = [g for g in self.groups if g.kind != BLOCKS]
         if not widths:
             return Evidence(scores, errors, cut.plan.drop)
@@ -471,7 +488,7 @@ class Preparation:
 
     def _gone(self, kept: Mapping[str, int]) -> tuple[Block, ...]:
         """Branches that go when so many units stay."""
-        if self.branches is None or BLOCKS not in kept:
+        if self.branches is None or self.branches.name not in kept:
             return ()
         return self.branches.gone(kept)
 
@@ -491,8 +508,8 @@ class Preparation:
         """
         ratios = dict(self.ratios)
         depth_alone = not self.choices.scope - set(BESIDE)
-        if depth_alone and pruning_ratio is not None:  # a share of the branches
-            ratios.setdefault(BLOCKS, pruning_ratio)
+        if depth_alone and self.branches is not None and pruning_ratio is not None:
+            ratios.setdefault(self.branches.name, pruning_ratio)  # a share of the branches
             pruning_ratio = None
         if self.densities is not None and not set(budgets or {}) & set(COSTS):
             raise BudgetError(
@@ -552,8 +569,9 @@ class Preparation:
 
     def _plan(self, drop: Mapping[str, list[int]]) -> Plan:
         """A plan of units and branches; what is inside a branch that goes is not cut before."""
-        gone = self.branches.every if self.branches is not None and drop.get(BLOCKS) else ()
-        owned = {fqn for number in drop.get(BLOCKS, ()) for fqn in gone[number].owned}
+        name = "" if self.branches is None else self.branches.name
+        gone = () if self.branches is None else self.branches.every
+        owned = {fqn for number in drop.get(name, ()) for fqn in gone[number].owned}
         inside = {g.name for g in self.groups if g.slices and {s.tensor for s in g.slices} <= owned}
         chosen = {n: tuple(sorted(u)) for n, u in drop.items() if u and n not in inside}
         return Plan(chosen, {g.name: g.units for g in self.known}, self.known.fingerprint)

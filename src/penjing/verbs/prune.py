@@ -20,7 +20,7 @@ from penjing.graph.capture import Example, Program, capture, dims_of
 from penjing.graph.experts import run_anew
 from penjing.graph.form import held_sizes, spelled
 from penjing.graph.network import Cut, Network
-from penjing.plan import BLOCKS, Group, Plan
+from penjing.plan import BLOCKS, LAYERS, Group, Plan
 from penjing.pruning.allocation.protocol import Allocation, Demand
 from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.budgets import absolute
@@ -44,7 +44,6 @@ from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.preparation import (
     DEPTH,
-    NO_BRANCH,
     Choices,
     Preparation,
     Repair,
@@ -137,7 +136,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             "hidden units", "experts") only those kinds. "depth" removes whole residual branches,
             the one whose loss moves the outputs least first: alone, when a ratio is a share of the
             branches, or beside widths, when it is a share of the parameters under all allocations
-            but "uniform" and "isomorphic". "weights" makes weights zero beside what is cut, widths
+            but "uniform" and "isomorphic". "layers" does so with whole layers, all branches of each
+            together with their norms. "weights" makes weights zero beside what is cut, widths
             and zeros decided together, under constraints that count them: effective_macs
             (multiply-accumulates with weights that are not zero), nonzero, size_kb (weights as
             `save` packs them).
@@ -366,8 +366,9 @@ def _prune_in_steps(
     Each step judges the units on the network that the step before left, and cuts the original: what
     comes out is what the final plan alone gives.
     """
-    if goal.plan is not None and BLOCKS in goal.plan.drop:
-        choices = replace(choices, scope=choices.scope | {DEPTH})
+    for name, scope in ((BLOCKS, DEPTH), (LAYERS, LAYERS)):
+        if goal.plan is not None and name in goal.plan.drop:
+            choices = replace(choices, scope=choices.scope | {scope})
     preparation = Preparation.of(model, example, samples, choices)
     if goal.plan is not None:
         _leaves_ignored(preparation, goal.plan)
@@ -446,12 +447,23 @@ def _notes(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
     """What the reader must know of what went and of what could not."""
     if isinstance(cut, Shortened):
         names = ", ".join(block.name for block in cut.blocks)
+        if LAYERS in cut.plan.drop:
+            return (f"whole layers were removed: {names}",)
         return (f"whole branches were removed, these layers and all before them in it: {names}",)
     if not preparation.groups and not cut.plan.sparsity:
-        return ("nothing was cut: the network has no group in scope",)
+        return (f"nothing was cut: the network has no group in scope{_locks(preparation)}",)
     if preparation.branches is not None and not preparation.shortens:
-        return (NO_BRANCH,)
+        return (preparation.no_branch,)
     return ()
+
+
+def _locks(preparation: Preparation) -> str:
+    """Why a network without any group has none: the reasons that lock most of its parameters."""
+    known = preparation.network.groups
+    if known.groups or not known.locked:
+        return ""
+    reasons = dict.fromkeys(lock.reason for lock in known.locked)
+    return f"; all is locked: {'; '.join(list(reasons)[:TOLD])}"
 
 
 def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], list[RepairFigures]]:
@@ -539,9 +551,11 @@ def _sizes_held(work: Work) -> tuple[str, ...]:
     if not program.dynamic_batch:
         told.append(
             f"the network was captured with its batch of {program.batch} fixed, since its forward "
-            "writes the batch into the graph; the graph form may refuse another"
+            "writes the batch into the graph"
         )
-    fixed = [spelled(name, sizes) for name, sizes in held if len(sizes) > PLAIN_RANK]
+    fixed = [
+        spelled(name, sizes) for name, sizes in held if len(sizes) > PLAIN_RANK or None not in sizes
+    ]
     if fixed:
         told.append(
             f"the graph form holds the example's sizes fixed: it takes {', '.join(fixed)}; for "
