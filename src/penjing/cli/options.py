@@ -108,7 +108,7 @@ IndivisibleOption = Annotated[
     Indivisible, typer.Option("--indivisible", help="Where the pattern does not divide a layer.")
 ]
 
-Choice = Literal["auto", "least_squares", "recalibrate", "tune"]
+Choice = Literal["auto", "least_squares", "recalibrate", "tune", "fold"]
 
 
 class Repair(StrEnum):
@@ -117,6 +117,7 @@ class Repair(StrEnum):
     AUTO = "auto"
     LEAST_SQUARES = "least_squares"
     TUNE = "tune"
+    FOLD = "fold"
     RECALIBRATE = "recalibrate"
     OFF = "off"
 
@@ -130,6 +131,7 @@ REPAIRS: Mapping[Repair, Choice | None] = {
     Repair.AUTO: "auto",
     Repair.LEAST_SQUARES: "least_squares",
     Repair.TUNE: "tune",
+    Repair.FOLD: "fold",
     Repair.RECALIBRATE: "recalibrate",
     Repair.OFF: None,
 }

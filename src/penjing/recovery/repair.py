@@ -9,15 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.capture import Program
+from penjing.graph.network import Cut
+from penjing.recovery.fold import Fold, fold
 from penjing.recovery.recalibrate import recalibrate
 from penjing.recovery.reconstruct import Changed, Reconstruct, Support, reconstruct
 from penjing.recovery.tune import Tune, tune
 from penjing.task import Calibration
 
 MIN_SAMPLES = 3  # two to fit, one to judge
-How = Reconstruct | Tune | Literal["recalibrate"]
+How = Reconstruct | Tune | Fold | Literal["recalibrate"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,6 +78,8 @@ def repair(
     """
     if how == "recalibrate":
         return recalibrate(changed.program, changed.program.tensors, samples), []
+    if isinstance(how, Fold):
+        return _folded(changed, samples, how)
     if isinstance(how, Reconstruct):
         return reconstruct(changed, samples, how, support)
     samples.at_least(MIN_SAMPLES, "tuning")
@@ -83,6 +88,17 @@ def repair(
     solved, rows = reconstruct(changed, few, how.first, support)
     tuned, row = tune(_with(changed, solved), seen, held, how)
     return {**solved, **tuned}, [*rows, row]
+
+
+def _folded(
+    changed: Changed, samples: Calibration, how: Fold
+) -> tuple[dict[str, Tensor], list[RepairFigures]]:
+    if not isinstance(changed, Cut):
+        raise StrategyError(
+            "repair 'fold' merges units that are cut, and here weights become zero; use "
+            "'least_squares'"
+        )
+    return fold(changed, samples, how)
 
 
 def _split(samples: Calibration, how: Tune) -> tuple[Calibration, Calibration]:

@@ -42,6 +42,7 @@ from penjing.pruning.selection import (
     ratios_by_group,
 )
 from penjing.pruning.weights.targets import Wanted
+from penjing.recovery.fold import Fold
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import How
 from penjing.recovery.tune import Tune
@@ -66,9 +67,15 @@ NO_BRANCH = (
     "no branch can go whole: there is no `x + f(x)`, or one alone, whose f nothing else reads and "
     "that holds no layer to be left as it is"
 )
-REPAIRS = ("auto", "least_squares", "recalibrate", "tune")
+REPAIRS = ("auto", "least_squares", "recalibrate", "tune", "fold")
 
-Repair = Literal["auto", "least_squares", "recalibrate", "tune"] | Reconstruct | Tune | None
+Repair = (
+    Literal["auto", "least_squares", "recalibrate", "tune", "fold"]
+    | Reconstruct
+    | Tune
+    | Fold
+    | None
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +89,8 @@ class Choices:
             "uniform".
         repair: "auto" is least squares with calibration data, else off; "least_squares", its
             settings as a `Reconstruct`, "tune" (least squares, then gradient steps towards the
-            original) or its settings as a `Tune`, "recalibrate" (norm statistics only), or None.
+            original) or its settings as a `Tune`, "recalibrate" (norm statistics only), "fold"
+            (units that go are merged into those that stay) or a `Fold`, or None.
         round_to: Units that remain are rounded up to a multiple of this, or by kind of units.
         max_pruning_ratio: Largest share of one group that may go.
         ignored_layers: Modules, names, globs or types that are left exactly as they are, inputs
@@ -135,7 +143,7 @@ class Choices:
             )
         known = (
             self.repair is None
-            or isinstance(self.repair, (Reconstruct, Tune))
+            or isinstance(self.repair, (Reconstruct, Tune, Fold))
             or self.repair in REPAIRS
         )
         if not known:
@@ -638,6 +646,8 @@ def settled(chosen: Repair, data: bool, seed: int) -> How | None:
         return Reconstruct(seed=seed)
     if chosen == "tune":
         return Tune(first=Reconstruct(seed=seed), seed=seed)
+    if chosen == "fold":
+        return Fold()
     return chosen
 
 
@@ -645,6 +655,8 @@ def repair_name(repair: How | None) -> str:
     """Name of a repair, for the report."""
     if isinstance(repair, Reconstruct):
         return "least_squares"
+    if isinstance(repair, Fold):
+        return "fold"
     return "off" if repair is None else "recalibrate" if repair == "recalibrate" else "tune"
 
 

@@ -121,7 +121,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             tries candidates out ("netadapt", "local_search", "genetic", "reinforcement"), or an
             object; None is "dp" with calibration, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`,
-            "tune" (then gradient steps towards the original), a `Tune`, "recalibrate", None.
+            "tune" (then gradient steps towards the original), a `Tune`, "fold" (units that go are
+            merged into those that stay), a `Fold`, "recalibrate", None.
         round_to: Units that remain are rounded up to a multiple of this; by kind of units, as
             {"neurons": 16}, kinds that are not named are not rounded.
         ignored_layers: Modules, names, globs or types that stay exactly as they are, at their

@@ -292,6 +292,8 @@ class How:
             raise StrategyError(
                 f"repair is {repair!r}; known are {REPAIRS}, None, a Reconstruct or a Tune"
             )
+        if repair == "fold":
+            raise StrategyError("repair 'fold' merges units that are cut; sparsify cuts none")
         mending = settled(repair, samples is not None, seed)
         needs = isinstance(found, NeedsData) and found.needs_data
         if samples is None and (needs or mending is not None):
