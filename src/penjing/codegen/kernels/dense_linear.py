@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Blob, Code, Needs, Room, Site
 from penjing.codegen.kernels.conv import bias_blob
-from penjing.codegen.kernels.cover import merged, named
+from penjing.codegen.kernels.cover import SLACK, merged, named
 from penjing.codegen.kernels.finish import after_loop, in_vectors
 from penjing.codegen.kernels.geometry import Piece, row_pieces
 from penjing.codegen.kernels.vectors import activated, keep, machine, types
@@ -34,12 +34,19 @@ def rows_of(net: Net, layer: Layer) -> int:
     return prod(net.tensors[layer.inputs[0]].shape[:-1])
 
 
-def packed_needs(net: Net, layer: Layer, slack: int = 0) -> Needs:
-    """Everything contiguous, the features innermost."""
+def packed_needs(net: Net, layer: Layer, slack: int = 0, beside: int = 0) -> Needs:
+    """Everything contiguous, the features innermost.
+
+    Args:
+        net: That the layer is part of.
+        layer: Linear.
+        slack: Elements that may be read behind the input.
+        beside: The same behind what is added.
+    """
     x, y = (net.tensors[n[0]].shape for n in (layer.inputs, layer.outputs))
-    one = Room(order=tuple(range(len(x))), slack=slack)
-    two = Room(order=tuple(range(len(y))))
-    return Needs(inputs=(one, *(two for _ in layer.inputs[1:])), outputs=(two,))
+    one, two = Room(order=tuple(range(len(x))), slack=slack), Room(order=tuple(range(len(y))))
+    added = (replace(two, slack=beside) for _ in layer.inputs[1:])
+    return Needs(inputs=(one, *added), outputs=(two,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +87,8 @@ class DenseLinear:
         return float(passes * (wide * ins * each + TILE_NS * self.rows * tiles))
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
-        """Packed rows."""
-        return packed_needs(net, layer)
+        """Packed rows; the last vector of what is added may reach behind them."""
+        return packed_needs(net, layer, beside=SLACK)
 
     def emit(self, site: Site, /) -> Code:
         """One function for full tiles of rows, one for the rest."""
