@@ -394,20 +394,18 @@ def families_table() -> str:
 
 
 def growth_table() -> str:
-    """Seconds of analysis by depth."""
+    """Milliseconds of analysis by depth, minimum and median."""
+
+    def both(row: dict[str, Any], tool: str) -> str:
+        least, median = row[f"{tool}_min_seconds"], row[f"{tool}_seconds"]
+        return "-" if median is None else f"{1000 * least:.1f} / {1000 * median:.1f}"
+
     body = [
         [
             r["kind"],
             str(r["layers"]),
             f"{r['export_seconds']:.1f}",
-            *(
-                "-" if r[figure] is None else f"{1000 * r[figure]:.1f}"
-                for figure in (
-                    "penjing_seconds",
-                    "torch_pruning_seconds",
-                    "torch_pruning_with_groups_seconds",
-                )
-            ),
+            *(both(r, tool) for tool in ("penjing", "torch_pruning", "torch_pruning_with_groups")),
             str(r["n"]),
         ]
         for r in sorted(rows("growth"), key=lambda r: (r["kind"], r["layers"]))

@@ -17,7 +17,7 @@ tell everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -170,7 +170,8 @@ class Atoms:
         axes = self._grids.of(dim)
         if axes is not None:
             return any(not axis.locked for axis in axes)
-        return bool(len(dim) and self._live_label(tuple(dim[0]))) or bool(self.live(dim).shape[1])
+        ends = (dim[0].tolist(), dim[-1].tolist()) if len(dim) else ()  # most often enough
+        return any(self._live_label(end) for end in ends) or bool(self.live(dim).shape[1])
 
     def tiles(self, dim: Dim) -> Sequence[Tile] | None:
         """Where free axes lie in a dimension; None where only `live` can tell."""
@@ -217,10 +218,10 @@ class Atoms:
             for axis in self._grids.touched(free):
                 axis.lock(whole=bool(self._lock[axis.atoms].all()))
 
-    def lock_position(self, dim: Dim, position: int, reason: Reason) -> None:
+    def lock_position(self, dim: Dim, position: int, reason: Callable[[], Reason]) -> None:
         """Never cut one position."""
-        for atom in self._live_label(tuple(dim[position].tolist())):
-            self._lock[atom] = self._reason_number(reason)
+        for atom in self._live_label(dim[position].tolist()):
+            self._lock[atom] = self._reason_number(reason())
             axis = self._grids.at(atom)
             axis.lock(whole=bool(self._lock[axis.atoms].all()))
 
@@ -367,10 +368,11 @@ class Atoms:
         locked = [axis.locked for axis in axes]
         if all(locked):
             return fixed(len(dim))
-        if not any(locked):
-            return self._grids.dim(axes)
-        alive = [self._grids.dead(axis.size) if axis.locked else axis for axis in axes]
-        return self._grids.dim(tuple(alive))
+        return self._grids.dim(self._without_locked(axes) if any(locked) else axes)
+
+    def _without_locked(self, axes: Axes) -> Axes:
+        """Axes with positions that never change in place of locked ones."""
+        return tuple([self._grids.dead(axis.size) if axis.locked else axis for axis in axes])
 
     def _join_pairs(self, here: Axes, there: Axes) -> bool:
         """Unify grids axis by axis; whether they are of one shape, free in the same places."""
@@ -392,13 +394,17 @@ class Atoms:
         return True
 
     def _join_whole(self, here: Axes, there: Axes) -> bool:
-        """Refine the one axis of a dimension into those of another; whether that can be done."""
+        """Refine the one axis of a dimension into those of another; whether that can be done.
+
+        Where some of these never change, such as the pixels of a flattened map, each atom stands
+        for what is left.
+        """
         one, several = (here, there) if len(here) == 1 else (there, here)
         if len(one) > 1 or len(several) == 1 or one[0] in several:
             return False
-        if one[0].locked or any(axis.locked for axis in several):
+        if one[0].locked or all(axis.locked for axis in several):
             return False
-        self._refine_axis(one[0], several)
+        self._refine_axis(one[0], self._without_locked(several))
         return True
 
     def _join(self, here: Axis, there: Axis) -> None:
@@ -412,7 +418,13 @@ class Atoms:
 
     def _refine_axis(self, axis: Axis, parts: Axes) -> None:
         """Let a free axis stand for the product of others."""
-        self._tabulate(axis.labels[:, 0], self._grids.dim(parts))
+        atoms, labels = axis.labels[:, 0], self._grids.dim(parts)
+        if labels.shape[1] > 1:
+            self._tabulate(atoms, labels)
+        else:
+            self._resolved.clear()
+            self._to[atoms] = labels[:, 0]
+            self._inherit(atoms, labels)
         axis.refine(parts)
 
     def _parts_of(self, axis: Axis, sizes: Sequence[int]) -> Axes:
@@ -490,6 +502,10 @@ class Atoms:
         self._row[atoms] = np.arange(count, needed)
         self._rows = needed
         self._refined[atoms] = True
+        self._inherit(atoms, parts)
+
+    def _inherit(self, atoms: NDArray[np.int64], parts: Dim) -> None:
+        """Hand what atoms went through on to what they stand for."""
         for mark in (self._normalised, self._stream):
             marked = mark[atoms]
             if marked.any():
@@ -510,11 +526,11 @@ class Atoms:
         resolved = self.resolve(dim)
         return np.unique(resolved[resolved >= 0])
 
-    def _live_label(self, label: Label) -> Label:
-        roots: Label = tuple(self._root(int(atom)) for atom in label if atom >= 0)
+    def _live_label(self, label: Sequence[int]) -> Label:
+        roots: Label = tuple([self._root(int(atom)) for atom in label if atom >= 0])
         if any(self._refined[root] for root in roots):
             roots = self._expand(roots)
-        return tuple(root for root in roots if not self._lock[root])
+        return tuple([root for root in roots if not self._lock[root]])
 
     def _root(self, atom: int) -> int:
         """Representative of one atom."""

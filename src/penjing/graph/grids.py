@@ -30,8 +30,11 @@ def fixed(size: int) -> Dim:
 
 def product(outer: Dim, inner: Dim) -> Dim:
     """Labels of the merged dimension `outer x inner`: each position carries both labels."""
-    rows = np.repeat(outer, len(inner), axis=0)
-    return np.concatenate([rows, np.tile(inner, (len(outer), 1))], axis=1)
+    width = outer.shape[1]
+    labels = np.empty((len(outer), len(inner), width + inner.shape[1]), np.int64)
+    labels[:, :, :width] = outer[:, None]
+    labels[:, :, width:] = inner
+    return labels.reshape(len(outer) * len(inner), -1)
 
 
 class Tile(NamedTuple):

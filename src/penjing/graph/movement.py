@@ -130,10 +130,12 @@ class Move:
 
     def _pick(self, dim: Dim, position: int) -> None:
         """Lock a position that is picked alone: which one it is would be another after a cut."""
-        if self.atoms.is_live(dim):
+
+        def because() -> Reason:
             reason = self.reason()
-            why = f"{reason.why} picks one position"
-            self.atoms.lock_position(dim, position, Reason(why, reason.where))
+            return Reason(f"{reason.why} picks one position", reason.where)
+
+        self.atoms.lock_position(dim, position, because)
 
     def _from_source(self, number: int, source: fx.Node, route: Route) -> list[Dim]:
         """Labels that one source gives to each output axis."""

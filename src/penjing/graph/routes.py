@@ -183,12 +183,14 @@ def _axis(count: int, step: int, size: Shape, strides: Sequence[int]) -> dict[Pa
     """Parts of dimensions that an axis runs over, innermost first, with their sizes."""
     parts: dict[Part, int] = {}
     while count > 1:
-        dim = next((d for d, s in enumerate(strides) if size[d] > 1 and s <= step), None)
-        if dim is None or step % strides[dim]:
+        for dim, stride in enumerate(strides):
+            if stride <= step and size[dim] > 1:
+                break
+        else:
             return None
-        inside = step // strides[dim]
+        inside = step // stride
         part = min(count, size[dim] // inside)
-        if part < MANY or size[dim] % inside or count % part:
+        if part < MANY or step % stride or size[dim] % inside or count % part:
             return None
         parts[dim, inside] = part
         count, step = count // part, step * part
