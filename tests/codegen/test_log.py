@@ -57,6 +57,11 @@ def test_ticks_of_a_timer_are_not_taken_for_cycles():
     assert (read_log(TICKS).unit, read_log(TICKS).count) == ("ticks", 5000)
 
 
+def test_a_timer_counts_layers_too():
+    log = read_log(BOARD.replace("cycles", "ticks"))
+    assert (log.unit, log.layers) == ("ticks", {"conv1": 900, "fc": 100})
+
+
 def test_ticks_make_milliseconds_by_the_timer_that_the_log_names(tmp_path):
     assert "latency_ms: 5.0" in run(tmp_path, TICKS)[1]
 

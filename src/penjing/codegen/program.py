@@ -168,7 +168,7 @@ class Program:
         """Build the example, run it on its test vector (in an emulator where needs be).
 
         Returns:
-            What it printed: cycles or instructions, the arena, and whether it is equal.
+            What it printed: cycles, ticks or instructions, the arena, and whether it is equal.
 
         Raises:
             MissingDependencyError: Compiler or emulator are absent.
