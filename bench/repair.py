@@ -119,7 +119,9 @@ def main() -> None:
         "--criteria", action="store_true", help="every importance, allocation and repair instead"
     )
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--repair", choices=("least_squares", "tune"), default="least_squares")
+    parser.add_argument(
+        "--repair", choices=("least_squares", "tune", "fold"), default="least_squares"
+    )
     parser.add_argument("--steps", type=int, default=150, help="of --repair tune")
     parser.add_argument("--images", type=int, help="calibration samples instead of 1000")
     given = parser.parse_args()

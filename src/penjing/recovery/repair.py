@@ -105,12 +105,7 @@ def _split(samples: Calibration, how: Tune) -> tuple[Calibration, Calibration]:
     """Samples to learn from, and those held out, drawn by chance."""
     order = torch.randperm(samples.samples, generator=torch.Generator().manual_seed(how.seed))
     held = max(1, round(how.hold_out * samples.samples))
-
-    def some(chosen: Tensor) -> Calibration:
-        leaves = tuple(v[chosen] if isinstance(v, Tensor) else v for v in samples.leaves)
-        return replace(samples, leaves=leaves, sizes=(len(chosen),), labels=(None,))
-
-    return some(order[held:]), some(order[:held])
+    return samples.those(order[held:]), samples.those(order[:held])
 
 
 def _with(changed: Changed, tensors: Mapping[str, Tensor]) -> Valued:

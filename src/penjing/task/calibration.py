@@ -145,6 +145,19 @@ class Calibration:
         for inputs, labels in zip(self.inputs, self.labels, strict=True):
             yield Batch(inputs, labels, self.dims)
 
+    def those(self, chosen: Tensor) -> Calibration:
+        """Some of the samples, without their labels.
+
+        Args:
+            chosen: Their numbers, or a bool for every sample.
+
+        Returns:
+            The samples as one batch.
+        """
+        leaves = tuple(v[chosen] if isinstance(v, Tensor) else v for v in self.leaves)
+        count = int(chosen.sum()) if chosen.dtype == torch.bool else len(chosen)
+        return replace(self, leaves=leaves, sizes=(count,), labels=(None,))
+
     def at_least(self, samples: int, purpose: str) -> None:
         """Refuse too few samples.
 

@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from penjing.errors import BudgetError, InputError
 from penjing.graph.capture import Program
@@ -68,12 +68,7 @@ def apart(samples: Calibration) -> tuple[Calibration, Calibration]:
     """
     samples.at_least(_FEWEST, "max_drop, which holds a quarter of them back,")
     held = torch.arange(samples.samples) % _EVERY == _EVERY - 1
-    return _those(samples, ~held), _those(samples, held)
-
-
-def _those(samples: Calibration, chosen: Tensor) -> Calibration:
-    leaves = tuple(v[chosen] if isinstance(v, Tensor) else v for v in samples.leaves)
-    return replace(samples, leaves=leaves, sizes=(int(chosen.sum()),), labels=(None,))
+    return samples.those(~held), samples.those(held)
 
 
 def likeness(
