@@ -40,6 +40,7 @@ def _activations(x):
     return (
         F.relu(x), F.relu6(4 * x), x.sigmoid(), x.tanh(), F.silu(x), F.gelu(x),
         F.gelu(x, approximate="tanh"), F.hardswish(x), F.hardsigmoid(x), F.hardtanh(x),
+        F.hardshrink(x), F.softshrink(x, 0.3), F.threshold(x, 0.1, 2.0), F.tanhshrink(x),
         F.leaky_relu(x, 0.1), F.elu(x), F.selu(x), F.softplus(x), F.mish(x), F.softsign(x),
         x.exp(), positive.log(), x.erf(), x.sin(), x.round(), x.sign(), positive.sqrt(),
         positive.rsqrt(), x**3, x.clamp(-0.5, 0.5), F.logsigmoid(x), torch.log1p(positive),
@@ -84,6 +85,15 @@ def _attentions(q, k):
         attend(q, k, k, attn_mask=mask),
         attend(q, k[:, :1], k[:, :1], enable_gqa=True),
     )
+
+
+def _masked(attention, x, padding):
+    y = attention(x, x, x, key_padding_mask=padding, need_weights=False)[0]
+    return torch.where(padding[..., None], torch.full_like(y, -1.0), y + torch.ones_like(y))
+
+
+def _cells(lstm, gru, rnn, x, h):
+    return *lstm(x, (h, 2 * h)), gru(x, h), rnn(x, h)
 
 
 def _resizes(x):
@@ -161,6 +171,14 @@ def networks() -> Mapping[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "gru": (nn.GRU(4, 8, 2, batch_first=True, bidirectional=True), (r(2, 5, 4),)),
         "lstm": (nn.LSTM(4, 8, 2), (r(5, 2, 4),)),
         "rnn": (nn.RNN(4, 8, nonlinearity="relu", bias=False), (r(5, 2, 4),)),
+        "attention with padding": (
+            Calls(_masked, nn.MultiheadAttention(12, 3, batch_first=True)),
+            (r(2, 4, 12), torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1]]).bool()),
+        ),
+        "cells": (
+            Calls(_cells, nn.LSTMCell(4, 6), nn.GRUCell(4, 6), nn.RNNCell(4, 6, bias=False)),
+            (r(2, 4), r(2, 6)),
+        ),
         "embedding": (
             nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 3)),
             (torch.randint(0, 10, (2, 5)),),

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from penjing.codegen.ir import Net
 from penjing.codegen.lower import (
     convolution,
+    filled,
     lookup,
     movement,
     norms,
@@ -42,6 +43,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **movement.RULES,
         **reductions.RULES,
         **recurrent.RULES,
+        **filled.RULES,
         **lookup.RULES,
         **resize.RULES,
     }

@@ -191,6 +191,23 @@ def _hardtanh(trace: Trace, op: Op) -> Value:
     return _map(trace, op, lambda x: ("clamp", x, low, high), _self(op))
 
 
+def _threshold(trace: Trace, op: Op) -> Value:
+    """What is not above the threshold becomes a number; all between the thresholds, zero."""
+    both = op.name == "hardshrink"
+    least = ("constant", float(op.get("lambd", 0.5) if both else op.get("threshold")))
+    other = ("constant", 0.0 if both else float(op.get("value")))
+
+    def build(x: Expression) -> Expression:
+        return ("where", ("gt", ("abs", x) if both else x, least), x, other)
+
+    return _map(trace, op, build, _self(op))
+
+
+def _softshrink(trace: Trace, op: Op) -> Value:
+    most = float(op.get("lambd", 0.5))
+    return _map(trace, op, lambda x: ("sub", x, ("clamp", x, -most, most)), _self(op))
+
+
 _SAME = """
     abs neg exp log log1p expm1 sqrt rsqrt square reciprocal sin cos tanh sigmoid erf silu mish
     hardswish hardsigmoid floor ceil round trunc sign logical_not softsign relu6 log2 log10 exp2
@@ -244,6 +261,9 @@ RULES: Mapping[str, Rule] = {
     "clamp_min": _clamp("min", inf),
     "clamp_max": _clamp(-inf, "max"),
     "hardtanh": _hardtanh,
+    "hardshrink": _threshold,
+    "threshold": _threshold,
+    "softshrink": _softshrink,
     "leaky_relu": _unary("leaky_relu", ("negative_slope", 0.01)),
     "elu": _unary("elu", ("alpha", 1.0)),
     "celu": _unary("celu", ("alpha", 1.0)),

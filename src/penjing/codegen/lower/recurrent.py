@@ -112,6 +112,25 @@ def _one(trace: Trace, op: Op, kind: str, x: Value, step: _Step) -> tuple[Value,
     return out, ends
 
 
+def _cell(kind: str) -> Rule:
+    """One step of a layer: a sequence of length one."""
+
+    def rule(trace: Trace, op: Op) -> Value | list[Value]:
+        given = op.get("hx")
+        states = [trace.hold(s) for s in (given if isinstance(given, (list, tuple)) else [given])]
+        x = moved(trace, op, trace.hold(op.get("input")), lambda i: i[None], "step")
+        if len(x.shape) != 3:
+            op.refuse("without a batch dimension")
+        weights = [op.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+        arrays = [op_array(w) for w in weights if w is not None]
+        _, ends = _one(trace, op, kind, x, _Step(arrays, states, reverse=False))
+        return ends if kind == "lstm" else ends[0]
+
+    return rule
+
+
+KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RULES: Mapping[str, Rule] = {
-    name: _recurrent(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    **{name: _recurrent(name) for name in KINDS},
+    **{f"{name}_cell": _cell(name) for name in KINDS},
 }
