@@ -208,3 +208,74 @@ def test_moments_are_sums_over_the_rows_of_each_expert():
 
     torch.testing.assert_close(sums.xd[1], x[owner == 1].T @ d[owner == 1])
     assert sums.rows.tolist() == [5, 4, 0]
+
+
+class Expert(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.up(x)))
+
+
+class Listed(nn.Module):
+    """Experts in a list, each on the rows that chose it: how many, the data decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.gate = nn.Linear(3, WIDTH), nn.Linear(WIDTH, EXPERTS)
+        self.experts = nn.ModuleList(Expert() for _ in range(EXPERTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.enter(x))
+        shares, chosen = torch.topk(self.gate(x).softmax(-1), CHOSEN, -1)
+        mask, out = F.one_hot(chosen, EXPERTS).permute(2, 1, 0), x.clone()
+        for number, expert in enumerate(self.experts):
+            slot, row = torch.where(mask[number])
+            out.index_add_(0, row, expert(x[row]) * shares[row, slot, None])
+        return out
+
+
+def listed() -> tuple[Listed, Tensor]:
+    torch.manual_seed(0)
+    return Listed().double().eval(), torch.randn(SAMPLES, 3, dtype=torch.float64)
+
+
+def test_a_listed_expert_solves_its_least_squares_on_its_own_rows():
+    net, x = listed()
+    network = Network.of(net, x[:8])
+    cut = network.cut(network.plan({"experts.2.up": (0, 3)}))
+    new, _ = reconstruct(cut, Calibration.of([x]), PLAIN)
+    with torch.no_grad():
+        hidden = torch.tanh(net.enter(x))
+        mine = (net.gate(hidden).topk(CHOSEN, -1).indices == 2).any(1)
+        inner = F.silu(net.experts[2].up(hidden[mine]))
+        rows = torch.cat([inner[:, [1, 2, 4]], torch.ones(int(mine.sum()), 1)], 1)
+        solution = torch.linalg.lstsq(rows, net.experts[2].down(inner)).solution
+
+    torch.testing.assert_close(
+        new["experts.2.down.weight"], solution[:-1].T, rtol=CLOSE, atol=CLOSE
+    )
+
+
+def test_listed_experts_are_repaired_where_the_cut_network_sends_rows_elsewhere():
+    net, x = listed()
+    network = Network.of(net, x[:8])
+    cut = network.cut(network.plan({"experts.1.up": (0, 3)}))
+    with torch.no_grad():  # another gate in the cut network: other rows, other numbers of them
+        cut.program.tensors["gate.weight"].add_(torch.randn(EXPERTS, WIDTH))
+    solve = Reconstruct(rounds=0, rows_per_unknown=1e9, dampings=(1e-13,), solve="cut")
+    new, rows = reconstruct(cut, Calibration.of([x]), solve)
+    with torch.no_grad():
+        hidden = torch.tanh(net.enter(x))
+        scores = hidden @ cut.program.tensors["gate.weight"].T + net.gate.bias
+        mine = (scores.topk(CHOSEN, -1).indices == 1).any(1)
+        inner = F.silu(net.experts[1].up(hidden[mine]))
+        design = torch.cat([inner[:, [1, 2, 4]], torch.ones(int(mine.sum()), 1)], 1)
+        solution = torch.linalg.lstsq(design, net.experts[1].down(inner)).solution
+
+    assert [row.layer for row in rows if not row.reason] == ["experts.1.down"]
+    torch.testing.assert_close(
+        new["experts.1.down.weight"], solution[:-1].T, rtol=CLOSE, atol=CLOSE
+    )

@@ -6,11 +6,12 @@ import operator
 from collections.abc import Collection, Hashable
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from penjing.graph.axes import Atoms, Dim, Reason, fixed
 from penjing.graph.call import Call, is_pointwise, is_tensor, output_shapes, size_value
-from penjing.graph.capture import Program, is_hinted
+from penjing.graph.capture import DATA_ROWS, Program, is_hinted, unbacked
 from penjing.graph.movement import Move, is_movement, movable
 from penjing.graph.recurrent import RECURRENT
 from penjing.graph.routes import Route, Shape, Strided, by_numbers, by_strides, signature
@@ -49,7 +50,6 @@ class Analysis:
         self._values: dict[str, Any] = {}
         self._shapes: dict[str, list[Shape | None]] = {}
         self._signatures: dict[str, Hashable] = {}
-        self._open: set[str] = set()  # nodes with a size that depends on the data
         self._moves: dict[str, fx.Node] = {}
         self._tiled: set[str] = set()
         self._numbers = Numbers(self.atoms, self._carries)
@@ -123,21 +123,12 @@ class Analysis:
         elif node.op == "call_function":
             constant = self._constant
             constant[node.name] = all(constant[n.name] for n in node.all_input_nodes)
-            if any(shape and 0 in shape for shape in self._shapes_of(node)):
-                self._find_open(node)
             self._labels[node.name] = self._call(node)
         elif node.op == "output":
             for out in node.all_input_nodes:
                 numbered = self.numbers(out)
                 for dim in [*self.labels(out), *([] if numbered is None else [numbered])]:
                     self.atoms.lock(dim, Reason("network output"))
-
-    def _find_open(self, node: fx.Node) -> None:
-        """Remember a node with a size that depends on the data; at the example's sizes it is 0."""
-        value = node.meta.get("val")
-        values = value if isinstance(value, (list, tuple)) else (value,)
-        if any(not all(map(is_hinted, v.shape)) for v in values if isinstance(v, Tensor)):
-            self._open.add(node.name)
 
     def _shapes_of(self, node: fx.Node) -> list[Shape | None]:
         """Shapes of a node's outputs at the example's sizes; asked of symbols once."""
@@ -200,8 +191,8 @@ class Analysis:
     def _outputs(self, site: Site) -> list[Labels]:
         """Labels of the outputs of a call."""
         node, name = site.call.node, site.call.name
-        if self._open and any(n.name in self._open for n in [node, *node.all_input_nodes]):
-            return locked(site, "has a size that depends on the data")
+        if any(DATA_ROWS in shape for shape in site.shapes) and counts_by_data(node):
+            return locked(site, "gives a number of rows that depends on the data")
         if name in MAKERS or name in EXPANDERS:
             return RULES[name](site)
         if dead(site) and all(self.numbers(n) is None for n in site.call.tensors):
@@ -274,3 +265,22 @@ class Analysis:
 def integers(call: Call) -> list[fx.Node]:
     """Tensor arguments that hold indices or masks."""
     return [n for n in call.tensors if not n.meta["val"].is_floating_point()]
+
+
+def counts_by_data(node: fx.Node) -> bool:
+    """Whether a size of the outputs is decided by values: by none of the sizes that go in."""
+    given = {symbol for n in node.all_input_nodes for symbol in open_sizes(n)}
+    return not open_sizes(node) <= given
+
+
+def open_sizes(node: fx.Node) -> set[object]:
+    """Symbols in the sizes of a node's outputs that have no value before the network runs."""
+    value = node.meta.get("val")
+    parts = value if isinstance(value, (list, tuple)) else (value,)
+    sizes = [s for part in parts for s in (part.shape if isinstance(part, Tensor) else (part,))]
+    return {
+        symbol
+        for size in sizes
+        if isinstance(size, torch.SymInt) and not is_hinted(size)
+        for symbol in unbacked(size)
+    }

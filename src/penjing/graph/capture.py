@@ -32,6 +32,7 @@ Example = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """A tensor, a tuple (positional) or a dict (keywords)."""
 
 SEQUENCE_RANK = 2  # tokens are (batch, position)
+DATA_ROWS = 5  # stand for rows that only the data counts: few, and no size that networks have
 MIN_BATCH = 2  # torch.export specialises sizes 0 and 1, so the batch is captured with two samples
 
 
@@ -219,16 +220,25 @@ class _Watched(fx.Interpreter):
 
 
 def concrete_size(size: int | torch.SymInt) -> int:
-    """A size at the example's values; 0 for one that only the data decides."""
+    """A size at the example's values; as if there were `DATA_ROWS` where only the data decides."""
     if isinstance(size, int):
         return size
-    hint = size.node.hint if is_hinted(size) else None
-    return 0 if hint is None else int(hint)
+    if is_hinted(size):
+        return int(size.node.hint or 0)
+    filled = size.node.expr.subs(dict.fromkeys(unbacked(size), DATA_ROWS))
+    return int(filled if filled.is_number else size.node.shape_env.size_hint(filled))
 
 
 def is_hinted(size: int | torch.SymInt) -> bool:
     """Whether a size is known at the example's values, and does not depend on the data."""
     return isinstance(size, int) or size.node.has_hint()
+
+
+def unbacked(size: torch.SymInt) -> set[Any]:
+    """Symbols of a size that only the data gives a value."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    return set(free_unbacked_symbols(size))
 
 
 def concrete_shape(value: Tensor) -> tuple[int, ...]:

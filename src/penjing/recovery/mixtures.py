@@ -13,19 +13,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from penjing.figures import RepairFigures
-from penjing.graph.call import Call, op_name
-from penjing.graph.capture import Program
 from penjing.graph.network import Cut
-from penjing.graph.routing import CHOOSERS, LOOKUPS
+from penjing.recovery.choice import Choice
 from penjing.recovery.ridge import Start, fit
 from penjing.statistics.routed import Moments, Routed, routed
-from penjing.statistics.stream import MEGABYTE, Chunk, Stream, evaluate
+from penjing.statistics.stream import MEGABYTE, Chunk, Stream
 
 PRIOR = 1.0  # mean rows added to those of every expert, for each of its unknowns
 
@@ -190,137 +187,6 @@ def _few(rows: Tensor, unknowns: int) -> str:
     )
 
 
-# ---------------------------------------------------------------- another choice
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Where a network chooses experts, and what lies between the choice and their input.
-
-    Args:
-        numbers: Node of the numbers chosen, as they come out of the choice.
-        scores: Node of the scores chosen with them, if there is one.
-        between: Nodes that depend on either and reach the experts' input.
-        reads: What those read from outside.
-    """
-
-    numbers: str
-    scores: str | None
-    between: frozenset[str]
-    reads: tuple[str, ...]
-
-    @classmethod
-    def of(cls, program: Program, layer: Routed) -> Choice:
-        """The choice behind a product that looks its matrices up."""
-        assert layer.choice is not None  # the caller has looked
-        numbers = _source(program.nodes[layer.choice])
-        scores = _scores(numbers)
-        changed = {n.name for n in (numbers, scores) if n is not None}
-        after = _reached(numbers, scores)
-        before = _reaching(program.nodes[layer.source], after)
-        outside = {n.name for node in before for n in node.all_input_nodes if n not in before}
-        kept = outside - changed - set(program.stored)
-        if scores is not None:
-            kept.add(Call(scores.all_input_nodes[0]).arg("self").name)
-        return cls(
-            numbers.name,
-            None if scores is None else scores.name,
-            frozenset(n.name for n in before),
-            (*sorted(kept), numbers.name),
-        )
-
-    def value(self, stream: Stream, chunk: Chunk, node: str, cut: Cut) -> Tensor:
-        """A value of the original if it chose as the cut network does.
-
-        Args:
-            stream: Original and cut network.
-            chunk: Samples.
-            node: Whose value.
-            cut: Says how the cut network numbers what stays.
-        """
-        program = cut.dense
-        if node not in self.between:
-            known: Tensor = stream.value(chunk, node)
-            return known
-        numbers = self._as_before(stream.value(chunk, self.numbers, 1), cut)
-        values: dict[str, Any] = {self.numbers: numbers}
-        if self.scores is not None:
-            values[self.scores] = self._looked_up(stream, chunk, program, numbers)
-
-        def look(wanted: fx.Node) -> Any:
-            if wanted.name not in values and wanted.name in self.between:
-                values[wanted.name] = evaluate(program, wanted, look)
-            return (
-                values[wanted.name] if wanted.name in values else stream.value(chunk, wanted.name)
-            )
-
-        made: Tensor = look(program.nodes[node])
-        return made
-
-    def _as_before(self, numbers: Tensor, cut: Cut) -> Tensor:
-        """The cut network's numbers as the original numbers them."""
-        dim = cut.network.analysis.numbers(cut.dense.nodes[self.numbers])
-        kept = None if dim is None else cut.kept(dim)
-        return numbers if kept is None else kept.to(numbers.device)[numbers].to(numbers.dtype)
-
-    def _looked_up(self, stream: Stream, chunk: Chunk, program: Program, numbers: Tensor) -> Tensor:
-        """The original's scores of other numbers."""
-        assert self.scores is not None  # the caller has looked
-        call = Call(program.nodes[self.scores].all_input_nodes[0])
-        scores: Tensor = stream.value(chunk, call.arg("self").name)
-        axis = int(call.arg("dim", -1))
-        if numbers.dim() == scores.dim():
-            return scores.gather(axis, numbers)
-        return scores.gather(axis, numbers.unsqueeze(axis)).squeeze(axis)
-
-
-def _source(node: fx.Node) -> fx.Node:
-    """Where numbers come from, looking back through what only moves them."""
-    while True:
-        name = op_name(node)
-        moved = node.op == "call_function" and name not in {*LOOKUPS, *CHOOSERS, "getitem"}
-        if not moved or len(Call(node).tensors) != 1 or not _moves(node):
-            return node
-        node = Call(node).tensors[0]
-
-
-def _moves(node: fx.Node) -> bool:
-    return Call(node).is_view or op_name(node) in {"_to_copy", "clone", "contiguous"}
-
-
-def _scores(numbers: fx.Node) -> fx.Node | None:
-    """The node of the scores that are chosen together with the numbers."""
-    chooser = numbers.args[0] if op_name(numbers) == "getitem" else None
-    if not isinstance(chooser, fx.Node) or op_name(chooser) not in CHOOSERS:
-        return None
-    others = [n for n in chooser.users if n is not numbers and n.args[1] == 0]
-    return others[0] if others else None
-
-
-def _reached(*starts: fx.Node | None) -> set[fx.Node]:
-    """Every node that depends on one of some."""
-    found: set[fx.Node] = set()
-    todo = [n for n in starts if n is not None]
-    while todo:
-        for user in todo.pop().users:
-            if user not in found:
-                found.add(user)
-                todo.append(user)
-    return found
-
-
-def _reaching(end: fx.Node, within: set[fx.Node]) -> set[fx.Node]:
-    """The nodes of a set that a node depends on, itself included."""
-    found: set[fx.Node] = set()
-    todo = [end] if end in within else []
-    while todo:
-        node = todo.pop()
-        if node not in found:
-            found.add(node)
-            todo += [n for n in node.all_input_nodes if n in within]
-    return found
-
-
 # ---------------------------------------------------------------- all of a network
 
 
@@ -341,6 +207,6 @@ def mixtures(cut: Cut) -> tuple[dict[str, Experts], dict[str, str]]:
         if original is None or original.order != layer.order:
             refused[node] = "the cut network computes it in another way"
             continue
-        choice = None if layer.choice is None else Choice.of(cut.dense, original)
+        choice = None if layer.choice is None else Choice.of(cut.dense, layer.choice, layer.source)
         made[node] = Experts(cut, layer, choice)
     return made, refused

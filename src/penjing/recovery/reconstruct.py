@@ -18,8 +18,10 @@ from torch import Tensor
 
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
+from penjing.graph.analysis import open_sizes
 from penjing.graph.capture import Program
 from penjing.graph.network import Cut
+from penjing.recovery.choice import Choice
 from penjing.recovery.mixtures import Experts, mixtures
 from penjing.recovery.rebase import Rebase, rebases, untouched
 from penjing.recovery.ridge import Ridge, Solution, Start, fit, ridge_of
@@ -153,6 +155,7 @@ class Reconstruction:
         rows: One per layer that was looked at.
         turned: By layer node what its outputs are in terms of the original's, `(before, after)`,
             where they have a new basis.
+        choices: By layer node what decides on its rows, where their number depends on the data.
         peak_bytes: Most activation memory held.
     """
 
@@ -162,6 +165,7 @@ class Reconstruction:
     solved: dict[str, Tensor] = field(default_factory=dict)
     rows: list[RepairFigures] = field(default_factory=list)
     turned: dict[str, Tensor] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
     peak_bytes: int = 0
 
     @torch.no_grad()
@@ -178,6 +182,7 @@ class Reconstruction:
         if not changing:
             return
         reads = {node: e.reads for node, e in experts.items()}
+        reads |= {node: choice.reads for node, choice in self.choices.items()}
         stream = Stream([dense, cut], calibration, self.settings.memory_mb, changing, reads)
         first = {a.first(stream.place): a for a in attentions}
         for node in sorted({*chosen, *first, *experts}, key=lambda name: stream.place[name]):
@@ -247,7 +252,7 @@ class Reconstruction:
             reached = layer.source in differ or self._has_zeros(layer)
             if not reached or (self.settings.solve == "cut" and not lost):
                 continue
-            reason = self._obstacle(layer, ties)
+            reason = self._obstacle(layer, ties) or self._rows_obstacle(node)
             if reason:
                 self._skip(layer.weight, reason)
             else:
@@ -255,7 +260,20 @@ class Reconstruction:
         for node, reason in refused.items():
             if any(n.name in differ for n in cut.nodes[node].all_input_nodes):
                 self._skip(node, reason)
-        return chosen, outlets(dense, known)
+        found = outlets(dense, known)
+        # what is added to rows that the original chooses otherwise is not known for them
+        alone = {node: Outlet(norm=found[node].norm) for node in self.choices if found[node].add}
+        return chosen, {**found, **alone}
+
+    def _rows_obstacle(self, node: str) -> str:
+        """Why the rows of a layer cannot be those of the original; notes what decides on them."""
+        if not open_sizes(self.cut.dense.nodes[node]):
+            return ""
+        choice = Choice.of_rows(self.cut.dense, node)
+        if choice is None:
+            return "several choices by data decide on its rows"
+        self.choices[node] = choice
+        return ""
 
     def _has_zeros(self, layer: Layer) -> bool:
         return self.support is not None and layer.weight in self.support
@@ -278,7 +296,10 @@ class Reconstruction:
         tensors = ChainMap(self.solved, dict(self.cut.program.tensors))
         start = Start.of(layer, out.norm, tensors)
         turned = self.turned.get(layer.node)
-        gathered = _Gathered(self.cut, stream, layer, out, start, self.settings, turned)
+        gathered = _Gathered(
+            self.cut, stream, layer, out, start, self.settings, turned,
+            self.choices.get(layer.node),
+        )  # fmt: skip
         fitted, held = gathered.grams()
         if self.support is not None and layer.weight in self.support:
             start = replace(start, support=self._chosen(layer, start, fitted + held))
@@ -331,6 +352,7 @@ class _Gathered:
     start: Start
     settings: Reconstruct
     turned: Tensor | None = None
+    choice: Choice | None = None
     _kept: list[_Piece] = field(default_factory=list)
 
     @property
@@ -385,7 +407,11 @@ class _Gathered:
     def _target(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
         """What the layer should give, times the scale of its norm; and what is added to it."""
         layer, out, stream = self.layer, self.out, self.stream
-        value: Tensor = stream.value(chunk, layer.node)
+        value: Tensor = (
+            stream.value(chunk, layer.node)
+            if self.choice is None
+            else self.choice.value(stream, chunk, layer.node, self.cut)
+        )
         value = (
             self.cut.slice_like(layer.node, value)
             if self.turned is None
