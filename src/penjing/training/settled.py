@@ -15,7 +15,7 @@ from penjing.task.definition import Split
 from penjing.task.outputs import named_tensors
 from penjing.task.randomness import device_of
 
-Whole = TypeVar("Whole", Task, Tasks)
+Whole = TypeVar("Whole", Task, Tasks, Task | Tasks)
 
 
 def settled(task: Whole, model: nn.Module) -> Whole:

@@ -28,15 +28,10 @@ class Genetic(Searching):
     The first population is the solver's answer, the uniform one and mutations of both; the best
     two of every generation live on.
 
+    Settings are those of `Searching`, and one more.
+
     Args:
-        evaluations: Candidates that are tried at most.
         population: Candidates of one generation.
-        proxy: How candidates are judged: "predicted" by the sum of the error curves, "masked" on
-            the network with their units set to zero, "recalibrated" cut, its norm statistics
-            measured anew, "repaired" cut and re-solved on a few samples. All but the first need
-            calibration data.
-        seed: Of everything random.
-        lost: Measures a candidate; `prune` gives it.
 
     Raises:
         StrategyError: A setting is outside its range.

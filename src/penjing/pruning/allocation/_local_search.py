@@ -22,17 +22,7 @@ class LocalSearch(Searching):
     One group is raised, others pay for it; the new candidate replaces the old where the outputs
     lose less.
 
-    Args:
-        evaluations: Candidates that are tried at most.
-        proxy: How candidates are judged: "predicted" by the sum of the error curves, "masked" on
-            the network with their units set to zero, "recalibrated" cut, its norm statistics
-            measured anew, "repaired" cut and re-solved on a few samples. All but the first need
-            calibration data.
-        seed: Of everything random.
-        lost: Measures a candidate; `prune` gives it.
-
-    Raises:
-        StrategyError: A setting is outside its range.
+    Settings are those of `Searching`.
 
     Source:
         Random hill climbing as in the coefficient search of Frantar and Alistarh 2022 (SPDY),

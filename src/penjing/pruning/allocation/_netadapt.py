@@ -19,17 +19,7 @@ class NetAdapt(Searching):
     For every group the step is the largest number of units that frees its share of the budget. What
     is left of the budget at the end is filled by the predicted errors.
 
-    Args:
-        evaluations: Candidates that are tried at most.
-        proxy: How candidates are judged: "predicted" by the sum of the error curves, "masked" on
-            the network with their units set to zero, "recalibrated" cut, its norm statistics
-            measured anew, "repaired" cut and re-solved on a few samples. All but the first need
-            calibration data.
-        seed: Of everything random.
-        lost: Measures a candidate; `prune` gives it.
-
-    Raises:
-        StrategyError: A setting is outside its range.
+    Settings are those of `Searching`.
 
     Source:
         Yang et al. 2018, arXiv:1804.03230, algorithm 1, without training between the steps; by what

@@ -31,17 +31,7 @@ class Reinforcement(Searching):
     reach, so every episode ends within them; one episode is one trial. The first quarter is played
     at random.
 
-    Args:
-        evaluations: Candidates that are tried at most.
-        proxy: How candidates are judged: "predicted" by the sum of the error curves, "masked" on
-            the network with their units set to zero, "recalibrated" cut, its norm statistics
-            measured anew, "repaired" cut and re-solved on a few samples. All but the first need
-            calibration data.
-        seed: Of everything random.
-        lost: Measures a candidate; `prune` gives it.
-
-    Raises:
-        StrategyError: A setting is outside its range.
+    Settings are those of `Searching`.
 
     Source:
         He et al. 2018, arXiv:1802.03494 (AMC), algorithm 1 and section 3; DDPG of Lillicrap et al.

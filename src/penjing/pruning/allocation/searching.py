@@ -21,9 +21,12 @@ class Searching(ABC):
 
     Args:
         evaluations: Candidates that are tried at most.
-        proxy: How candidates are judged, see `trying.Proxy`.
+        proxy: How candidates are judged: "predicted" by the sum of the error curves, "masked" on
+            the network with their units set to zero, "recalibrated" cut, its norm statistics
+            measured anew, "repaired" cut and re-solved on a few samples. All but the first need
+            calibration data.
         seed: Of everything random.
-        lost: Measures a candidate; None predicts.
+        lost: Measures a candidate; `prune` gives it, None predicts.
 
     Raises:
         StrategyError: A setting is outside its range.

@@ -19,7 +19,7 @@ from penjing.pruning.gradients import (
     refuse_fixed_batch,
     sample_chunks,
 )
-from penjing.pruning.saliency.protocol import given
+from penjing.pruning.saliency.protocol import check_samples, given
 from penjing.task import Calibration
 
 
@@ -53,8 +53,7 @@ class Fisher:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise StrategyError(f"fisher: samples is {self.samples}; it must be at least 1")
+        check_samples("fisher", self.samples)
         check_read("fisher", self.outputs)
         if not self.memory_mb > 0:
             raise StrategyError(f"fisher: memory_mb is {self.memory_mb}; it must be above 0")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from penjing.errors import StrategyError
 from penjing.graph.capture import Program
 from penjing.pruning.gradients import (
     LARGEST_CHUNK,
@@ -16,7 +15,7 @@ from penjing.pruning.gradients import (
     mean_gradient,
     whole_chunks,
 )
-from penjing.pruning.saliency.protocol import given
+from penjing.pruning.saliency.protocol import check_samples, given
 from penjing.task import Calibration
 
 
@@ -42,8 +41,7 @@ class Snip:
     samples: int = 1000
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise StrategyError(f"snip: samples is {self.samples}; it must be at least 1")
+        check_samples("snip", self.samples)
 
     @property
     def needs_data(self) -> bool:

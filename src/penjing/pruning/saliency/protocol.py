@@ -37,6 +37,20 @@ class Saliency(Protocol):
         ...
 
 
+def check_samples(name: str, samples: int) -> None:
+    """Refuse a number of samples that is none.
+
+    Args:
+        name: Of the saliency, for the message.
+        samples: Samples at most.
+
+    Raises:
+        StrategyError: It is below 1.
+    """
+    if samples < 1:
+        raise StrategyError(f"{name}: samples is {samples}; it must be at least 1")
+
+
 def given(calibration: Calibration | None, name: str) -> Calibration:
     """The calibration data, refused when there is none.
 
