@@ -24,11 +24,12 @@ from penjing.graph.folding import layer_nodes, like, stored_names
 from penjing.graph.form import graph_form
 from penjing.quantization.formats import Grid
 from penjing.quantization.network import QuantizedNetwork
-from penjing.quantization.placement import JOINS, MOVES
+from penjing.quantization.placement import JOINS, MOVES, PRESCRIBED
 from penjing.quantization.ptq import Settings, coarser, fitted, prepared, quantize_program
 from penjing.quantization.scheme import Scheme
 from penjing.quantization.steps import (
     BiasGrid,
+    FixedGrid,
     FollowingGrid,
     LearnedGrid,
     MovingGrid,
@@ -307,7 +308,10 @@ class _Writer:
             self._insert(node, here)
 
     def _activation(self, grid: Grid, name: str) -> TrainedGrid:
-        power = self.scheme.power_of_two
+        start, power = self.origin.start, self.scheme.power_of_two
+        alike = (n for n, other in start.activations.items() if other is grid)
+        if any(op_name(start.program.nodes[n]) in PRESCRIBED for n in alike):
+            return FixedGrid(grid)
         if self.steps == "observed":
             return MovingGrid(grid, power_of_two=power)
         program = self.origin.start.program

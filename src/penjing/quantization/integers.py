@@ -20,7 +20,8 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     rescale     result; to another grid
     concat      axis, 2 being channels; parts: one (multiplier, shift) each, None where grids agree
     softmax     over the channels; multiplier, shift, least (smallest difference that counts)
-    layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`)
+    layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`);
+                centred, 0 for an RMS norm, which takes no mean away
     gru         all steps of one direction of (1, T, I) from a state of zero, on the grid of
                 `recurrence.STATE`; input (R, I) and state (R, H) int8, R being 3 H in torch's
                 order; input_bias, state_bias, input_multiplier, input_shift, state_multiplier,
@@ -247,7 +248,8 @@ def norm_scales(
 
     With n values q, `d = n q - sum(q)` and `v = n sum(q^2) - sum(q)^2`, a value of mean 0 and
     variance 1 is `d / sqrt(v + epsilon)`, taken with `NORM_BITS` fractional bits; the result is
-    `gain` times it plus `offset`, `gain` having `shift` fractional bits.
+    `gain` times it plus `offset`, `gain` having `shift` fractional bits. An RMS norm has
+    `d = n (q - zero_point)` and `v = n sum((q - zero_point)^2)`.
 
     Args:
         source: Scale of the input.

@@ -38,7 +38,7 @@ SHARED_POOLS = frozenset(
         "upsample_linear1d",
     }
 )
-NORMS = frozenset({"layer_norm"})
+NORMS = frozenset({"layer_norm", "rms_norm"})
 JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 MOVES = frozenset(
     {
@@ -78,6 +78,9 @@ MOVES = frozenset(
 
 RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
 """Ops whose weights are held in integers, one scale per row, also where they compute in floats."""
+
+PRESCRIBED = frozenset({"softmax", *RECURRENT})
+"""Ops whose integer form has a grid of its own for the result, whatever the data shows."""
 
 FUNCTIONS = frozenset(
     {

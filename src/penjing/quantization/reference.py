@@ -241,9 +241,10 @@ def _resize(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
 
 
 def _layer_norm(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
-    q = read[0][0].long()
+    centred = layer.attributes.get("centred", 1)
+    q = read[0][0].long() if centred else _centred(*read[0])
     n, shift = q.shape[3], layer.attributes["shift"]
-    total = q.sum(3, keepdim=True)
+    total = q.sum(3, keepdim=True) * centred
     spread = n * (q * q).sum(3, keepdim=True) - total * total + layer.attributes["epsilon"]
     even = (62 - _bits(spread.clamp_min(1))) // 2
     root = _square_root(spread << (2 * even))

@@ -114,6 +114,25 @@ class LearnedGrid(TrainedGrid):
         self.ratio.requires_grad_(not frozen)
 
 
+class FixedGrid(TrainedGrid):
+    """A grid that the integer form of an op prescribes, such as that of a softmax; it stays.
+
+    Args:
+        grid: The grid.
+    """
+
+    held: Tensor
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self.register_buffer("held", grid.scale.float())
+
+    @property
+    def step(self) -> Tensor:
+        """Its step."""
+        return self.held.clone()
+
+
 class MovingGrid(TrainedGrid):
     """The grid of an activation whose range is a moving average, until it is frozen.
 

@@ -412,10 +412,12 @@ def _layer_norm(text: Text, layer: IntegerLayer) -> str:
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
     height, width, channels = source.shape
     gain, offset = (text.array(layer, k, layer.weights[k]) for k in ("gain", "offset"))
+    centred = layer.attributes.get("centred", 1)
+    about = 0 if centred else source.zero_point
     return (
         f"pj_norm({text.at(source.name)}, {text.at(result.name)}, {height * width}, {channels}, "
         f"{gain}, {offset}, {layer.attributes['shift']}, "
-        f"INT64_C({layer.attributes['epsilon']}), {result.zero_point});"
+        f"INT64_C({layer.attributes['epsilon']}), {result.zero_point}, {centred}, {about});"
     )
 
 

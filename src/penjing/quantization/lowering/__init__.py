@@ -23,6 +23,7 @@ from penjing.quantization.lowering import (
 )
 from penjing.quantization.lowering.builder import Builder
 from penjing.quantization.network import CLAMPS, QuantizedNetwork
+from penjing.quantization.placement import NORMS
 from penjing.quantization.recurrence import GATES
 
 __all__ = ["integers"]
@@ -53,7 +54,7 @@ def integers(network: QuantizedNetwork) -> IntegerNet:
     return builder.net([builder.values[name].tensor for name in program.inputs], outputs)
 
 
-_READ_LAST = frozenset({"linear", "layer_norm", *GATES})
+_READ_LAST = frozenset({"linear", *NORMS, *GATES})
 
 
 def _input(builder: Builder, node: fx.Node) -> None:
@@ -116,7 +117,8 @@ _HANDLERS: Mapping[str, Callable[[Builder, fx.Node], None]] = {
     "max_pool2d": pooling.pool,
     "upsample_linear1d": pooling.resize,
     "upsample_bilinear2d": pooling.resize,
-    "layer_norm": products.layer_norm,
+    "layer_norm": products.norm,
+    "rms_norm": products.norm,
     "matmul": products.matmul,
     "bmm": products.matmul,
     "softmax": products.softmax,

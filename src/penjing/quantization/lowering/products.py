@@ -1,13 +1,17 @@
-"""Matrix products of two values, softmax and layer norm in integers."""
+"""Matrix products of two values, softmax and norms in integers."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import fx
 
-from penjing.graph.call import Call
-from penjing.quantization.integers import norm_scales, scale_of, softmax_scales
+from penjing.graph.call import Call, op_name
+from penjing.quantization.integers import LOW, norm_scales, scale_of, softmax_scales
 from penjing.quantization.lowering.builder import Builder, Value
+
+SHARE = 1 / 256
+"""Step of what a softmax gives."""
 
 
 def matmul(b: Builder, node: fx.Node) -> None:
@@ -43,8 +47,10 @@ def _last(b: Builder, node: fx.Node, dim: int) -> Value:
 
 def softmax(b: Builder, node: fx.Node) -> None:
     """Softmax along one dimension."""
-    source = _last(b, node, Call(node).arg("dim"))
-    made = b.make(node, source.given, channels_first=source.channels_first, grid=b.grid(node))
+    source, grid = _last(b, node, Call(node).arg("dim")), b.grid(node)
+    if (float(grid.scale), grid.zero_point) != (SHARE, LOW):
+        raise b.refuse(node, f"shares have steps of 1/256 from 0 up, not {float(grid.scale):.4g}")
+    made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)
     b.add(
         "softmax",
         node,
@@ -54,21 +60,21 @@ def softmax(b: Builder, node: fx.Node) -> None:
     )
 
 
-def layer_norm(b: Builder, node: fx.Node) -> None:
-    """Layer norm over the last dimension."""
-    call = Call(node)
+def norm(b: Builder, node: fx.Node) -> None:
+    """Layer norm or RMS norm over the last dimension."""
+    call, centred = Call(node), op_name(node) == "layer_norm"
     if len(call.arg("normalized_shape")) != 1:
         raise b.refuse(node, "only a norm over the last dimension has an integer kernel")
     source, grid = _last(b, node, -1), b.grid(node)
     channels = b.tensors[source.tensor].shape[2]
     made = b.make(node, source.given, channels_first=False, grid=grid)
     stored = {
-        key: np.full(channels, default) if call.arg(key) is None else
+        key: np.full(channels, default) if not call.has(key) or call.arg(key) is None else
         b.network.program.tensors[b.network.program.stored[call.arg(key).name]].detach().double().numpy()
         for key, default in (("weight", 1.0), ("bias", 0.0))
     }  # fmt: skip
-    attributes, weights = norm_scales(
-        b.tensors[source.tensor].scale, float(grid.scale), float(call.arg("eps")),
-        stored["weight"], stored["bias"],
-    )  # fmt: skip
+    eps = torch.finfo(torch.float32).eps if call.arg("eps") is None else float(call.arg("eps"))
+    scales = (b.tensors[source.tensor].scale, float(grid.scale))
+    attributes, weights = norm_scales(*scales, eps, stored["weight"], stored["bias"])
+    attributes["centred"] = int(centred)
     b.add("layer_norm", node, (source.tensor,), made.tensor, attributes, weights)

@@ -1,4 +1,4 @@
-/* Layer norm over runs of values, in fixed point. */
+/* Layer norm over runs of values, in fixed point; an RMS norm when it is not centred. */
 static uint32_t pj_root(uint64_t x) { /* rounded down; x < 2^62 */
     uint64_t root = 0;
     for (uint64_t bit = (uint64_t)1 << 60; bit != 0; bit >>= 2) {
@@ -13,12 +13,14 @@ static uint32_t pj_root(uint64_t x) { /* rounded down; x < 2^62 */
 }
 
 static void pj_norm(const int8_t *x, int8_t *y, int32_t runs, int32_t n, const int32_t *gain,
-                    const int32_t *offset, int32_t shift, int64_t epsilon, int32_t zero) {
+                    const int32_t *offset, int32_t shift, int64_t epsilon, int32_t zero,
+                    int32_t centred, int32_t about) {
     for (; runs > 0; --runs, x += n, y += n) {
         int32_t total = 0, squares = 0, up = 0;
         for (int32_t i = 0; i < n; ++i) {
-            total += x[i];
-            squares += x[i] * x[i];
+            const int32_t v = x[i] - about;
+            total += v * centred;
+            squares += v * v;
         }
         const int64_t spread = (int64_t)n * squares - (int64_t)total * total + epsilon;
         while (up < 30 && (uint64_t)spread << (2 * up) < (uint64_t)1 << 60) {
@@ -29,7 +31,7 @@ static void pj_norm(const int8_t *x, int8_t *y, int32_t runs, int32_t n, const i
         const int64_t share = inverse > INT32_MAX ? INT32_MAX : (int64_t)inverse;
         const int32_t down = 41 - up, bits = shift + 20;
         for (int32_t i = 0; i < n; ++i) {
-            const int64_t product = (int64_t)(n * x[i] - total) * share;
+            const int64_t product = (int64_t)(n * (x[i] - about) - total) * share;
             const int64_t normal = (product + ((int64_t)1 << (down - 1))) >> down;
             const int64_t sum = normal * gain[i] + offset[i] * ((int64_t)1 << (shift + 4));
             const int64_t whole = (sum + ((int64_t)1 << (bits - 1))) >> bits;
