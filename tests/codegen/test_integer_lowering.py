@@ -15,7 +15,7 @@ from penjing.graph.capture import capture
 from penjing.quantization.lowering import integers
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.ptq import quantize_program
-from penjing.quantization.reference import run
+from penjing.quantization.reference import execute, run
 from penjing.task import Calibration
 
 
@@ -86,6 +86,26 @@ class Encoder(nn.Module):
         return self.head(self.last(x)[:, 0])
 
 
+class Causal(nn.Module):
+    """Attention that looks back, attention that sees only neighbours, and RMS norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed, self.again, self.head = nn.Linear(8, 24), nn.Linear(8, 24), nn.Linear(8, 3)
+        self.norm, self.plain = nn.RMSNorm(8), nn.RMSNorm(8, elementwise_affine=False)
+        near = torch.arange(6)[:, None] - torch.arange(6)
+        self.register_buffer("near", near.abs() <= 1)
+
+    def forward(self, x):
+        q, k, v = self.mixed(self.norm(x)).chunk(3, 2)
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        q, k, v = (
+            p.unflatten(2, (2, 4)).transpose(1, 2) for p in self.again(self.plain(x)).chunk(3, 2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.near)
+        return self.head(y.transpose(1, 2).flatten(2))
+
+
 class Decoder(nn.Module):
     """Transposed convolutions, resizing, and moves between them."""
 
@@ -113,6 +133,7 @@ CASES = {
     "sequence": (Sequence, (8, 4, 20)),
     "option A": (OptionA, (8, 3, 9, 9)),
     "attention": (Encoder, (8, 5, 8)),
+    "masks": (Causal, (8, 6, 8)),
     "decoder": (Decoder, (4, 3, 8, 8)),
     "linear": (lambda: nn.Sequential(nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)), (8, 9)),
 }
@@ -139,6 +160,20 @@ def test_the_program_gives_the_bits_of_the_reference(case):
     network, x = case
     net = integers(network)
     np.testing.assert_array_equal(compile_integers(net)(x.numpy()), run(net, x.numpy())[0])
+
+
+def test_a_position_that_is_hidden_has_no_share():
+    """Changing the last step of a sequence leaves what was before it as it is."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 6, 8)
+    network = quantized(Causal(), x)
+    net, other = integers(network), x.clone()
+    other[:, -1] = 0
+    one, two = (
+        execute(net, net.tensors[net.inputs[0]].quantize(v.numpy())[:, None]) for v in (x, other)
+    )
+    name = next(la.output for la in net.layers if la.kind == "softmax")
+    assert (one[name][..., :-1, :] == two[name][..., :-1, :]).all()
 
 
 def test_zeros_around_an_image_are_fused_with_the_convolution():

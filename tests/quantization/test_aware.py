@@ -56,6 +56,27 @@ def test_every_scheme_is_trained(scheme: str) -> None:
         assert torch.equal(pj.convert(trained).model(x), trained(x))
 
 
+class Shares(nn.Module):
+    """Attention, whose softmax has a grid of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mixed = nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*self.mixed(x).chunk(3, 2))
+
+
+@pytest.mark.parametrize("steps", ["learned", "observed"])
+def test_a_softmax_keeps_the_grid_that_its_integer_form_has(steps: str) -> None:
+    x = torch.randn(32, 5, 8)
+    start = pj.prepare(Shares().eval(), x[:1], calibration=[x], steps=steps).model  # type: ignore[arg-type]
+    network = pj.convert(shaken(start, x)).model.network
+    (name,) = (n for n in network.activations if n.endswith("softmax"))
+    assert float(network.activations[name].scale) == 1 / 256
+
+
 def test_training_moves_weights_biases_and_steps() -> None:
     start = prepared()
     trained = shaken(start, example("plain", batch=16))

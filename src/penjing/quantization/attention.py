@@ -1,4 +1,7 @@
-"""Attention written out: two products of matrices and a softmax, each with a grid of its own."""
+"""Attention written out: two products of matrices and a softmax, each with a grid of its own.
+
+A mask that does not depend on the inputs becomes a `masked_fill` in front of the softmax.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ _ATEN = torch.ops.aten
 
 
 def attention_as_products(program: Program) -> Program:
-    """Write every attention without mask as products.
+    """Write every attention as products.
 
     Args:
         program: A captured program; only read.
 
     Returns:
         A program that computes the same up to rounding. The last product keeps the name of the
-        attention; attention with a mask, causal, with shared key heads or dropout stays.
+        attention; attention with a mask of numbers or of the inputs, with shared key heads or
+        dropout stays, and so does a causal one over lengths that vary.
     """
     if not any(op_name(n) == _ATTENTION for n in program.graph.nodes):
         return program
@@ -34,14 +38,28 @@ def attention_as_products(program: Program) -> Program:
         twin = twins[old] = graph.node_copy(old, lambda n: twins[n])
         twin.name, twin.meta = old.name, dict(old.meta)
     for node in list(graph.nodes):
-        if op_name(node) == _ATTENTION and _is_plain(Call(node)):
+        if op_name(node) == _ATTENTION and _is_plain(program, Call(node)):
             _write_out(graph, node)
     return replace(program, graph_module=fx.GraphModule(program.graph_module, graph))
 
 
-def _is_plain(call: Call) -> bool:
-    extras = (call.arg("attn_mask"), call.arg("is_causal"), call.arg("enable_gqa"))
-    return not any(extras) and not call.arg("dropout_p")
+def _is_plain(program: Program, call: Call) -> bool:
+    mask = call.arg("attn_mask")
+    known = mask is None or (mask.meta["val"].dtype == torch.bool and _is_constant(program, mask))
+    varies = call.arg("is_causal") and not all(isinstance(n, int) for n in _lengths(call))
+    return known and not varies and not call.arg("enable_gqa") and not call.arg("dropout_p")
+
+
+def _lengths(call: Call) -> list[int]:
+    """Rows and columns of the scores."""
+    return [call.arg(key).meta["val"].shape[-2] for key in ("query", "key")]
+
+
+def _is_constant(program: Program, node: fx.Node) -> bool:
+    """Whether a node depends on no input."""
+    return node.name not in program.inputs and all(
+        _is_constant(program, n) for n in node.all_input_nodes
+    )
 
 
 def _write_out(graph: fx.Graph, node: fx.Node) -> None:
@@ -53,8 +71,20 @@ def _write_out(graph: fx.Graph, node: fx.Node) -> None:
         turned = _call(graph, node, _ATEN.transpose.int, (key, -2, -1))
         scores = _call(graph, node, _ATEN.matmul.default, (query, turned))
         scaled = _call(graph, node, _ATEN.mul.Tensor, (scores, scale))
+        mask = _causal(graph, node, call) if call.arg("is_causal") else call.arg("attn_mask")
+        if mask is not None:
+            hidden = _call(graph, node, _ATEN.logical_not.default, (mask,))
+            scaled = _call(graph, node, _ATEN.masked_fill.Scalar, (scaled, hidden, -math.inf))
         shares = _call(graph, node, _ATEN.softmax.int, (scaled, -1))
     node.target, node.args, node.kwargs = _ATEN.matmul.default, (shares, value), {}
+
+
+def _causal(graph: fx.Graph, place: fx.Node, call: Call) -> fx.Node:
+    """True where a query may see a key: those of its own place and before."""
+    shape = _lengths(call)
+    whole = graph.call_function(_ATEN.ones.default, (shape,), {"dtype": torch.bool})
+    whole.meta = {**place.meta, "val": place.meta["val"].new_ones(shape, dtype=torch.bool)}
+    return _call(graph, place, _ATEN.tril.default, (whole,))
 
 
 def _call(

@@ -19,7 +19,8 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     image       table (C, 256) int8, by the byte that the bits of the input are
     rescale     result; to another grid
     concat      axis, 2 being channels; parts: one (multiplier, shift) each, None where grids agree
-    softmax     over the channels; multiplier, shift, least (smallest difference that counts)
+    softmax     over the channels; multiplier, shift, least (smallest difference that counts);
+                mask (1 or H, W, C) int8, if there is one: where it is 0 the result is 0
     layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`);
                 centred, 0 for an RMS norm, which takes no mean away
     gru         all steps of one direction of (1, T, I) from a state of zero, on the grid of

@@ -30,6 +30,9 @@ from penjing.quantization.formats import INT32_MAX, Grid, bias_grid, packed_byte
 CLAMPS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"})
 """Activations that are a clamp, and so cost nothing behind an accumulator."""
 
+MASK = "masked_fill"
+"""What hides positions from a softmax, and is done with it."""
+
 _FLOAT_BYTES = 4
 
 
@@ -57,7 +60,7 @@ class QuantizedNetwork:
 
     @cached_property
     def fused(self) -> Mapping[str, str]:
-        """Layers and additions without a grid of their own -> the clamp that they end in."""
+        """Layers, additions and masks without a grid -> the clamp or softmax that they end in."""
         found: dict[str, str] = {}
         for node in self.program.graph.nodes:
             if node.op != "call_function" or node.name in self.activations:
@@ -66,7 +69,7 @@ class QuantizedNetwork:
             if (
                 reader is not None
                 and len(node.users) == 1
-                and op_name(reader) in CLAMPS
+                and (op_name(reader) in CLAMPS or op_name(node) == MASK)
                 and reader.name in self.activations
                 and node.name not in self.fallbacks
             ):

@@ -8,6 +8,7 @@ stay in floats too, up to the next layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from penjing.graph.call import Call, is_tensor, op_name
 from penjing.graph.capture import Program
 from penjing.graph.folding import is_layer
 from penjing.quantization import recurrence
-from penjing.quantization.network import CLAMPS
+from penjing.quantization.network import CLAMPS, MASK
 
 BINARY = frozenset({"add", "sub", "mul"})
 PRODUCTS = frozenset({"matmul", "bmm"})
@@ -111,7 +112,7 @@ class Placement:
             left out.
         weights: Qualified name -> node of the layer (or addition, product) that reads the tensor.
         fallbacks: Node computed in floats -> reason.
-        fused: Node without a grid -> the clamp that it ends in.
+        fused: Node without a grid -> the clamp, or the softmax, that it ends in.
         fixed: Representative -> (minimum, maximum) where the range is known beforehand.
     """
 
@@ -226,6 +227,8 @@ class _Placer:
             return self._layer_obstacle(node)
         if name in RECURRENT:
             return self._recurrent_obstacle(node)
+        if name == MASK:
+            return self._mask_obstacle(node)
         if name in {*BINARY, *PRODUCTS} and len(self._operands(node)) > 1:
             return self._binary_obstacle(node)
         known = name in {*AVERAGES, *SHARED_POOLS, *JOINS, *MOVES, *NORMS, "softmax", *CLAMPS}
@@ -255,6 +258,16 @@ class _Placer:
         if not all(is_layer(user) for user in weight.users):
             return "its weight is read by something else as well"
         return None if is_real(call.arg("input")) else "its input is no tensor of floats"
+
+    def _mask_obstacle(self, node: fx.Node) -> str | None:
+        call, readers = Call(node), list(node.users)
+        if call.arg("mask").name not in self.constant:
+            return "its mask depends on the inputs"
+        if call.arg("value") != -math.inf or [op_name(n) for n in readers] != ["softmax"]:
+            return f"only what hides positions from a softmax ({-math.inf}) has an integer form"
+        source = node.all_input_nodes[0]
+        late = self._in_floats(source)
+        return f"it follows {source.name}, which is computed in floats" if late else None
 
     def _recurrent_obstacle(self, node: fx.Node) -> str | None:
         why = recurrence.obstacle(self.program, node)
@@ -303,6 +316,8 @@ class _Placer:
             self.fixed[node.name] = (-1.0, 127 / 128)
         if name == "softmax":
             self.fixed[node.name] = (0.0, 255 / 256)
+        if name == MASK:
+            self.fused[node.name] = next(iter(node.users)).name
         if name in CLAMPS:
             self._fuse(node)
         if name in MOVES | SHARED_POOLS | JOINS:

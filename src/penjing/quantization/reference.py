@@ -286,11 +286,14 @@ def _softmax(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     """
     x = read[0][0].long()
     least = layer.attributes["least"]
-    difference = x - x.amax(3, keepdim=True)
+    seen = _weights(layer, "mask").bool() if "mask" in layer.weights else torch.tensor(True)
+    difference = x - torch.where(seen, x, LOW).amax(3, keepdim=True)
     scale = (layer.attributes["multiplier"], layer.attributes["shift"])
-    exponential = _exp_on_negative(_scaled(difference.clamp_min(least), scale))
-    counted = difference >= least
-    total = torch.where(counted, _rounded_shift(exponential, 12), 0).sum(3, keepdim=True)
+    exponential = _exp_on_negative(_scaled(difference.clamp(least, 0), scale))
+    counted = (difference >= least) & seen
+    total = (
+        torch.where(counted, _rounded_shift(exponential, 12), 0).sum(3, keepdim=True).clamp_min(1)
+    )
     spare = _leading_zeros(total)
     reciprocal = _one_over_one_plus((total << spare) - (1 << 31))
     share = _shifted_right(_product(reciprocal, exponential), (12 - spare) + 31 - 8)

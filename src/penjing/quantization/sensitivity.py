@@ -17,7 +17,7 @@ from penjing.figures import SensitivityFigures
 from penjing.graph.call import op_name
 from penjing.graph.capture import Program
 from penjing.graph.folding import is_layer, stored_names
-from penjing.quantization.network import CLAMPS, QuantizedNetwork
+from penjing.quantization.network import CLAMPS, MASK, QuantizedNetwork
 from penjing.quantization.placement import JOINS, MOVES, SHARED_POOLS
 from penjing.quantization.ranges import flat_batches
 from penjing.quantization.simulation import simulate, walk
@@ -59,7 +59,7 @@ def units(network: QuantizedNetwork) -> list[Unit]:
     found = []
     ends = set(network.fused.values())
     for node in network.program.graph.nodes:
-        moves = op_name(node) in MOVES | JOINS | SHARED_POOLS if node.op != "output" else True
+        moves = node.op == "output" or op_name(node) in {*MOVES, *JOINS, *SHARED_POOLS, MASK}
         if moves or not network.integer(node) or (op_name(node) in CLAMPS and node.name in ends):
             continue
         names = stored_names(network.program, node) if is_layer(node) else {}

@@ -345,9 +345,13 @@ def _concat(text: Text, layer: IntegerLayer) -> str:
 def _softmax(text: Text, layer: IntegerLayer) -> str:
     height, width, channels = text.net.tensors[layer.output].shape
     numbers = ", ".join(str(layer.attributes[k]) for k in ("multiplier", "shift", "least"))
+    mask, rows = "NULL", 1
+    if "mask" in layer.weights:
+        values = layer.weights["mask"]
+        mask, rows = text.array(layer, "mask", values), values.shape[0] * values.shape[1]
     return (
         f"pj_softmax({text.at(layer.inputs[0])}, {text.at(layer.output)}, {height * width}, "
-        f"{channels}, {numbers});"
+        f"{channels}, {numbers}, {mask}, {rows});"
     )
 
 

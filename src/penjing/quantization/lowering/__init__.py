@@ -22,7 +22,7 @@ from penjing.quantization.lowering import (
     recurrent,
 )
 from penjing.quantization.lowering.builder import Builder
-from penjing.quantization.network import CLAMPS, QuantizedNetwork
+from penjing.quantization.network import CLAMPS, MASK, QuantizedNetwork
 from penjing.quantization.placement import NORMS
 from penjing.quantization.recurrence import GATES
 
@@ -122,6 +122,7 @@ _HANDLERS: Mapping[str, Callable[[Builder, fx.Node], None]] = {
     "matmul": products.matmul,
     "bmm": products.matmul,
     "softmax": products.softmax,
+    MASK: products.mask,
     "cat": movement.cat,
     "concat": movement.cat,
     "concatenate": movement.cat,

@@ -116,6 +116,7 @@ class Builder:
         tensors: By name.
         constants: Tensors that are stored, by name.
         states: Last states of every layer and direction of recurrent ops, by node.
+        masks: What a softmax sees of its input, by the node that hides the rest.
         origins: Tensor that was moved -> the tensor it was moved from, and the positions there.
     """
 
@@ -125,6 +126,7 @@ class Builder:
     tensors: dict[str, IntegerTensor] = field(default_factory=dict)
     constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
     states: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     origins: dict[str, tuple[str, NDArray[np.int64]]] = field(default_factory=dict)
 
     def net(self, inputs: Sequence[str], outputs: Sequence[str]) -> IntegerNet:

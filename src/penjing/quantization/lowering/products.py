@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
-from penjing.graph.call import Call, op_name
+from penjing.graph.call import Call, op_name, size_value
 from penjing.quantization.integers import LOW, norm_scales, scale_of, softmax_scales
 from penjing.quantization.lowering.builder import Builder, Value
 
@@ -51,13 +54,51 @@ def softmax(b: Builder, node: fx.Node) -> None:
     if (float(grid.scale), grid.zero_point) != (SHARE, LOW):
         raise b.refuse(node, f"shares have steps of 1/256 from 0 up, not {float(grid.scale):.4g}")
     made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)
-    b.add(
-        "softmax",
-        node,
-        (source.tensor,),
-        made.tensor,
-        softmax_scales(b.tensors[source.tensor].scale),
-    )
+    (read,) = node.all_input_nodes
+    seen = b.masks.get(read.name)
+    weights = {} if seen is None else {"mask": _rows(b, node, seen, source)}
+    scales = softmax_scales(b.tensors[source.tensor].scale)
+    b.add("softmax", node, (source.tensor,), made.tensor, scales, weights)
+
+
+def mask(b: Builder, node: fx.Node) -> None:
+    """Positions that the softmax behind does not see."""
+    b.values[node.name] = b.value(node.all_input_nodes[0], node)
+    b.masks[node.name] = ~np.asarray(_constant(b, Call(node).arg("mask")).numpy())
+
+
+def _rows(b: Builder, node: fx.Node, seen: NDArray[np.bool_], source: Value) -> NDArray[np.int8]:
+    """One row of the mask per run of the softmax; fewer where they repeat."""
+    if source.channels_first:
+        raise b.refuse(node, "a mask along channels has no integer kernel")
+    shape = b.tensors[source.tensor].shape
+    samples = np.broadcast_to(seen, np.broadcast_shapes(seen.shape, (1, *source.given)))
+    if not (samples == samples[:1]).all():
+        raise b.refuse(node, "its mask differs between the samples of a batch")
+    planes = samples[0].reshape(shape)
+    alike = bool((planes == planes[:1]).all())
+    return np.ascontiguousarray(planes[:1] if alike else planes).astype(np.int8)
+
+
+def _constant(b: Builder, node: fx.Node) -> torch.Tensor:
+    """A tensor that depends on no input."""
+    program = b.network.program
+
+    def value(n: fx.Node) -> Any:
+        if n.name in program.stored:
+            return program.tensors[program.stored[n.name]]
+        if not isinstance(n.meta.get("val"), torch.Tensor):
+            return size_value(n)
+        if n.op == "get_attr":
+            return getattr(program.graph_module, str(n.target))
+        return _constant(b, n)
+
+    if node.op != "call_function" or node.name in program.stored:
+        found: torch.Tensor = value(node)
+        return found
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
+    made: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator] # an ATen op
+    return made
 
 
 def norm(b: Builder, node: fx.Node) -> None:

@@ -36,19 +36,22 @@ static int32_t pj_one_over_one_plus(int32_t a) { /* a in [0, 1), 31 fractional b
     return x > INT32_MAX / 2 ? INT32_MAX : x * 2;
 }
 
+/* Where mask is 0, values do not count; its rows repeat after `rows` runs. */
 static void pj_softmax(const int8_t *x, int8_t *y, int32_t n, int32_t run, int32_t multiplier,
-                       int32_t shift, int32_t least) {
-    for (; n > 0; --n, x += run, y += run) {
-        int32_t best = x[0], sum = 0, spare = 0;
-        for (int32_t i = 1; i < run; ++i) {
-            best = x[i] > best ? x[i] : best;
+                       int32_t shift, int32_t least, const int8_t *mask, int32_t rows) {
+    for (int32_t k = 0; k < n; ++k, x += run, y += run) {
+        const int8_t *const seen = mask == NULL ? NULL : mask + k % rows * run;
+        int32_t best = -128, sum = 0, spare = 0;
+        for (int32_t i = 0; i < run; ++i) {
+            best = x[i] > best && (seen == NULL || seen[i]) ? x[i] : best;
         }
         for (int32_t i = 0; i < run; ++i) {
-            if (x[i] - best >= least) {
+            if (x[i] - best >= least && (seen == NULL || seen[i])) {
                 const int32_t a = pj_product((x[i] - best) * (1 << shift), multiplier);
                 sum += pj_shift_right(pj_exp(a), 12);
             }
         }
+        sum = sum > 0 ? sum : 1;
         while (((uint32_t)sum << spare & 0x80000000u) == 0) {
             ++spare;
         }
@@ -56,7 +59,7 @@ static void pj_softmax(const int8_t *x, int8_t *y, int32_t n, int32_t run, int32
         const int32_t share = pj_one_over_one_plus((int32_t)rest);
         for (int32_t i = 0; i < run; ++i) {
             int32_t result = 0;
-            if (x[i] - best >= least) {
+            if (x[i] - best >= least && (seen == NULL || seen[i])) {
                 const int32_t a = pj_product((x[i] - best) * (1 << shift), multiplier);
                 result = pj_shift_right(pj_product(share, pj_exp(a)), 12 - spare + 31 - 8);
             }
