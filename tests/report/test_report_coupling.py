@@ -10,7 +10,7 @@ import penjing as pj
 from penjing.cli.groups import write_picture
 from penjing.errors import InputError
 from penjing.report import Coupling, Report, ReportData
-from penjing.report._coupling import standalone
+from penjing.report._coupling import _shortened, standalone
 
 
 class Sorted(nn.Module):
@@ -80,3 +80,15 @@ def test_pruning_reports_the_coupling():
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     data = pj.prune(net, torch.ones(1, 4), pruning_ratio=0.5).report.data
     assert [line.group for line in data.coupling.lines] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("encoder.layers.0.fc1", "encoder.layers.0.fc1"),
+        ("encoder.layers.0.self_attn.in_proj_weight", "…layers.0.self_attn.in_proj_weight"),
+        ("a" * 40, "…" + "a" * 33),
+    ],
+)
+def test_a_name_that_is_too_long_begins_with_a_word(name: str, drawn: str) -> None:
+    assert _shortened(name) == drawn

@@ -9,6 +9,7 @@ import pytest
 from penjing.figures import EpochFigures, Figures, GroupFigures, LatencyFigures, Proof
 from penjing.plan import Lock
 from penjing.report import CandidateFigures, Report, ReportData
+from penjing.report.html import breakable
 
 HOSTILE = "<script>alert('x')</script>\"&\u202e\ud800"
 
@@ -238,3 +239,16 @@ def test_the_original_is_drawn_where_the_samples_that_judged_the_candidates_put_
         candidates=tried,
     )
     assert "original: 40, 99.00 %" in page(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("MaskFormerForInstances", ["Mask", "Former", "For", "Instances"]),
+        ("model.layers.0.fc1", ["model.", "layers.", "0.", "fc1"]),
+        ("HTMLNet_v2", ["HTML", "Net_", "v2"]),
+        ("<b>", ["&lt;b&gt;"]),
+    ],
+)
+def test_a_long_name_is_broken_where_its_words_meet(name: str, words: list[str]) -> None:
+    assert breakable(name) == "<wbr>".join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from xml.etree import ElementTree as ET
 
@@ -63,7 +64,7 @@ def _group(root: ET.Element, line: Line, data: Coupling, y: float, step: float) 
     listed = ", ".join(data.layers[i].tensor for i in layers[:8])
     more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
     tooltip(spot, f"{line.group}: {line.units} units, {line.scope}, in {listed}{more}")
-    name = line.group if len(line.group) <= LONGEST else "…" + line.group[1 - LONGEST :]
+    name = _shortened(line.group)
     draw(spot, "text", f"{name}  {line.units}", x=NAMES - 12, y=y + 4, text_anchor="end")
     if not layers:
         return
@@ -74,6 +75,15 @@ def _group(root: ET.Element, line: Line, data: Coupling, y: float, step: float) 
         x = NAMES + step * (i + 0.5)
         tone = "in" if i not in line.rows else "both" if i in line.columns else "out"
         draw(spot, "circle", cx=x, cy=y, r=radius, class_=f"end {tone}")
+
+
+def _shortened(name: str) -> str:
+    """The end of a name that is too long, from where one of its words begins."""
+    if len(name) <= LONGEST:
+        return name
+    tail = name[-LONGEST:]
+    joint = re.search(r"[._]", tail[: LONGEST // 2])
+    return f"…{tail[joint.end() if joint else 1 :]}"
 
 
 def key(tone: str) -> Markup:

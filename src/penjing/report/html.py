@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib import resources
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from penjing.report import _charts as charts
 from penjing.report._budget import budgets
@@ -18,6 +19,8 @@ from penjing.report._text import KINDS
 from penjing.report.data import ReportData
 
 CARDS = ("macs", "latency_ms", "size_bytes", "ram_bytes", "energy_mj", "params")  # in this order
+JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[._/-])")
+"""Where words meet in a name: at capitals, and behind signs."""
 NOUNS = {
     "macs": "multiply-accumulates",
     "size_bytes": "file",
@@ -56,6 +59,7 @@ def page(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     style, script = _template("report.css"), _template("report.js")
     text = environment.get_template("report.html.j2").render(
         data=data,
@@ -71,6 +75,18 @@ def page(data: ReportData) -> str:
         script_hash=_digest(script),
     )
     return text.encode("utf-8", "replace").decode()  # a lone surrogate in a name cannot be written
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken where its words meet, and only there while that is enough.
+
+    Args:
+        name: Such as "MaskFormerForInstanceSegmentation" or "model.layers.0".
+
+    Returns:
+        The escaped text with marks that show only where a line ends.
+    """
+    return Markup("<wbr>").join(escape(word) for word in JOINTS.split(name))
 
 
 def _template(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from penjing.task.definition import Split
 from penjing.task.outputs import named_tensors
 from penjing.task.randomness import device_of
 
-Whole = TypeVar("Whole", Task, Tasks, Task | Tasks)
+Whole = TypeVar("Whole", bound=Task | Tasks)
 
 
 def settled(task: Whole, model: nn.Module) -> Whole:
@@ -35,8 +35,9 @@ def settled(task: Whole, model: nn.Module) -> Whole:
         InputError: The network does not run on the first batch.
     """
     if isinstance(task, Tasks):
-        return replace(task, tasks={name: _one(own, model) for name, own in task.tasks.items()})
-    return _one(task, model)
+        tasks = {name: _one(own, model) for name, own in task.tasks.items()}
+        return cast("Whole", replace(task, tasks=tasks))
+    return cast("Whole", _one(task, model))
 
 
 def _one(task: Task, model: nn.Module) -> Task:
