@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from penjing.codegen.cycles import estimate_cycles
 from penjing.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -471,6 +472,7 @@ def microcontrollers_table() -> str:
             "-" if r["tflm_arena_bytes"] is None else f"{r['tflm_arena_bytes']:,}",
             f"{r['instructions'] / 1e6:.2f}",
             f"{r['instructions_per_mac']:.2f}",
+            _cycles(r),
             f"{100 * r['quality']:.1f}",
         ]
         for r in sorted(
@@ -480,9 +482,19 @@ def microcontrollers_table() -> str:
     ]
     header = (
         "network", "form", "core", "code", "constants", "flash", ".tflite", "arena",
-        "TFLM's arena", "million instructions", "per MAC", "top-1 or AUC, %",
+        "TFLM's arena", "million instructions", "per MAC", "million cycles, estimated",
+        "top-1 or AUC, %",
     )  # fmt: skip
     return "Sizes in bytes.\n\n" + table(header, body)
+
+
+def _cycles(row: Row) -> str:
+    """The estimate and its interval, where there is one and no kernel leaves zeros out."""
+    found = estimate_cycles(row["core"], row["instructions"])
+    if found is None or row["sparse_layers"]:
+        return "-"
+    cycles, low, high = (f"{n / 1e6:.2g}" for n in (found.cycles, found.low, found.high))
+    return f"{cycles} ({low} to {high})"
 
 
 def _form(row: Row) -> str:

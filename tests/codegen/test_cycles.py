@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from penjing.codegen.cycles import FACTORS, estimate_cycles
 from penjing.codegen.int8 import compile_integers
 from penjing.codegen.log import Log
 
-from .integer_nets import random_convolutions
+from .integer_nets import Builder, random_convolutions
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "cycles.json"
 
@@ -39,6 +40,13 @@ def counted(core, unit="instructions"):
 def test_the_description_has_the_estimate_and_its_interval():
     described = json.loads(counted("cortex-m4").files["net.json"])
     assert described["estimated_cycles"].items() >= {"low": 1140, "cycles": 1540}.items()
+
+
+def test_an_estimate_says_that_the_program_leaves_out_zeros():
+    b = Builder(0, (4, 4, 8))
+    b.conv(4, (3, 3), (1, 1), ((1, 1), (1, 1)), zeros=0.95)
+    program = replace(compile_integers(b.net(), "cortex-m4"), instructions=1000)
+    assert "leaves out zeros" in program.cycles.source
 
 
 def test_cycles_of_a_board_are_not_estimated_again():

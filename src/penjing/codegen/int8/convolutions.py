@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.codegen.int8.steps import LANES, SPARSE, TILES, Frame, Step, window_columns
+from penjing.codegen.int8.steps import LANES, SPARSE, TILES, WORD, Frame, Step, window_columns
 from penjing.codegen.int8.text import Text, clamped
 from penjing.codegen.int8.weights import (
     as_chunks,
@@ -42,11 +41,12 @@ def _conv_structure(
     layer: IntegerLayer,
     encoded: NDArray[np.int8],
     pitch: int,
-    output: str,
     lanes: int = 1,
+    word: int = 1,
 ) -> str:
+    """Write the constants of a layer: channels filled up to `lanes`, columns to `word` bytes."""
     net = text.net
-    source, result = net.tensors[layer.inputs[0]], net.tensors[output]
+    source, result = net.tensors[layer.inputs[0]], net.tensors[layer.output]
     weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
     depthwise = layer.kind == "depthwise"
     axes = (0, 1) if depthwise else (1, 2, 3)
@@ -54,7 +54,7 @@ def _conv_structure(
     check_sums(text, layer, weight, bias, _scale(layer), axes)
     if layer.kind == "conv":  # the sum then takes values as they are, and padding as the zero point
         bias = bias - source.zero_point * weight.astype(np.int64).sum(axes)
-    depth = weight[0].size
+    depth = -(-weight[0].size // word) * word
     (top, _), (left, _) = layer.attributes["padding"]
     values: dict[str, Any] = {
         "weight": text.array(layer, "weight", encoded),
@@ -138,12 +138,8 @@ def conv_call(text: Text, step: Step) -> str:
     if step.kernel in SPARSE and step.pitch:
         weight = in_window(weight, window_columns(layer), layer.attributes["dilation"][1])
     encoded = _ENCODERS[step.kernel](weight)
-    inner = layer.output
-    struct = _conv_structure(text, layer, encoded, step.pitch, inner)
-    if step.kernel == "pairs":
-        text.constants[-1] = re.sub(
-            r"\.depth = (\d+)", lambda m: f".depth = {-(-int(m[1]) // 4) * 4}", text.constants[-1]
-        )
+    word = WORD if step.kernel == "pairs" else 1
+    struct = _conv_structure(text, layer, encoded, step.pitch, word=word)
     scratch = text.scratch(layer.name)
     x = text.at(layer.inputs[0])
     if step.add is None or step.residual is None:
@@ -203,7 +199,7 @@ def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
 def grouped(text: Text, layer: IntegerLayer) -> str:
     """A convolution in groups."""
     weight = layer.weights["weight"]
-    struct = _conv_structure(text, layer, as_rows(weight), 0, layer.output)
+    struct = _conv_structure(text, layer, as_rows(weight), 0)
     return (
         f"pj_grouped({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
         f"{layer.attributes['groups']});"
@@ -213,7 +209,7 @@ def grouped(text: Text, layer: IntegerLayer) -> str:
 def depthwise(text: Text, layer: IntegerLayer, lanes: int = 1) -> str:
     """A convolution of each channel alone."""
     weight = as_rows(layer.weights["weight"])
-    struct = _conv_structure(text, layer, weight, 0, layer.output, lanes)
+    struct = _conv_structure(text, layer, weight, 0, lanes)
     return f"pj_depthwise({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)});"
 
 
@@ -225,7 +221,7 @@ def depthwise_lanes(text: Text, layer: IntegerLayer) -> str:
 def conv_transpose(text: Text, layer: IntegerLayer) -> str:
     """A transposed convolution."""
     weight = layer.weights["weight"]
-    struct = _conv_structure(text, layer, as_rows(weight), 0, layer.output)
+    struct = _conv_structure(text, layer, as_rows(weight), 0)
     return (
         f"pj_transposed({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
         f"{layer.attributes['groups']});"

@@ -23,7 +23,7 @@ from penjing.codegen.int8.arena import Arena, plan
 from penjing.codegen.int8.emit import header_text, program_text
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.main import check_text, main_text
-from penjing.codegen.int8.steps import Optimize, Step, schedule
+from penjing.codegen.int8.steps import SPARSE, Optimize, Step, schedule
 from penjing.codegen.int8.weights import ENCODINGS
 from penjing.codegen.log import Log, read_log
 from penjing.codegen.targets import HOST, Target, target_of
@@ -33,6 +33,7 @@ from penjing.quantization.integers import IntegerLayer, IntegerNet
 from penjing.quantization.reference import execute
 
 _SEED = 0
+_UNLIKE = "this program leaves out zeros, the published ones compute them: it may lie outside"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,7 +117,10 @@ class IntegerProgram:
         """Estimated from the instructions; None where they, or a factor of the core, are absent."""
         if self.instructions is None:
             return None
-        return estimate_cycles(self.target.name, self.instructions)
+        found = estimate_cycles(self.target.name, self.instructions)
+        if found is None or not any(step.kernel in SPARSE for step in self.steps):
+            return found
+        return replace(found, source=f"{found.source}; {_UNLIKE}")
 
     def counted(self, log: Log) -> IntegerProgram:
         """The same program with what a run of `check` counted, in `net.json` too."""
