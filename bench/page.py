@@ -833,7 +833,7 @@ def leaderboard_table() -> str:
     parts = []
     keys = ("board", "network", "level", "minutes")
     for (board, network, level, minutes), found in grouped(rows("leaderboard"), *keys).items():
-        what = f"{level:g}x fewer MACs" if board == "units" else f"{100 * level:g} % zeros"
+        what = level_in_words(board, level)
         body = []
         for (method,), same in grouped(found, "method").items():
             judged = [r["validation"] for r in same]
@@ -853,7 +853,43 @@ def leaderboard_table() -> str:
         header = ("method", "seeds", "validation, %", "test, %", "own seconds")
         lines = table(header, [line for _, line in sorted(body, reverse=True)])
         parts.append(f"{({**NAMES, **SCHOOLED})[network]}, {what}, {minutes:g} minutes\n\n{lines}")
-    return "\n\n".join(parts) or "No rows yet."
+    if not parts:
+        return "No rows yet."
+    drawn = "![Validation accuracy of every method in equal minutes](assets/leaderboard.svg)"
+    return "\n\n".join([drawn, *parts])
+
+
+def level_in_words(board: str, level: float) -> str:
+    """What a board asks for."""
+    return f"{level:g}x fewer MACs" if board == "units" else f"{100 * level:g} % zeros"
+
+
+def mixed_table() -> str:
+    """Widths and zeros together, one after the other, and each alone, at equal effective MACs."""
+    body = [
+        [
+            f"{100 * share:g} %",
+            str(way),
+            str(len(same)),
+            spread([100 * r["effective_macs"] for r in same], 1),
+            spread([100 * r["macs"] for r in same], 1),
+            spread([100 * r["nonzero"] for r in same], 1),
+            spread([r["top1"] for r in same]),
+            f"{max(r['cpu_seconds'] for r in same):.0f}",
+        ]
+        for (share, way), same in grouped(rows("mixed"), "share", "way").items()
+    ]
+    header = (
+        "asked",
+        "how",
+        "seeds",
+        "effective MACs, %",
+        "MACs, %",
+        "nonzero, %",
+        "top-1",
+        "CPU-s",
+    )
+    return table(header, body) if body else "No rows yet."
 
 
 def leaderboard_picture() -> str:
@@ -877,9 +913,10 @@ def leaderboard_picture() -> str:
             f'stroke="#ddd9cf"/><text x="54" y="{y(value) + 4:.1f}" text-anchor="end" '
             f'fill="#555">{value} %</text>'
         )
-    for column, ((_, network, level, minutes), same) in enumerate(found.items()):
+    for column, ((board, network, level, minutes), same) in enumerate(found.items()):
         place = 105 + 90 * column
-        for line, text in enumerate((str(network), f"{level:g}", f"{minutes:g} min")):
+        asked = level_in_words(board, level).replace("fewer ", "")
+        for line, text in enumerate((str(network), asked, f"{minutes:g} min")):
             parts.append(
                 f'<text x="{place}" y="{bottom + 20 + 16 * line}" text-anchor="middle" '
                 f'fill="#555">{text}</text>'
@@ -906,6 +943,7 @@ def _colour(names: Sequence[str], name: str) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "criterion-cost": cost_table,
     "leaderboard": leaderboard_table,
+    "mixed": mixed_table,
     "zeros": zeros_table,
     "patterns": patterns_table,
     "peak": peak_table,
