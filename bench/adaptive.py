@@ -2,12 +2,15 @@
 
     python bench/adaptive.py --study exits --network resnet20 --max-drop 0.01
     python bench/adaptive.py --study slimmable --network resnet20
+    python bench/adaptive.py --study tokens --method merge --r 8
 
 One row per call (one per width for `slimmable`); rows that are there are left alone. Exits: two
-heads on the frozen trunk, trained on 8000 training images; thresholds are chosen on 5000
-others. The trunks have seen these in their own training, so their end looks better there than it
-is, and the drop on test data is usually smaller than the one asked for. Slimmable: all widths are
-trained together from the trained network. Test images are looked at once, for the row.
+heads, on the trunk as it is (`--frozen`) or trained with it; thresholds are chosen on 5000 other
+training images. The trunks have seen these in their own training, so their end looks better there
+than it is, and the drop on test data is usually smaller than the one asked for. Tokens: the vision
+transformer of bench/train_vit.py, without training, timed in turns with the original. Slimmable:
+all widths are trained together from the trained network. Test images are looked at once, for the
+row.
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import penjing as pj
+from encoders import VisionTransformer
 from penjing.adaptive import EarlyExitNetwork, Sandwich
 from penjing.training import ExitTeacher
 from record import Record, paired_interval
-from schooling import cache_folder
+from schooling import cache_folder, decisions, restore
+from train_vit import SHAPE, data
 from workloads import BATCH, Workload, flips_and_shifts, workload
 
 QUESTION = "What do networks give that adapt at run time?"
-HEADS = 8000  # training images per epoch of the heads
-EPOCHS = 3
+HEADS = 8000  # training images per epoch of the exits
 SAMPLES = 500  # test images that are timed one by one
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 SLIM_IMAGES = 10000
@@ -60,20 +64,22 @@ def task_of(job: Workload, images: int) -> pj.Task:
     )
 
 
-def with_heads(job: Workload, images: int) -> tuple[EarlyExitNetwork, float]:
-    """The network with trained heads, from the cache where they are, and the CPU-seconds."""
-    folder = cache_folder() / f"exits-{job.name}-{images}"
+def with_heads(
+    job: Workload, images: int, epochs: int, *, frozen: bool
+) -> tuple[EarlyExitNetwork, float]:
+    """The network with trained exits, from the cache where they are, and the CPU-seconds."""
+    folder = cache_folder() / f"exits-{job.name}-{images}-{epochs}-{frozen}"
     seconds = folder / "seconds.txt"
     if not seconds.exists():
         started = time.process_time()
-        made = pj.early_exits(job.model, job.test[:1], exits=2, freeze_trunk=True).model
+        made = pj.early_exits(job.model, job.test[:1], exits=2, freeze_trunk=frozen).model
         task = made.task(task_of(job, images))
         tuned = pj.train(
             made,
             pj.Task(train=task.train, loss=task.loss),
             callbacks=[ExitTeacher()],
-            epochs=EPOCHS,
-            lr=3e-3,
+            epochs=epochs,
+            lr=3e-3 if frozen else 1e-3,
             seed=SEED,
         )
         pj.save(tuned.model, folder)
@@ -83,14 +89,24 @@ def with_heads(job: Workload, images: int) -> tuple[EarlyExitNetwork, float]:
     return loaded, float(seconds.read_text())
 
 
-def exits(name: str, max_drop: float, criterion: str, images: int) -> None:
+def exits(given: argparse.Namespace) -> None:
     """One row: one network, one criterion, one drop."""
     rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study exits ...")
-    key = {"study": "exits", "network": name, "max_drop": max_drop, "criterion": criterion}
+    name, max_drop, criterion = given.network, given.max_drop, given.criterion
+    images, epochs = given.images or HEADS, given.epochs or 3
+    key = {
+        "study": "exits",
+        "network": name,
+        "max_drop": max_drop,
+        "criterion": criterion,
+        "training_images": images,
+        "epochs": epochs,
+        "frozen": given.frozen,
+    }
     if rows.has(**key):
         return
     job = workload(name)
-    made, spent = with_heads(job, images)
+    made, spent = with_heads(job, images, epochs, frozen=given.frozen)
     task = task_of(job, images)
     done = pj.calibrate_exits(made, task, max_drop=max_drop, criterion=criterion, samples=SAMPLES)
     data = done.report.data
@@ -102,7 +118,6 @@ def exits(name: str, max_drop: float, criterion: str, images: int) -> None:
         {
             **key,
             "heads_cpu_seconds": spent,
-            "training_images": images,
             "dense_accuracy": 100 * job.quality(job.dense()),
             "accuracy": 100 * job.quality(right),
             "difference": paired_interval(right, job.dense()),
@@ -192,21 +207,53 @@ def equal(network: nn.Module, cut: nn.Module, width: float, x: Tensor) -> float:
     return apart
 
 
+def tokens(method: str, r: int) -> None:
+    """One row: one way to choose tokens, one number of them."""
+    rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study tokens ...")
+    key = {"study": "tokens", "network": "vit", "method": method, "r": r}
+    if rows.has(**key):
+        return
+    model = restore(VisionTransformer(**SHAPE), "vit")
+    x, y = data().test
+    made = pj.reduce_tokens(model, x[:1], r=r, method=method)
+    timed = {batch: pj.measure(made.model, x[:1], against=model, batch=batch) for batch in (1, 32)}
+    right, dense = ((decisions(net, x) == y).float() for net in (made.model, model))
+    rows.add(
+        {
+            **key,
+            "tokens": made.report.data.choices["tokens behind each layer"],
+            "accuracy": 100 * float(right.mean()),
+            "dense_accuracy": 100 * float(dense.mean()),
+            "difference": paired_interval(right, dense),
+            "macs": made.report.data.after.macs,
+            "dense_macs": made.report.data.before.macs,
+            "latency_ms": {b: t.latency_ms for b, t in timed.items()},
+            "times_faster": {b: t.latency.ratio for b, t in timed.items()},
+            "n": timed[1].latency.n,
+        }
+    )
+
+
 def main() -> None:
     """One call, one row (or one per width)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", choices=("exits", "slimmable"), required=True)
+    parser.add_argument("--study", choices=("exits", "slimmable", "tokens"), required=True)
     parser.add_argument("--network", default="resnet20", choices=("resnet20", "resnet56"))
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--criterion", default="confidence")
     parser.add_argument("--images", type=int, help="training images; fewer for quicker rows")
-    parser.add_argument("--epochs", type=int, default=1, help="of the slimmable network")
+    parser.add_argument("--epochs", type=int, help="3 for exits, 1 for slimmable")
+    parser.add_argument("--frozen", action="store_true", help="train the exits' heads alone")
+    parser.add_argument("--method", default="merge", choices=("merge", "attention", "norm"))
+    parser.add_argument("--r", type=int, default=8, help="tokens that go behind each layer")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.study == "exits":
-        exits(given.network, given.max_drop, given.criterion, given.images or HEADS)
+        exits(given)
+    elif given.study == "slimmable":
+        slimmable(given.network, given.images or SLIM_IMAGES, given.epochs or 1)
     else:
-        slimmable(given.network, given.images or SLIM_IMAGES, given.epochs)
+        tokens(given.method, given.r)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from penjing.verbs.measure import measure
 from penjing.verbs.prepare import Prepared, prepare
 from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.quantize import Quantized, quantize
+from penjing.verbs.reduce_tokens import FewerTokens, reduce_tokens
 from penjing.verbs.shrink_like import shrink_like
 from penjing.verbs.slimmable import Slimmable, slimmable
 from penjing.verbs.sparsify import Sparsified, sparsify
@@ -34,6 +35,7 @@ __all__ = [
     "Compressed",
     "Distilled",
     "EarlyExits",
+    "FewerTokens",
     "Figures",
     "Group",
     "Groups",
@@ -62,6 +64,7 @@ __all__ = [
     "prepare",
     "prune",
     "quantize",
+    "reduce_tokens",
     "save",
     "search",
     "shrink_like",

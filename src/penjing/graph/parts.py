@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError
+from penjing.graph.batching import first_dims
 from penjing.graph.call import is_tensor
 from penjing.graph.capture import Program, is_free
 
@@ -184,7 +185,7 @@ def _program(
         out_spec=program.out_spec if whole_out else pytree.tree_structure((0,) * len(results)),
         dynamic_batch=program.dynamic_batch and all(map(has_batch, filter(is_tensor, sources))),
         transient=program.transient & names,
-        batch_dims=program.batch_dims if whole_in else (),
+        batch_dims=program.batch_dims if whole_in else first_dims(example),
     )
 
 

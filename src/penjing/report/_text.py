@@ -19,6 +19,7 @@ KINDS = {
     "groups": "what can be cut",
     "exits": "with early exits",
     "slimmable": "with several widths",
+    "tokens": "with fewer tokens",
 }
 
 

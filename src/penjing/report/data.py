@@ -42,6 +42,7 @@ Kind = Literal[
     "groups",
     "exits",
     "slimmable",
+    "tokens",
 ]
 
 

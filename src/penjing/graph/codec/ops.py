@@ -11,6 +11,13 @@ import torch
 
 from penjing.errors import CheckpointError
 from penjing.graph.form import batch_norm, fixed, sized
+from penjing.graph.tokens import (
+    drop_by_attention,
+    drop_by_norm,
+    merge_tokens,
+    size_bias,
+    weighted_mean,
+)
 
 GRAPH_VERSION = 1
 
@@ -27,6 +34,11 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{f"sym_{name}": getattr(torch, f"sym_{name}") for name in _SYMBOLIC},
     "getattr": getattr,
     "batch_norm": batch_norm,
+    "drop_by_attention": drop_by_attention,
+    "drop_by_norm": drop_by_norm,
+    "merge_tokens": merge_tokens,
+    "size_bias": size_bias,
+    "weighted_mean": weighted_mean,
     "fixed": fixed,
     "sized": sized,
 }
