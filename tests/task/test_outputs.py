@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -150,12 +148,22 @@ def test_the_direction_has_the_covariance_of_the_class_that_is_drawn() -> None:
     )
 
 
-@dataclass
-class Found:
-    """What a detector gives."""
+class Detector(nn.Module):
+    """Scores and boxes under their names."""
 
-    logits: Tensor
-    pred_boxes: Tensor
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": x[..., :CLASSES], "boxes": x[..., CLASSES:]}
+
+
+def test_with_a_kind_for_each_output_boxes_are_taught_too() -> None:
+    task = Task(kind={"logits": "classes", "boxes": "values"})
+    mine, theirs = (torch.randn(2, 9, CLASSES + 4, generator=GENERATOR) for _ in range(2))
+    student, teacher = (task.predict(Detector(), x) for x in (mine, theirs))
+    found = Logits(weight=1.0, temperature=1.0, kind=task.kind)(student, teacher)
+    p, q = (x[..., :CLASSES].reshape(-1, CLASSES) for x in (theirs, mine))
+    scores = F.kl_div(q.log_softmax(1), p.softmax(1), reduction="batchmean")
+    boxes = F.mse_loss(mine[..., CLASSES:], theirs[..., CLASSES:])
+    torch.testing.assert_close(found, (scores + boxes) / 2)
 
 
 def kinds(outputs: object, read: Outputs | None = None) -> list[str]:

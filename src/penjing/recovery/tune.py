@@ -22,6 +22,7 @@ from penjing.recovery.reconstruct import Changed, Reconstruct
 from penjing.statistics.grams import layers
 from penjing.statistics.outlets import outlets
 from penjing.statistics.stream import Samples
+from penjing.task.outputs import Outputs
 
 TINY = 1e-12
 LOOKS = 8  # at the held-out samples, evenly over the steps
@@ -190,8 +191,11 @@ class _Tuning:
     def _loss(self, given: _Values, wanted: _Values) -> Tensor:
         loss = sum((_relative(a, b) for a, b in _pairs(given.outputs, wanted.outputs)), _zero())
         if self.settings.divergence:
-            for a, b in _pairs(given.outputs, wanted.outputs):
-                loss = loss + self.settings.divergence * _divergence(a, b)
+            read = Outputs().read(self.changed.dense.unflatten_outputs(wanted.outputs))
+            for out, (a, b) in zip(read, _pairs(given.outputs, wanted.outputs), strict=True):
+                if out.kind == "classes":
+                    apart = _divergence(out.scores(a), out.scores(b))
+                    loss = loss + self.settings.divergence * apart
         inner = [
             _relative(given.inner[name], self.changed.slice_like(name, wanted.inner[name]))
             for name in self.features

@@ -37,7 +37,8 @@ class Task:
         forward: `forward(model, inputs) -> outputs`, where calling the model is not enough.
         transform_fn: Makes a batch, `(inputs, labels)`, of each item that the data yields.
         kind: What the outputs are: scores of "classes", one "binary" logit each, or "values"; of
-            several outputs also one for each, by name or in turn (`penjing.task.outputs`).
+            several outputs also one for each, by name or in turn (`penjing.task.outputs`); then the
+            loss and the metrics get all of them, not `logits` alone.
         class_dim: Dimension of the classes in the outputs; None finds it: the last one of
             `(B, T, C)`, else 1, or the one that the labels say.
         batch_dims: Per input the dimension of the batch, in the order in which `forward` is given
@@ -174,7 +175,8 @@ class Task:
     def predict(self, model: nn.Module, inputs: Any) -> Any:
         """Outputs as the loss and the metrics get them, in the mode and grad mode of the caller."""
         outputs = self.forward(model, inputs) if self.forward else call(model, inputs)
-        return prediction(outputs)
+        whole = self.kind is not None and not isinstance(self.kind, str)
+        return outputs if whole else prediction(outputs)
 
     def loss_of(self, outputs: Any, labels: Any) -> Tensor | None:
         """The loss, or None when there is no loss function or there are no labels.
