@@ -134,11 +134,12 @@ def _refused(
 ) -> str:
     """Why the cut module is not what the cut graph is; else empty."""
     try:
-        return (
-            compare_forms(made, cut.program, seed, folds)
-            or _differs_on_example(made, cut.program, folds)
-            or _trains_no_more(model, made, cut)
-        )
+        with batched_experts(made):  # how many there are is found once all else is right
+            return (
+                compare_forms(made, cut.program, seed, folds)
+                or _differs_on_example(made, cut.program, folds)
+                or _trains_no_more(model, made, cut)
+            )
     except FAILURES as error:
         return told(error)
 
