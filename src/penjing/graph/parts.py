@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError
-from penjing.graph.batching import first_dims
 from penjing.graph.call import is_tensor
 from penjing.graph.capture import Program, is_free
+from penjing.task.samples import first_dims
 
 
 @dataclass(frozen=True, eq=False)
