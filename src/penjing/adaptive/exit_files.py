@@ -7,6 +7,7 @@ let go the samples that are done.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -159,8 +160,6 @@ def write_conditional(
         VerificationError: The file computes something else; nothing was written.
         OSError: The disk is full or the folder cannot be written.
     """
-    import tempfile
-
     import onnx
 
     programs = stage_programs(network, example_inputs)
