@@ -102,14 +102,13 @@ class Trials:
         Returns:
             Nodes of the original graph, in order.
         """
-        if not self._analysis.moves or not units:
+        tried = [node for node in self._analysis.moves if not self._spares_cuts(node)]
+        if not tried or not units:
             return []
         layouts = _Layouts(self._analysis, units)
         cuts = [_Cut(self._analysis, trial) for trial in range(PASSES)]
         failed = []
-        for node in self._analysis.moves:
-            if self._spares_cuts(node):
-                continue
+        for node in tried:
             situation, groups = self._situation(node, layouts, units)
             if not groups:
                 continue
