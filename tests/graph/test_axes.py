@@ -189,3 +189,34 @@ def test_packed_labels_are_padded():
 
 def test_an_empty_dimension_has_no_labels(atoms):
     assert atoms.live(fixed(0)).shape == (0, 0)
+
+
+def test_a_product_is_one_array_whenever_it_is_merged(atoms):
+    outer, inner = atoms.new(2), atoms.new(3)
+    assert atoms.merged([outer, inner]) is atoms.merged([outer, inner])
+
+
+def test_a_product_keeps_the_place_of_its_free_axes_when_one_is_locked(atoms):
+    outer, inner = atoms.new(2), atoms.new(3)
+    dim = atoms.merged([outer, inner])
+    atoms.lock(outer, WHY)
+    assert [(tile.outer, tile.inner, len(tile.atoms)) for tile in atoms.tiles(dim)] == [(2, 1, 3)]
+
+
+def test_a_flattened_map_ties_the_columns_of_one_channel(atoms):
+    channels, columns = atoms.new(2), atoms.new(6)
+    atoms.unify(columns, atoms.merged([channels, fixed(3)]), WHY)
+    assert labels(atoms, columns) == [one for one in labels(atoms, channels) for _ in range(3)]
+
+
+def test_a_dimension_of_which_one_position_changed_alone_has_no_tiles(atoms):
+    dim = atoms.new(3)
+    atoms.unify(dim[:1], atoms.new(1), WHY)
+    assert atoms.tiles(dim) is None
+
+
+def test_a_dimension_is_whole_again_once_all_its_positions_are_locked(atoms):
+    dim = atoms.new(2)
+    for position in range(2):
+        atoms.lock_position(dim, position, lambda: WHY)
+    assert list(atoms.tiles(dim)) == []

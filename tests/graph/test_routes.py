@@ -87,3 +87,23 @@ def test_blocks_alike_are_tried_once(monkeypatch):
         counts.append(len(tried))
         assert not Trials(network.analysis).failed([*network._units.values()])
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "axes"),
+    [
+        ("split", [(4,), (2, 3), (10,)], [[(0, 0)], [(1, 0)], [(1, 1)], [(2, 0)]]),
+        ("merge", [(4,), (6,), (10,)], [[(0, 0), (1, 0)], [(2, 0)]]),
+        ("permute", [(4,), (6,), (10,)], [[(2, 0)], [(0, 0)], [(1, 0)]]),
+        ("select", [(4,), (6,), ()], [[(0, 0)], [(1, 0)]]),
+    ],
+)
+def test_a_view_of_whole_parts_is_a_tiling(name, parts, axes):
+    (route,) = by_strides(call(name), shape, nothing)
+    tiling = route.tiling
+    assert (list(tiling.parts), [list(axis) for axis in tiling.axes]) == (parts, axes)
+
+
+@pytest.mark.parametrize("name", ["slice", "expand", "chunk"])
+def test_a_view_that_leaves_out_or_repeats_is_no_tiling(name):
+    assert all(route.tiling is None for route in by_strides(call(name), shape, nothing))
