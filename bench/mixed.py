@@ -3,10 +3,10 @@
     python bench/mixed.py            the next missing row
     python bench/mixed.py --all      row after row
 
-ResNet-20 on CIFAR-10 at the same effective MACs: multiply-accumulates with weights that are not
-zero. No labels, no training. "together" is one allocation, "one after the other" cuts half of the
-way and makes the rest zero, "units" and "weights" do one alone. Calibration: 1000 training images;
-the test set is looked at once per row.
+ResNet-20 on CIFAR-10 and DS-CNN on keywords at the same effective MACs: multiply-accumulates with
+weights that are not zero. No labels, no training. "together" is one allocation, "one after the
+other" cuts half of the way and makes the rest zero, "units" and "weights" do one alone. At most
+1000 samples to calibrate; the test set is looked at once per row.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from penjing.graph.capture import capture
 from record import Record, paired_interval
 from workloads import Workload, workload
 
-NETWORK = "resnet20"
-SAMPLES = 1000
+NETWORKS = ("resnet20", "kws")
+SAMPLES = 1000  # to calibrate; at most half of what a network has
 SHARES = (0.4, 0.25, 0.15)
 SEEDS = (0,)
 WAYS = ("together", "one after the other", "units", "weights")
@@ -62,7 +62,7 @@ def effective(model: nn.Module, x: torch.Tensor) -> float:
 
 def row(job: Workload, way: str, share: float, seed: int) -> dict:
     """Make it, count it, look at the test set once."""
-    x = job.calibration(seed, SAMPLES)
+    x = job.calibration(seed, min(SAMPLES, job.pool // 2))
     start = time.process_time()
     model = made(way, job.model, x, share, seed)
     spent = time.process_time() - start
@@ -79,7 +79,7 @@ def row(job: Workload, way: str, share: float, seed: int) -> dict:
         "dense": 100 * job.quality(job.dense()),
         "top1": 100 * job.quality(after),
         "difference_points": paired_interval(after, job.dense()),
-        "samples": SAMPLES,
+        "samples": len(x),
         "test_samples": len(job.labels),
         "cpu_seconds": spent,
     }
@@ -88,17 +88,19 @@ def row(job: Workload, way: str, share: float, seed: int) -> dict:
 def main() -> None:
     """Do what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=NETWORKS)
     parser.add_argument("--share", type=float, choices=SHARES)
     parser.add_argument("--way", choices=WAYS)
     parser.add_argument("--all", action="store_true", help="go on with the next row")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = Record("mixed", __doc__.splitlines()[0], "python bench/mixed.py --all")
+    networks = [given.network] if given.network else NETWORKS
     shares = [given.share] if given.share else SHARES
     ways = [given.way] if given.way else WAYS
-    for seed, share, way in product(SEEDS, shares, ways):
-        if not rows.has(share=share, way=way, seed=seed):
-            rows.add(row(workload(NETWORK), way, share, seed))
+    for seed, network, share, way in product(SEEDS, networks, shares, ways):
+        if not rows.has(network=network, share=share, way=way, seed=seed):
+            rows.add(row(workload(network), way, share, seed))
             if not given.all:
                 return
 

@@ -868,6 +868,7 @@ def mixed_table() -> str:
     """Widths and zeros together, one after the other, and each alone, at equal effective MACs."""
     body = [
         [
+            NAMES[network],
             f"{100 * share:g} %",
             str(way),
             str(len(same)),
@@ -877,9 +878,10 @@ def mixed_table() -> str:
             spread([r["top1"] for r in same]),
             f"{max(r['cpu_seconds'] for r in same):.0f}",
         ]
-        for (share, way), same in grouped(rows("mixed"), "share", "way").items()
+        for (network, share, way), same in grouped(rows("mixed"), "network", "share", "way").items()
     ]
     header = (
+        "network",
         "asked",
         "how",
         "seeds",
@@ -915,7 +917,7 @@ def leaderboard_picture() -> str:
         )
     for column, ((board, network, level, minutes), same) in enumerate(found.items()):
         place = 105 + 90 * column
-        asked = level_in_words(board, level).replace("fewer ", "")
+        asked = f"MACs / {level:g}" if board == "units" else level_in_words(board, level)
         for line, text in enumerate((str(network), asked, f"{minutes:g} min")):
             parts.append(
                 f'<text x="{place}" y="{bottom + 20 + 16 * line}" text-anchor="middle" '
