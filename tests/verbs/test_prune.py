@@ -681,7 +681,7 @@ class Baked(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.first(x).relu()
-        return self.last(y.reshape(len(y), 8, *y.shape[2:])).mean((2, 3))
+        return self.last(y.reshape(y.shape[0], 8, *y.shape[2:])).mean((2, 3))
 
 
 def test_a_report_names_the_sizes_that_a_graph_form_holds():
