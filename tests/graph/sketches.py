@@ -87,13 +87,14 @@ def random_drop(net: Network, seed: int) -> dict[str, list[int]]:
     """Some units of every group, at least one and never all."""
     rng = np.random.default_rng(seed)
     return {
-        g.name: rng.permutation(g.units)[: rng.integers(1, g.units)].tolist() for g in net.groups
+        g.name: rng.permutation(g.units)[: rng.integers(1, g.units - g.least + 1)].tolist()
+        for g in net.groups
     }
 
 
 def smallest_drop(net: Network) -> dict[str, list[int]]:
-    """All units of every group but one."""
-    return {g.name: list(range(1, g.units)) for g in net.groups}
+    """All units of every group but those that must stay."""
+    return {g.name: list(range(g.least, g.units)) for g in net.groups}
 
 
 def conv(inputs, outputs, size=3, **settings):
@@ -456,6 +457,16 @@ def unflatten(net, x):
 @sketch({"a": 8}, a=conv(3, 8), fc=linear(32))
 def flatten_to_linear(net, x):
     return net.fc(F.max_pool2d(net.a(x), 4).flatten(1))
+
+
+@sketch({"a": 8}, a=conv(3, 8), fc=linear(8))
+def squeezed_without_an_axis(net, x):
+    return net.fc(F.adaptive_avg_pool2d(net.a(x), 1).squeeze())
+
+
+@sketch({"a": 8, "b": 4}, a=conv(3, 8), b=conv(8, 4, 1), fc=linear(4))
+def squeezed_where_there_is_more_than_one(net, x):
+    return net.fc(mean(net.b(net.a(x).squeeze(1))))
 
 
 @sketch({"a": 8}, a=conv(3, 8), fc=linear(32))

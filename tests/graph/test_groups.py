@@ -38,6 +38,23 @@ def test_what_cannot_be_cut_is_named_with_its_reason(name):
     assert all(reasons[tensor].startswith(why) for tensor, why in expected.items())
 
 
+class _Deviation(nn.Module):
+    def __init__(self, dims: tuple[int, ...], correction: int) -> None:
+        super().__init__()
+        self.a, self.dims, self.correction = nn.Conv2d(3, 6, 1), dims, correction
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(x).std(self.dims, correction=self.correction).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("dims", "correction", "least"), [((1,), 1, 2), ((1,), 0, 1), ((1, 2), 1, 1), ((1, 2), 9, 3)]
+)
+def test_units_outnumber_the_correction_of_a_deviation_over_them(dims, correction, least):
+    network = Network.of(_Deviation(dims, correction).eval(), torch.ones(2, 3, 4, 4))
+    assert [g.least for g in network.groups] == [least]
+
+
 def test_a_lock_names_the_source_line():
     lock = next(k for k in network("op_without_a_rule").groups.locked if k.tensor == "a.weight")
     assert re.fullmatch(r"sketches\.py:\d+", lock.where)

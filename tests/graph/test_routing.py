@@ -161,6 +161,26 @@ def test_as_many_experts_stay_as_are_chosen():
     assert (group.least, group.least_why.split(" test_routing.py")[0]) == (2, "topk chooses 2")
 
 
+class _Beside(nn.Module):
+    """A choice among units and constants beside them."""
+
+    def __init__(self, constants: int, chosen: int) -> None:
+        super().__init__()
+        self.gate, self.chosen = nn.Linear(3, 8), chosen
+        self.register_buffer("others", torch.zeros(1, constants))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.cat([self.gate(x), self.others.expand(len(x), -1)], 1)
+        return torch.topk(scores, self.chosen, 1)[0]
+
+
+@pytest.mark.parametrize(("constants", "chosen", "least"), [(10, 12, 2), (3, 2, 1), (2, 5, 3)])
+def test_only_what_is_missing_beside_constants_is_asked_of_the_units(constants, chosen, least):
+    network = Network.of(_Beside(constants, chosen).eval(), torch.randn(2, 3))
+
+    assert [g.least for g in network.groups] == [least]
+
+
 def test_a_plan_that_leaves_too_few_experts_is_refused():
     net, x = made(LookedUp)
     network = Network.of(net, x)

@@ -42,17 +42,17 @@ def least_units(atoms: Atoms, groups: Sequence[NDArray[np.int64]]) -> list[Least
     for number, units in enumerate(groups):
         owner[units] = number
     found = [Least() for _ in groups]
-    several: list[tuple[Demand, int, list[int]]] = []
+    several: list[tuple[Demand, float, list[int]]] = []
     for demand in atoms.demands:
-        positions, owners = _largest_part(atoms.resolve(demand.dim), owner)
+        missing, owners = _missing(atoms.resolve(demand.dim), owner, demand.least)
         if len(owners) == 1:
-            _raise(found, groups, owners[0], demand, demand.least / positions)
+            _raise(found, groups, owners[0], demand, missing)
         elif owners:
-            several.append((demand, positions, owners))
-    for demand, positions, owners in several:
+            several.append((demand, missing, owners))
+    for demand, missing, owners in several:
         *rest, last = sorted(owners, key=lambda g: len(groups[g]))
         kept = prod(found[g].units / len(groups[g]) for g in rest)
-        _raise(found, groups, last, demand, demand.least / positions / kept)
+        _raise(found, groups, last, demand, missing / kept)
     return found
 
 
@@ -70,14 +70,15 @@ def _raise(
         found[number] = Least(units, f"{reason.why} {reason.where}".strip())
 
 
-def _largest_part(resolved: Dim, owner: NDArray[np.int64]) -> tuple[int, list[int]]:
-    """The most positions of a dimension that the same groups own, and these groups.
+def _missing(resolved: Dim, owner: NDArray[np.int64], least: int) -> tuple[float, list[int]]:
+    """The share that must stay of the most positions that the same groups own, and these groups.
 
-    Positions that no group owns always stay; where there are any, no group is asked for more.
+    Positions that no group owns always stay: only what is missing beside them is asked for.
     """
     parts: dict[tuple[int, ...], int] = {}
     for row in resolved:
         owners = tuple(sorted({int(owner[a]) for a in row if a >= 0 and owner[a] >= 0}))
         parts[owners] = parts.get(owners, 0) + 1
+    missing = least - parts.pop((), 0)
     owners = max(parts, key=lambda key: parts[key], default=())
-    return parts.get(owners, 0), list(owners)
+    return missing / parts.get(owners, 1), list(owners) if missing > 0 else []

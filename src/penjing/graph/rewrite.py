@@ -218,6 +218,17 @@ def _strided(rewriter: Rewriter, old: Call, twin: Call) -> None:
     twin.set_arg("step", min(steps))
 
 
+def _squeeze(rewriter: Rewriter, old: Call, twin: Call) -> None:
+    """A dimension of which one position is left stays: it was none of size one."""
+    dims = rewriter.labels(old.tensors[0])
+    given = old.arg("dim", range(len(dims)))
+    axes = given if isinstance(given, Sequence) else [given]
+    if any(rewriter.changed(dims[axis]) and rewriter.count(dims[axis]) == 1 for axis in axes):
+        left = [axis for axis in axes if not rewriter.changed(dims[axis])]
+        twin.node.target = torch.ops.aten.squeeze.dims
+        twin.node.args, twin.node.kwargs = (twin.node.args[0], left), {}
+
+
 def _split(rewriter: Rewriter, old: Call, twin: Call) -> None:
     axis = old.arg("dim", 0)
     parts = rewriter.analysis.all_labels(old.node)
@@ -305,6 +316,7 @@ _RULES: dict[str, Rewrite] = {
         _convolution,
     ),
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
+    "squeeze": _squeeze,
     "one_hot": _one_hot,
     "unflatten": _unflatten,
     "repeat": _repeat,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from string import ascii_lowercase, ascii_uppercase
 from types import MappingProxyType
 
@@ -436,13 +437,30 @@ def reduce_exact(site: Site) -> list[Labels]:
 
 
 def reduce_normalised(site: Site) -> list[Labels]:
-    """Means, variances, extrema: over kept positions only."""
+    """Means, extrema: over kept positions only."""
     return _reduce(site, normalised=True)
 
 
+def spread(site: Site) -> list[Labels]:
+    """Variances and deviations: over kept positions only, which must outnumber the correction."""
+    x, axes = site.must("self"), _reduced(site)
+    given = site.call.arg("correction", 1) if site.call.has("correction") else 1
+    correction = given if site.call.arg("unbiased", True) else 0
+    others = prod(len(x[axis]) for axis in axes if not site.atoms.is_live(x[axis]))
+    least = int(correction // max(others, 1)) + 1
+    for axis in axes:
+        if least > 1 and site.atoms.is_live(x[axis]):
+            site.atoms.demand(x[axis], least, site.reason(f"takes at least {least}"))
+    return _reduce(site, normalised=True)
+
+
+def _reduced(site: Site) -> list[int]:
+    """The axes of a reduction."""
+    return site.axes() if site.call.has("dim") else list(range(len(site.must("self"))))
+
+
 def _reduce(site: Site, *, normalised: bool) -> list[Labels]:
-    x = site.must("self")
-    axes = site.axes() if site.call.has("dim") else list(range(len(x)))
+    x, axes = site.must("self"), _reduced(site)
     if normalised:
         for axis in axes:
             site.atoms.mark_normalised(x[axis])
@@ -548,7 +566,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **_named(as_real, "view_as_real"),
         **_named(weight_norm, "_weight_norm"),
         **_named(reduce_exact, "sum linalg_vector_norm norm"),
-        **_named(reduce_normalised, "mean var std amax amin var_mean std_mean"),
+        **_named(reduce_normalised, "mean amax amin"),
+        **_named(spread, "var std var_mean std_mean"),
         **_named(
             along,
             "cumprod sort argsort logsumexp prod kthvalue median mode nanmean nansum any all "
