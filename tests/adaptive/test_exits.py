@@ -354,6 +354,6 @@ def test_a_calibration_measures_samples_one_by_one():
 
 def test_the_report_shows_who_leaves_where(trained, tmp_path):
     done = pj.calibrate_exits(trained, task(), max_drop=0.05, cost="macs")
-    page = done.report.save(tmp_path / "exits.html").read_text()
+    page = done.report.save(tmp_path / "exits.html").read_text().replace("<wbr>", "")
     assert "samples that leave" in page
     assert "blocks.2" in page
