@@ -76,6 +76,32 @@ def test_every_value_is_within_a_step_of_the_simulation(name: str, folder: Path)
     assert max(apart.values()) < 1.001
 
 
+class Beside(torch.nn.Module):
+    """Shares, whose grid is prescribed, beside what they were made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return torch.cat([x, x.softmax(1)], 1)
+
+
+def test_values_on_different_grids_are_joined_on_one(tmp_path: Path) -> None:
+    x = 4 * torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+    network = quantize_program(capture(Beside().eval(), x[:1]), Calibration.of([x]), Settings())
+    path = write_integers(network, tmp_path / "net.onnx").path
+    feeds = onnx_feeds(network.program, 8)
+    (real,) = open_session(path).run(None, feeds)
+    simulation = simulate(network)
+    with torch.no_grad():
+        (wanted,) = simulation.run([torch.from_numpy(v) for v in feeds.values()])
+    step = float(network.activations["cat"].scale)
+    assert float((torch.from_numpy(real) - wanted).abs().max()) < 1.001 * step
+
+
 def test_sixteen_bit_activations_are_refused(tmp_path: Path) -> None:
     x = example("plain", batch=4)
     settings = Settings(scheme=Scheme(activation_bits=16))

@@ -119,8 +119,7 @@ class QdqModule(nn.Module):
 
     def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         grid = self.network.activations.get(node.name)
-        moves = op_name(node) in MOVES | JOINS
-        if moves and self._all_integer(node, values):
+        if self._only_moves(node, values, grid) and self._all_integer(node, values):
             return self._move(node, values, grid)
         if _is_global_mean(node) and grid is not None and self._all_integer(node, values):
             return self._global_mean(node, values[node.all_input_nodes[0]], grid)
@@ -142,6 +141,13 @@ class QdqModule(nn.Module):
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), look)
         return node.target(*args, **kwargs)  # type: ignore[operator] # an ATen op or a function
+
+    def _only_moves(self, node: fx.Node, values: dict[fx.Node, Any], grid: Grid | None) -> bool:
+        """Whether a node's integers are those that it reads; what it joins lies on its grid."""
+        if op_name(node) not in JOINS:
+            return op_name(node) in MOVES
+        held = (v for n in node.all_input_nodes if isinstance(v := values[n], _Held))
+        return grid is not None and all(v.grid is not None and v.grid.same(grid) for v in held)
 
     def _all_integer(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
         held = [values[n] for n in node.all_input_nodes if isinstance(values[n], (_Held, list))]

@@ -321,9 +321,17 @@ class _Placer:
         if name in CLAMPS:
             self._fuse(node)
         if name in MOVES | SHARED_POOLS | JOINS:
-            for n in node.all_input_nodes:
-                if n.name not in self.constant and _yields_real(n):
-                    self._unite(n.name, node.name)
+            self._share(node)
+
+    def _share(self, node: fx.Node) -> None:
+        """Let a node share the grid of what it reads, but for prescribed grids beside others."""
+        read = (n for n in node.all_input_nodes if n.name not in self.constant and _yields_real(n))
+        groups = [self._first(n.name) for n in read]
+        known = {self._first(name): extent for name, extent in self.fixed.items()}
+        alike = len({known.get(group) for group in groups}) == 1
+        for group in groups:
+            if alike or group not in known:
+                self._unite(group, node.name)
 
     def _fuse(self, clamp: fx.Node) -> None:
         source = clamp.all_input_nodes[0]
