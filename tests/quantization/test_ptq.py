@@ -222,6 +222,17 @@ def test_an_overflow_is_named() -> None:
         _quantized(Overflows(), torch.ones(4, 2), observer="min_max")
 
 
+def test_nan_among_numbers_is_named() -> None:
+    class Roots(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sqrt() + x
+
+    x = torch.rand(4, 2)
+    x[1, 1] = -1
+    with pytest.raises(InputError, match="'sqrt' is NaN or infinite"):
+        _quantized(Roots(), x)
+
+
 def test_a_network_without_integer_ops_is_refused() -> None:
     with pytest.raises(StrategyError, match="nothing in the network has an integer form"):
         _quantized(nn.GroupNorm(1, 3), torch.randn(4, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,10 +29,8 @@ class _Seen:
     maximum: float = float("-inf")
     counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
-    def widen(self, x: Tensor) -> None:
-        low, high = torch.aminmax(x)
-        self.minimum = min(self.minimum, float(low))
-        self.maximum = max(self.maximum, float(high))
+    def widen(self, low: float, high: float) -> None:
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
 
     def count(self, x: Tensor) -> None:
         if not len(self.counts):
@@ -68,13 +67,13 @@ def observe(
 
     def widen(node: fx.Node, value: Any) -> Any:
         if node.name in names and isinstance(value, Tensor) and value.numel():
-            found = names[node.name]
-            found.widen(value)
-            if not (found.minimum > float("-inf") and found.maximum < float("inf")):
+            low, high = map(float, torch.aminmax(value))
+            if not (math.isfinite(low) and math.isfinite(high)):
                 raise InputError(
                     f"the value of {node.name!r} is NaN or infinite on the calibration data; "
                     "the network overflows on it, or the data is not what it was trained on"
                 )
+            names[node.name].widen(low, high)
         return value
 
     def count(node: fx.Node, value: Any) -> Any:
