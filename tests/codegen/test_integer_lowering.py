@@ -270,3 +270,25 @@ def test_an_integer_program_refuses_what_it_cannot_be():
     model = QuantizedModule(quantized(CASES["linear"][0](), x))
     with pytest.raises(StrategyError, match="one sample"):
         pj.compile(model, x, batch=8)
+
+
+class Spread(nn.Module):
+    """The same scores behind several masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = nn.Linear(8, 6)
+        self.register_buffer("hidden", torch.eye(6).bool().expand(3, 6, 6))
+
+    def forward(self, x):
+        return self.scores(x)[:, None].masked_fill(self.hidden, -torch.inf).softmax(-1)
+
+
+def test_a_mask_of_more_positions_than_scores_is_refused():
+    with pytest.raises(ExportError, match="its mask has more positions"):
+        integers(quantized(Spread(), torch.randn(8, 6, 8)))
+
+
+def test_a_norm_whose_squares_leave_32_bits_is_refused():
+    with pytest.raises(ExportError, match="over 40000 values"):
+        integers(quantized(nn.RMSNorm(40000), torch.randn(2, 40000)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import penjing as pj
-from penjing.errors import InfeasibleError
+from penjing.errors import ExportError, InfeasibleError
 from penjing.quantization.lowering import integers
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.reference import run
@@ -54,6 +54,51 @@ def test_the_integer_form_computes_the_same(quantized: pj.Quantized) -> None:
     (real,) = run(integers(network), X.numpy())
     step = float(network.activations["linear"].scale)
     assert (quantized.model(X) - torch.from_numpy(real)).abs().max() <= 1.01 * step
+
+
+class Joined(nn.Module):
+    """States beside what they were made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.inside = nn.Linear(8, 8), nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return torch.cat([x, self.inside(x)[0]], 2)
+
+
+def test_values_beside_states_keep_their_range() -> None:
+    net, x = Joined().eval(), 4 * X
+    done = pj.quantize(net, x[:1], calibration=[x])
+    step = float(done.model.network.activations["cat"].scale)
+    assert (done.model(x) - net(x)).abs().max() < 4 * step
+
+
+def test_values_beside_states_have_the_very_integers_of_the_simulation() -> None:
+    model = pj.quantize(Joined().eval(), X[:1], calibration=[4 * X]).model
+    (real,) = run(integers(model.network), X.numpy())
+    step = float(model.network.activations["cat"].scale)
+    assert (model(X) - torch.from_numpy(real)).abs().max() <= 1.01 * step
+
+
+class Last(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.inside = how, nn.GRU(8, 8, batch_first=True)
+        self.other = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = self.inside(x)[1]
+        return last.squeeze() if self.how == "squeezed" else (last + self.other(x)[1])[0]
+
+
+@pytest.mark.parametrize("how", ["squeezed", "added"])
+def test_last_states_that_are_not_picked_are_refused_by_the_compiler(how: str) -> None:
+    done = pj.quantize(Last(how).eval(), X[:2], calibration=[X])
+    with pytest.raises(ExportError, match="of last states only one at a time"):
+        integers(done.model.network)
 
 
 def test_the_network_is_far_smaller(quantized: pj.Quantized) -> None:

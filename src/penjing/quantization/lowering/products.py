@@ -16,6 +16,9 @@ from penjing.quantization.lowering.builder import Builder, Value
 SHARE = 1 / 256
 """Step of what a softmax gives."""
 
+_MOST_NORMED = (2**31 - 1) // 255**2  # squares of an RMS norm are summed in 32 bits
+_LARGEST_EPSILON = 2**61
+
 
 def matmul(b: Builder, node: fx.Node) -> None:
     """Products of matrices, one per position of the first dimension."""
@@ -63,7 +66,10 @@ def softmax(b: Builder, node: fx.Node) -> None:
 
 def mask(b: Builder, node: fx.Node) -> None:
     """Positions that the softmax behind does not see."""
-    b.values[node.name] = b.value(node.all_input_nodes[0], node)
+    scores = node.all_input_nodes[0]
+    if b.given(node) != b.given(scores):
+        raise b.refuse(node, "its mask has more positions than what it hides")
+    b.values[node.name] = b.value(scores, node)
     b.masks[node.name] = ~np.asarray(_constant(b, Call(node).arg("mask")).numpy())
 
 
@@ -118,4 +124,7 @@ def norm(b: Builder, node: fx.Node) -> None:
     scales = (b.tensors[source.tensor].scale, float(grid.scale))
     attributes, weights = norm_scales(*scales, eps, stored["weight"], stored["bias"])
     attributes["centred"] = int(centred)
+    if channels > _MOST_NORMED or attributes["epsilon"] > _LARGEST_EPSILON:
+        said = f"over {channels} values in steps of {scales[0]:.3g} its sums may overflow"
+        raise b.refuse(node, said)
     b.add("layer_norm", node, (source.tensor,), made.tensor, attributes, weights)

@@ -62,14 +62,13 @@ def is_last_states(node: fx.Node) -> bool:
 
 def state(b: Builder, node: fx.Node) -> None:
     """The last state of one layer and direction."""
-    (read,) = node.all_input_nodes
+    call, read = Call(node), next(n for n in node.all_input_nodes if is_last_states(n))
     states = b.states.get(read.all_input_nodes[0].name, ())
-    call, name = Call(node), op_name(node)
-    chosen = {"select": call.arg("index", 0) if call.has("index") else 0, "squeeze": 0}.get(name)
-    whole = name == "squeeze" and len(states) != 1
-    if chosen is None or whole or call.arg("dim") % len(b.network.program.shape(read)) != 0:
+    one = op_name(node) == "select" or (op_name(node) == "squeeze" and len(states) == 1)
+    dim = call.arg("dim") if one and call.has("dim") else None
+    if not isinstance(dim, int) or dim % len(b.network.program.shape(read)) != 0:
         raise b.refuse(node, "of last states only one at a time, such as h[-1], has a kernel")
-    b.values[node.name] = states[chosen]
+    b.values[node.name] = states[call.arg("index") if op_name(node) == "select" else 0]
 
 
 def _sequence(b: Builder, name: str, given: tuple[int, int]) -> Value:
