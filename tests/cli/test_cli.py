@@ -214,6 +214,12 @@ def test_quantize_refuses_what_is_not_done_in_training(labelled):
     assert "--rounding, --max-drop with --training" in done.output
 
 
+def test_quantize_refuses_options_of_training_without_it(labelled):
+    done = run("quantize", labelled, "--epochs", "9", "--compile")
+    assert done.exit_code == 2
+    assert "--epochs, --compile without --training" in done.output
+
+
 def test_train_needs_a_task(net, tmp_path):
     done = run("train", net, "--sparsity", "0.5", "--out", tmp_path / "sparse")
     assert (done.exit_code, "task" in done.stderr) == (2, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +95,7 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
             task, how = source.need("task"), training.arguments(out)
             done = convert(finetune(prepared.model, task, seed=seed, **how).model)
         else:
+            _check_untrained(training)
             with working("quantizing") if max_drop is None else nullcontext():
                 done = quantize_network(
                     source.model,
@@ -120,6 +121,19 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
         show_report(report)
         show_text(str(written))
         show_text(f"network and report: {out}")
+
+
+def _check_untrained(training: Training) -> None:
+    """Refuse options of training where nothing is trained.
+
+    Raises:
+        StrategyError: One is not as it is when left out.
+    """
+    plain = Training()
+    names = [f.name for f in fields(plain) if getattr(training, f.name) != getattr(plain, f.name)]
+    if names:
+        given = ", ".join(f"--{name}".replace("compiled", "compile") for name in names)
+        raise StrategyError(f"{given} without --training: add it, or leave them out")
 
 
 def _check_trained(rounding: Rounding, max_drop: str | None, *, latency: bool) -> None:
