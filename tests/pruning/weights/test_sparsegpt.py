@@ -116,3 +116,21 @@ def test_settings_outside_their_range_are_refused():
         SparseGPT(sparsity=1.0)
     with pytest.raises(StrategyError, match="at least 1 column"):
         SparseGPT(columns=0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_order_of_the_sweep_holds_across_groups_and_where_blocks_stick_out(groups):
+    tiling = Tiling(Pattern.parse("block:1x4"), groups, OUTPUTS, 1, INPUTS - 1)
+    gram = Gram.zeros(groups, INPUTS - 1)
+    gram.add(torch.randn(groups, 300, INPUTS - 1, dtype=torch.float64))
+    weight = torch.randn(groups, OUTPUTS, INPUTS - 1, dtype=torch.float64)
+    weight *= torch.tensor([1.0, 100.0][:groups], dtype=torch.float64)[:, None, None]
+    one = torch.ones(groups, OUTPUTS, dtype=torch.float64)
+    matrix = Matrix(name="w", weight=weight, scale=one, gram=gram)
+    judge = SparseGPT(sparsity=0.5, columns=8, damping=DAMPING)
+    scores = judge(matrix, tiling)
+    each = tiling.sizes.numel() // 2  # 6 of 12 blocks of each of the columns of all outputs
+    lowest = torch.zeros(scores.numel(), dtype=torch.bool)
+    lowest[scores.flatten().argsort()[:each]] = True
+    assert lowest.view(groups, -1).sum(1).tolist() == [each // groups] * groups
+    assert all(lowest.view(groups, OUTPUTS, 3, 2).sum((1, 3)).flatten() == OUTPUTS)

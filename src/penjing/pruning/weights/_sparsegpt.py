@@ -79,11 +79,13 @@ class SparseGPT:
             energy = float(w_NRBM.square().sum())
         else:
             inverses, energy = inverse_grams(layer, tiling, self.damping), layer.energy
-        rises = [
-            Sweep(self, tiling, w.flatten(2), torch.linalg.cholesky(inverse, upper=True)).run()
+        sweeps = [
+            Sweep(self, tiling, w.flatten(2), torch.linalg.cholesky(inverse, upper=True))
             for w, inverse in zip(w_NRBM.split(tiling.bundles), inverses, strict=True)
         ]
-        return torch.cat(rises) / max(energy, TINY) / tiling.sizes.clamp_min(1)
+        rises = torch.cat([sweep.run() for sweep in sweeps]) / max(energy, TINY)
+        gone = torch.cat([sweep.gone for sweep in sweeps])
+        return _in_order(rises / tiling.sizes.clamp_min(1), gone)
 
     def width(self, tiling: Tiling) -> int:
         """Places of a column block: whole blocks, and whole runs of an n:m pattern."""
@@ -115,12 +117,10 @@ class Sweep:
         self.gone = torch.zeros(shape, dtype=torch.bool)
 
     def run(self) -> Tensor:
-        """Rise of the error by what went, and above it what stayed, `(N, B)`."""
+        """Rise of the error by every block that goes, or would have gone, `(N, B)`."""
         width = self.settings.width(self.tiling)
         rises = [self._block(at, width) for at in range(0, self.weight.shape[2], width)]
-        rise = torch.cat(rises, 1)
-        highest = rise[self.gone].max() if bool(self.gone.any()) else rise.new_zeros(())
-        return torch.where(self.gone, rise, highest * (1 + 1e-9) + rise + TINY)
+        return torch.cat(rises, 1)
 
     def _block(self, at: int, width: int) -> Tensor:
         """Pass one column block, then make up for it behind it; the rise of each of its blocks."""
@@ -165,3 +165,9 @@ class Sweep:
         costs = self._costs(w_NRC[:, :, run], factor.diagonal()[run])
         cheap = costs.argsort(dim=1, stable=True)[:, : pattern.of - pattern.keep]
         gone[:, place // size : run.stop // size].scatter_(1, cheap, True)
+
+
+def _in_order(scores: Tensor, gone: Tensor) -> Tensor:
+    """Scores with those of what stayed above all of what went, whatever its group or size."""
+    highest = scores[gone].max() if bool(gone.any()) else scores.new_zeros(())
+    return torch.where(gone, scores, highest * (1 + 1e-9) + scores + TINY)
