@@ -95,3 +95,16 @@ def test_what_cannot_be_folded_is_refused():
             calibration=[torch.randn(8, 4)],
             repair="fold",
         )
+
+
+def test_a_transposed_convolution_with_strides_gets_the_mean_of_what_went_once():
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, stride=2)).eval()
+    with torch.no_grad():
+        net[0].weight[0], net[0].bias[0] = 0, 3  # constant, like nothing that stays
+    x = torch.randn(16, 2, 5, 5)
+    network = Network.of(net, x[:1])
+    group = next(g for g in network.groups if g.units == 4)
+    cut = network.cut(network.plan({group.name: (0,)}))
+    values, _ = fold(cut, Calibration.of([x]), Fold())
+    want = net[2].bias + 3 * net[2].weight[0].mean((1, 2))
+    torch.testing.assert_close(values["2.bias"], want, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ Suffixes: C = positions of a layer's input channels, A = units of a group, M = p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -205,13 +206,20 @@ def _merged(
             gone, stays = piece.positions[unit], piece.positions[partner]
             weight.index_add_(0, stays, factor * before[gone])
             left = moments.means[gone] - factor * moments.means[stays]
-            shift += (
-                left @ before[gone].flatten(2).sum(2) if before.dim() > 2 else left @ before[gone]
-            )
+            shift += left @ _reach(layer, before[gone])
     new = {layer.weight: weight.movedim(0, layer.input_dim)}
     if carries:
         new.update(_shifted(layer, norm, tensors, shift))
     return new
+
+
+def _reach(layer: Layer, weight: Tensor) -> Tensor:
+    """What a constant input adds to one output away from the border, `(C, outputs)`.
+
+    A transposed convolution with strides reaches an output with a part of its kernel only; outputs
+    share the mean of these parts.
+    """
+    return weight.flatten(2).sum(2) / math.prod(layer.upsample) if layer.kernel else weight
 
 
 def _shifted(
