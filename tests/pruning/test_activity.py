@@ -8,7 +8,7 @@ from torch import nn
 
 from penjing.errors import StrategyError
 from penjing.graph.capture import capture
-from penjing.pruning.activity import curve, quiet, zero_shares
+from penjing.pruning.activity import _spread, curve, quiet, zero_shares
 from penjing.task import Calibration
 
 
@@ -79,3 +79,9 @@ def test_what_makes_no_sense_is_refused():
         quiet(model, [x], sparsity=0.5, rule="soft")
     with pytest.raises(StrategyError, match="no linear or convolutional"):
         quiet(model, [x], sparsity=0.5, layers=nn.ReLU)
+
+
+def test_a_threshold_is_read_from_places_that_a_large_layer_has():
+    many = 2**25  # the last place has no float32
+    found = _spread(torch.arange(many), 2**20)
+    assert torch.equal(found, torch.arange(2**20) * 32)

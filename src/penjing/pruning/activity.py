@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from penjing.errors import InputError, StrategyError
 from penjing.pruning.selection import Key, matches, several
 from penjing.task import Calibration, agreement, evaluating
-from penjing.task.batches import call
+from penjing.task.batches import Batch, call
+from penjing.task.randomness import device_of
 
 Rule = Literal["threshold", "topk"]
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -192,7 +193,7 @@ def _inputs(
     try:
         with evaluating(model), torch.no_grad():
             for inputs in calibration.batches(BATCH):
-                call(model, inputs)
+                call(model, Batch(inputs).to(device_of(model)).inputs)
                 yield from seen
                 seen.clear()
     finally:
@@ -239,5 +240,11 @@ def _rule(
     sizes = torch.cat([x.abs().flatten() for x in values])
     if not bool(sizes.isfinite().all()):
         raise InputError(f"what layer {name!r} reads holds values that are not finite")
-    drawn = sizes[torch.linspace(0, len(sizes) - 1, min(DRAWN, len(sizes))).long()].sort().values
+    drawn = _spread(sizes, DRAWN).sort().values
     return Threshold(float(drawn[int(share * len(drawn)) - 1]) if share * len(drawn) >= 1 else -1.0)
+
+
+def _spread(values: Tensor, most: int) -> Tensor:
+    """Values at even distances, all where there are not more than `most`."""
+    count = min(most, len(values))
+    return values[torch.arange(count) * len(values) // max(count, 1)]
