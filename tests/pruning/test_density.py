@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from penjing.compression.verb import compress
 from penjing.counts.macs import Counter
 from penjing.errors import BudgetError, PlanError, StrategyError
 from penjing.graph.capture import capture
@@ -115,3 +116,21 @@ def test_a_plan_with_zeros_in_no_layer_is_refused():
         prune(model, x[:1], plan=wrong)
     with pytest.raises(PlanError, match="share of weights"):
         Plan({}, {}, "00", {"w": 1.0})
+
+
+def test_patterns_and_layers_that_leave_no_zeros_to_decide_are_refused():
+    model, x, result = pruned()
+    with pytest.raises(StrategyError, match="'2:4' leaves no share of zeros"):
+        pruned(pattern="2:4")
+    name = next(iter(result.plan.sparsity))
+    zeros = Plan({}, result.plan.units, result.plan.fingerprint, {name: 0.5})
+    with pytest.raises(PlanError, match="ignored_layers leaves out"):
+        prune(model, x[:1], plan=zeros, ignored_layers=[name.removesuffix(".weight")])
+    with pytest.raises(StrategyError, match="no constraint of compress counts zeros"):
+        compress(model, x[:1], constraints={"macs": "50%"}, calibration=[x], scope=BOTH)
+
+
+def test_zeros_go_beside_kinds_of_units_that_are_left_alone():
+    _, _, result = pruned(ignored_layers="kind:neurons")
+    assert not result.plan.drop
+    assert result.plan.sparsity

@@ -26,6 +26,7 @@ from penjing.compression.stopwatch import Stopwatch
 from penjing.compression.yardstick import Yardstick, divide
 from penjing.errors import BudgetError, InputError, StrategyError, UnavailableError
 from penjing.graph.capture import Example, capture, dims_of
+from penjing.plan import WEIGHTS
 from penjing.pruning.allocation.protocol import Allocation
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.selection import Key
@@ -122,7 +123,7 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         constraints: Upper bounds: macs, params, ram_kb, flash_kb, latency_ms, each a number or
             "50%" of the original; max_drop in units of the first metric (0.01 or "1%" is one
             point), without validation labels one minus the agreement with the original; of several
-            tasks one bound for all, or {"max_drop": {"a": 0.01, "b": 0.02}}.
+            tasks one bound for all, or with validation data {"max_drop": {"a": 0.01, "b": 0.02}}.
         task: Data, loss and metrics. Candidates are compared on `val`; `test` is looked at once.
             A dict of several, each with its own data and part of the outputs; they are not
             fine-tuned together.
@@ -262,7 +263,13 @@ def _choices(options: PruneOptions, bounds: Mapping[str, Bound], seed: int) -> C
     given["pruning_ratio_dict"] = dict(given.get("pruning_ratio_dict") or {})
     if "latency_ms" in bounds and given.get("round_to") is None:
         given["round_to"] = RUNTIME_CHANNELS
-    given["scope"] = frozenset(given.get("scope", ("inner", "residual")))
+    scope = given.get("scope", ("inner", "residual"))
+    given["scope"] = frozenset({scope} if isinstance(scope, str) else scope)
+    if WEIGHTS in given["scope"]:
+        raise StrategyError(
+            f"scope holds {WEIGHTS!r}, and no constraint of compress counts zeros; cut and make "
+            "zeros by penjing.prune with a bound on effective_macs, nonzero or size_kb"
+        )
     return Choices(**given, seed=seed)
 
 

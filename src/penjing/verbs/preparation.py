@@ -149,7 +149,7 @@ class Choices:
         if not known:
             raise StrategyError(
                 f"repair is {self.repair!r}; known are {', '.join(map(repr, REPAIRS))}, None, a "
-                "Reconstruct or a Tune"
+                "Reconstruct, a Tune or a Fold"
             )
 
 
@@ -254,6 +254,12 @@ class Preparation:
                 f"{'with' if self.calibration else 'without'} data; zeros and widths are weighed "
                 "by their errors, so use importance='obs' and pass calibration=batches"
             )
+        if self.choices.pattern.sparsity is not None:
+            raise StrategyError(
+                f"scope holds {WEIGHTS!r}, and pattern {self.choices.pattern.name!r} leaves no "
+                "share of zeros to decide; use 'element', 'block:RxC' or 'kernel', or "
+                "penjing.sparsify for this one"
+            )
         if isinstance(self.allocation, Tries) and self.allocation.proxy != "predicted":
             raise StrategyError(
                 f"scope holds {WEIGHTS!r}, and allocation {self.allocation_name!r} tries out units "
@@ -347,7 +353,7 @@ class Preparation:
             return None
         wanted = Wanted(
             pattern=self.choices.pattern,
-            ignored_layers=self.choices.ignored_layers,
+            ignored_layers=tuple(k for k in self.choices.ignored_layers if not is_kind(k)),
             indivisible="skip",
         )
         return Densities.of(self.model, self.network.program, wanted, self.choices.seed)

@@ -32,7 +32,7 @@ from penjing.pruning.patterns import Pattern
 from penjing.pruning.pretrained import carry_config, describe_config
 from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.saliency import Saliency
-from penjing.pruning.selection import Key, several
+from penjing.pruning.selection import Key, kept_whole, several
 from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
 from penjing.record import remember
@@ -388,6 +388,13 @@ def _leaves_ignored(preparation: Preparation, plan: Plan) -> None:
     if outside:
         raise PlanError(
             f"the plan cuts group {outside[0]!r}, which ignored_layers or scope leave out; give "
+            "the plan alone, or make one with these choices"
+        )
+    ignored = kept_whole(preparation.model, preparation.choices.ignored_layers)
+    zeros = [n for n in sorted(plan.sparsity) if {n, n.rpartition(".")[0]} & ignored]
+    if zeros:
+        raise PlanError(
+            f"the plan makes weights of {zeros[0]!r} zero, which ignored_layers leaves out; give "
             "the plan alone, or make one with these choices"
         )
 
