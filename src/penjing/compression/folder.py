@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +114,8 @@ class RunFolder:
         record = {
             "version": FOLDER_VERSION,
             "name": candidate.name,
-            "metric": candidate.metric,
-            "drop": candidate.drop,
+            "metric": _written(candidate.metric),
+            "drop": _written(candidate.drop),
             "trained": candidate.trained,
             "seconds": candidate.seconds,
         }
@@ -174,3 +175,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _optional(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _written(value: float | None) -> float | str | None:
+    """A number that JSON has, or its name."""
+    return value if value is None or math.isfinite(value) else str(value)

@@ -27,7 +27,8 @@ def together(
         for more, in proportion.
 
     Raises:
-        BudgetError: Bounds for tasks that are not there, or not for all.
+        BudgetError: Bounds for tasks that are not there, or not for all, or without data to judge
+            each by.
     """
     bounds = constraints.get(DROP)
     if not isinstance(task, Mapping):
@@ -45,6 +46,12 @@ def together(
             "every task"
         )
     values = {name: parse({DROP: bound})[DROP].value for name, bound in bounds.items()}
+    if Tasks(task).val is None:
+        raise BudgetError(
+            "max_drop has a bound for every task, and not every task has validation data; without "
+            "it networks are compared by their agreement alone, so give Task(val=loader) or one "
+            "number"
+        )
     loosest = max(values.values())
     weights = {
         n: 1.0 if v == loosest else loosest / v if v else math.inf for n, v in values.items()

@@ -64,13 +64,16 @@ class Yardstick:
         Raises:
             BudgetError: A figure that falls to zero would be within it.
         """
-        best = original[self.name]
-        if self.higher_is_better and 0 < best <= bound:
-            raise BudgetError(
-                f"max_drop is {bound:g}, and {self.name} of the original is {best:.4g}: every "
-                "network would do. It is in the metric's own units, so one point of accuracy is "
-                "0.01 (or '1%')"
-            )
+        judging = self._judging
+        limits = {self.name: (bound, True)} if judging is None else judging.limits(bound)
+        for name, (limit, higher_is_better) in limits.items():
+            best = original[name]
+            if higher_is_better and 0 < best <= limit:
+                raise BudgetError(
+                    f"max_drop is {limit:g}, and {name} of the original is {best:.4g}: every "
+                    "network would do. It is in the metric's own units, so one point of accuracy "
+                    "is 0.01 (or '1%')"
+                )
 
 
 def divide(

@@ -144,6 +144,10 @@ class Task:
         fall = before[self.headline] - after[self.headline]
         return fall if self.maximise else -fall
 
+    def limits(self, bound: float) -> dict[str, tuple[float, bool]]:
+        """Figure that a bound on the drop is about -> the bound, and whether higher is better."""
+        return {self.headline: (bound, self.maximise)}
+
     def data(self, name: Split) -> Any:
         """Data of a split.
 

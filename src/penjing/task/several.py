@@ -142,9 +142,24 @@ class Tasks:
         return found
 
     def drop(self, before: Mapping[str, float], after: Mapping[str, float]) -> float:
-        """The drop of the task that is worst off, each times its weight."""
-        falls = self.drops(before, after)
-        return max(_weighed(fall, self.weights.get(name, 1.0)) for name, fall in falls.items())
+        """The drop of the task that is worst off, each times its weight; NaN where one is."""
+        drops = self.drops(before, after).items()
+        weighed = [_weighed(fall, self.weights.get(name, 1.0)) for name, fall in drops]
+        return math.nan if any(map(math.isnan, weighed)) else max(weighed)
+
+    def limits(self, bound: float) -> dict[str, tuple[float, bool]]:
+        """What one bound on the weighed drop permits each task.
+
+        Args:
+            bound: On what `drop` gives.
+
+        Returns:
+            Figure -> its own bound, and whether higher is better.
+        """
+        return {
+            _figure(name, task.headline): (bound / self.weights.get(name, 1.0), task.maximise)
+            for name, task in self.tasks.items()
+        }
 
     def calibration(self, limit: int | None = CALIBRATION_SAMPLES, seed: int = 0) -> Calibration:
         """Unlabelled samples, the same number of every task.
@@ -165,6 +180,6 @@ def _figure(task: str, figure: str) -> str:
 
 def _weighed(fall: float, weight: float) -> float:
     """A drop times its weight; no drop at all is permitted where that is infinite."""
-    if math.isinf(weight):
+    if math.isinf(weight) and not math.isnan(fall):
         return math.inf if fall > 0 else -math.inf
     return fall * weight

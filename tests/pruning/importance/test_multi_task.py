@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from tests.compression.toys import FakeWatch
@@ -9,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from penjing.compression.verb import compress
-from penjing.errors import BudgetError, InputError, StrategyError
+from penjing.errors import BudgetError, InfeasibleError, InputError, StrategyError
 from penjing.graph.network import Network
 from penjing.pruning.importance import Elementwise, Magnitude, MultiTask, Taylor
 from penjing.pruning.importance._multi_task import REDUCTIONS
@@ -158,3 +162,51 @@ def test_what_cannot_be_judged_is_refused():
         compress(model, x[:1], task=tasks["kind"], constraints={"max_drop": {"kind": 0.1}})
     with pytest.raises(InputError, match="give a Task"):
         compress(model, x[:1], task={"a": 3}, constraints={"macs": "50%"})
+
+
+def test_a_task_whose_figure_is_no_number_is_within_no_bound():
+    _, _, tasks = scene()
+    before = {"kind accuracy": 0.9, "size error": 0.1}
+    after = {"kind accuracy": 0.88, "size error": math.nan}
+    assert math.isnan(Tasks(tasks).drop(before, after))
+    assert math.isnan(Tasks(tasks, {"size": math.inf}).drop(before, after))
+
+
+def test_bounds_may_be_in_units_far_apart(monkeypatch):
+    FakeWatch().install(monkeypatch)
+    model, x, tasks = scene()
+    limits = {"max_drop": {"kind": 0.2, "size": 2.0}, "macs": "90%"}
+    result = compress(model, x[:1], task=tasks, constraints=limits, recovery=None, progress=False)
+    kind = tasks["kind"].evaluate(result.model, "val")["accuracy"]
+    assert tasks["kind"].evaluate(model, "val")["accuracy"] - kind <= 0.2
+
+
+def test_a_bound_that_permits_no_drop_at_all_is_refused_like_any_other(monkeypatch):
+    FakeWatch().install(monkeypatch)
+    model, x, tasks = scene()
+    limits = {"max_drop": {"kind": 0, "size": 0.3}, "macs": "20%"}
+    with pytest.raises(InfeasibleError, match="max_drop"):
+        compress(model, x[:1], task=tasks, constraints=limits, recovery=None, progress=False)
+
+
+def test_a_bound_that_any_network_meets_is_refused_for_every_task():
+    model, x, tasks = scene()
+    bounds = {"size": 0.3, "kind": 1.5}
+    with pytest.raises(BudgetError, match="kind accuracy of the original is"):
+        compress(model, x[:1], task=tasks, constraints={"max_drop": bounds}, progress=False)
+
+
+def test_bounds_by_task_need_data_to_judge_each_by():
+    model, x, tasks = scene()
+    blind = {name: replace(task, val=None) for name, task in tasks.items()}
+    with pytest.raises(BudgetError, match="not every task has validation data"):
+        compress(model, x[:1], task=blind, constraints={"max_drop": {"kind": 0.1, "size": 0.3}})
+
+
+def test_data_may_come_from_a_function_as_in_every_task():
+    model, x, tasks = scene()
+    fresh = {n: replace(t, train=partial(list, t.train)) for n, t in tasks.items()}
+    network = Network.of(model, x[:1])
+    (group,) = network.groups
+    want, got = (MultiTask(tasks=t).prepare(network, None)(model, group) for t in (tasks, fresh))
+    assert torch.equal(want, got)

@@ -109,7 +109,9 @@ class MultiTask:
 
     def _of(self, task: Task, network: Network) -> Tensor:
         """Normalised scores of one task, of all units of the network one after the other."""
-        data = Calibration.of(task.train, task.transform_fn, self.samples)
+        if task.batch_dims is None:
+            task = replace(task, batch_dims=network.program.batch_dims)
+        data = task.calibration(self.samples)
         judge = with_loss(self.criterion, task.loss).prepare(network, data)
         module = nn.Module()  # prepared scores read no model
         raw = torch.cat([judge(module, group).double().cpu() for group in network.groups])
