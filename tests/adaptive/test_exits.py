@@ -192,6 +192,16 @@ def test_inference_in_training_mode_is_refused():
         network().train().infer(X)
 
 
+@pytest.mark.parametrize(
+    "look", [EarlyExitNetwork.original, EarlyExitNetwork.routed, lambda net: net.stage(0)]
+)
+def test_a_view_of_the_network_leaves_its_mode_alone(look):
+    made = network(freeze_trunk=True).train()
+    before = [module.training for module in made.modules()]
+    look(made)
+    assert [module.training for module in made.modules()] == before
+
+
 def test_the_routed_network_is_not_captured():
     with pytest.raises(pj.PenjingError, match="depends on the data"):
         pj.find_groups(network().routed(), X[:1])
@@ -262,6 +272,24 @@ def test_without_labels_agreement_is_kept(trained):
 def test_a_calibration_that_makes_no_sense_is_refused(how, error):
     with pytest.raises(error):
         pj.calibrate_exits(network(), task(), **how)
+
+
+@pytest.mark.parametrize("samples", [0, 1.5])
+def test_a_number_of_samples_that_is_none_is_refused(samples):
+    with pytest.raises(InputError, match="at least 1"):
+        pj.calibrate_exits(network(), task(), max_drop=0.1, samples=samples)
+
+
+def test_the_task_of_the_exits_does_not_calibrate_them():
+    made = network()
+    with pytest.raises(InputError, match="the task of the original network"):
+        pj.calibrate_exits(made, made.task(task()), max_drop=0.1, cost="macs")
+
+
+def test_a_task_that_calls_the_model_itself_does_not_calibrate():
+    own = task(forward=lambda model, x: model(x).softmax(1))
+    with pytest.raises(InputError, match="a forward of its own"):
+        pj.calibrate_exits(network(), own, max_drop=0.1, cost="macs")
 
 
 def test_a_network_without_exits_is_not_calibrated():
@@ -341,6 +369,12 @@ def test_one_file_with_conditions_does_what_the_network_does(quick, tmp_path):
         said, taken = session.run(None, {written.inputs[0]: x[None].numpy()})
         assert taken.tolist() == [int(exit_taken)]
         np.testing.assert_allclose(said[0], scores.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_in_training_mode_is_exported_and_stays_in_it(quick, tmp_path):
+    made = copy.deepcopy(quick).train()
+    pj.export(made, VECTORS, tmp_path / "net.onnx")
+    assert all(module.training for module in made.modules())
 
 
 def test_a_calibration_measures_samples_one_by_one():

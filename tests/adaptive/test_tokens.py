@@ -127,6 +127,12 @@ def test_dropping_by_attention_keeps_what_the_first_token_looks_at():
         assert torch.equal(kept[n], X[n][torch.cat([torch.zeros(1).long(), wanted])])
 
 
+def test_dropping_by_attention_takes_the_scale_of_the_attention():
+    queries, keys = (torch.randn(2, 2, 12, 4, generator=GENERATOR) for _ in range(2))
+    wanted = drop_by_attention(X, 10 * queries, keys, 4, 1)
+    assert torch.equal(drop_by_attention(X, queries, keys, 4, 1, 5.0), wanted)
+
+
 @pytest.mark.parametrize("method", ["merge", "attention", "norm"])
 @pytest.mark.parametrize("reads_first", [False, True])
 def test_streams_are_really_shorter(method, reads_first):
@@ -166,6 +172,9 @@ def test_it_is_exported_to_onnx(tmp_path):
         ({"r": [1, 2]}, "names 2 layers"),
         ({"method": "guess"}, "unknown method"),
         ({"protect": 3}, "0 or 1"),
+        ({"protect": True}, "0 or 1"),
+        ({"r": 2.5}, "a whole number"),
+        ({"r": [1.0, 2, 2]}, "a whole number"),
     ],
 )
 def test_a_wrong_wish_is_refused(how, says):
@@ -176,6 +185,28 @@ def test_a_wrong_wish_is_refused(how, says):
 def test_a_table_of_places_is_refused_by_its_op():
     with pytest.raises(InputError, match="one value per token"):
         reduced(Encoder(places=12).eval())
+
+
+def test_a_norm_over_tokens_is_refused_by_its_op():
+    net = Encoder()
+    net.norm = nn.LayerNorm((12, 8))
+    with pytest.raises(InputError, match="layer_norm"):
+        reduced(net.eval())
+
+
+class Tagger(Encoder):
+    """One output per token."""
+
+    def forward(self, x):
+        x = self.into(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.end(self.norm(x))
+
+
+def test_the_report_says_that_an_output_has_fewer_tokens():
+    notes = reduced(Tagger().eval()).report.data.notes
+    assert any("[6, 3] per sample and had [12, 3]" in note for note in notes)
 
 
 def test_a_network_without_attention_says_so():

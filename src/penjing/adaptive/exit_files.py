@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from penjing import files
-from penjing.adaptive.criteria import ExitPolicy
+from penjing.adaptive.criteria import NEVER, ExitPolicy
 from penjing.adaptive.exits import EarlyExitNetwork, Exited
 from penjing.errors import ExportError, VerificationError
 from penjing.exporters import Exported, write_program
 from penjing.exporters._fresh import fresh_inputs
 from penjing.exporters.session import open_session, runtime_errors, runtime_name
 from penjing.graph.capture import Example, Program, capture
+from penjing.task import evaluating
 from penjing.task.batches import call
 
 SAMPLES = 3  # random inputs per exit on which a file is compared
@@ -74,10 +76,10 @@ def stage_programs(network: EarlyExitNetwork, example_inputs: Example) -> list[P
     programs: list[Program] = []
     given: Any = example_inputs
     for index in range(len(network.segments)):
-        stage = network.stage(index).eval()
+        stage = network.stage(index)
         programs.append(capture(stage, given))
         if index < len(network.heads):
-            with torch.no_grad():
+            with evaluating(stage), torch.no_grad():
                 made = call(stage, given)
             _logits, _leaves, *passed = made
             given = tuple(passed[_forgotten(network, index) :])
@@ -360,22 +362,29 @@ def _compare(path: Path, network: EarlyExitNetwork, program: Program, forced: in
 
 def _wanted(
     network: EarlyExitNetwork, program: Program, forced: int | None
-) -> Iterator[tuple[list[Tensor], Exited]]:
+) -> list[tuple[list[Tensor], Exited]]:
+    """Fresh inputs and what the network says to them; its mode and policy stay as they are."""
     generator = torch.Generator().manual_seed(0 if forced is None else forced)
-    early = len(network.heads)
-    policy = network.policy
-    if forced is not None:
-        opened = [0.0 if k == forced else float("inf") for k in range(early)]
-        policy = ExitPolicy(thresholds=tuple(opened))
-    kept = network.policy
-    try:
-        network.policy = policy
+    found = []
+    with evaluating(network), _opened(network, forced):
         for _ in range(SAMPLES):
             inputs = fresh_inputs(program, 1, generator)
             given = iter(inputs)
             flat = [next(given) if isinstance(v, Tensor) else v for v in program.example]
             args, kwargs = torch.utils._pytree.tree_unflatten(flat, program.in_spec)
-            yield inputs, network.infer(*args, **kwargs)
+            found.append((inputs, network.infer(*args, **kwargs)))
+    return found
+
+
+@contextmanager
+def _opened(network: EarlyExitNetwork, forced: int | None) -> Iterator[None]:
+    """All samples take one exit inside; None leaves the policy."""
+    kept = network.policy
+    if forced is not None:
+        opened = (0.0 if k == forced else NEVER for k in range(len(network.heads)))
+        network.policy = ExitPolicy(thresholds=tuple(opened))
+    try:
+        yield
     finally:
         network.policy = kept
 

@@ -29,11 +29,7 @@ def exit_task(task: Task, exits: int, weights: Sequence[float] | None = None) ->
         StrategyError: Weights of another number, or that are not positive.
         InputError: A task that calls the model itself.
     """
-    if task.forward is not None:
-        raise InputError(
-            "the task calls the model by a forward of its own, which expects one output; leave "
-            "Task(forward=...) away and give inputs as the network takes them"
-        )
+    refuse_forward(task)
     shares = tuple(1.0 for _ in range(exits)) if weights is None else tuple(weights)
     if len(shares) != exits or not all(share > 0 for share in shares):
         raise StrategyError(f"weights are {shares}; give one above 0 for each of {exits} exits")
@@ -45,7 +41,7 @@ def exit_task(task: Task, exits: int, weights: Sequence[float] | None = None) ->
         judged[f"{name} at the end"] = places[-1:]
         up = higher_is_better(name, metric, task.higher_is_better)
         kind = StreamingOverExits if streams(metric) else MetricOverExits
-        metrics.update({said: kind(metric, which) for said, which in judged.items()})
+        metrics.update({said: kind(metric, which, exits) for said, which in judged.items()})
         directions.update(dict.fromkeys(judged, up))
     return replace(
         task,
@@ -53,6 +49,19 @@ def exit_task(task: Task, exits: int, weights: Sequence[float] | None = None) ->
         metrics=metrics or None,
         higher_is_better=directions,
     )
+
+
+def refuse_forward(task: Task) -> None:
+    """Refuse a task that is written for a network of one output.
+
+    Raises:
+        InputError: It calls the model itself.
+    """
+    if task.forward is not None:
+        raise InputError(
+            "the task calls the model by a forward of its own, which expects one output; leave "
+            "Task(forward=...) away and give inputs as the network takes them"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +91,17 @@ class MetricOverExits:
     Args:
         metric: The function.
         exits: Which exits.
+        of: How many the network has.
     """
 
     metric: Callable[[Any, Any], Any]
     exits: tuple[int, ...]
+    of: int
 
     def __call__(self, outputs: Sequence[Tensor], labels: Any) -> float:
         """The metric over a split."""
-        return sum(float(self.metric(outputs[k], labels)) for k in self.exits) / len(self.exits)
+        said = _all(outputs, self.of)
+        return sum(float(self.metric(said[k], labels)) for k in self.exits) / len(self.exits)
 
 
 class StreamingOverExits:
@@ -98,15 +110,18 @@ class StreamingOverExits:
     Args:
         metric: The object; copied.
         exits: Which exits.
+        of: How many the network has.
     """
 
-    def __init__(self, metric: Any, exits: tuple[int, ...]) -> None:
+    def __init__(self, metric: Any, exits: tuple[int, ...], of: int) -> None:
+        self.of = of
         self.parts: Mapping[int, Any] = {k: copy.deepcopy(metric) for k in exits}
 
     def update(self, outputs: Sequence[Tensor], labels: Any) -> None:
         """Take in one batch."""
+        said = _all(outputs, self.of)
         for k, part in self.parts.items():
-            part.update(outputs[k], labels)
+            part.update(said[k], labels)
 
     def compute(self) -> float:
         """The mean so far."""
@@ -133,6 +148,7 @@ def _all(outputs: Any, exits: int) -> Sequence[Tensor]:
     if not isinstance(outputs, (tuple, list)) or len(outputs) != exits:
         raise InputError(
             f"the network gives {type(outputs).__name__}; this task is for {exits} exits, the "
-            "tuple that a network with early exits gives"
+            "tuple that a network with early exits gives in training. Everything else, "
+            "calibrate_exits too, takes the task of the original network"
         )
     return outputs

@@ -253,7 +253,7 @@ class Stage(nn.Module):
         self.feature = 0 if last else network.attachments[index].feature
         remembers = network.policy.criterion == "patience"
         self.remembered = 2 if remembers and 0 < index < len(network.heads) else 0
-        self.train(network.training)
+        self.training = network.training
 
     def decide(self, values: Sequence[Tensor], memory: Memory) -> tuple[Tensor, Tensor, Memory]:
         """Class scores, who leaves, and what the next stage must know.
@@ -295,7 +295,7 @@ class RoutedNetwork(nn.Module):
     def __init__(self, network: EarlyExitNetwork) -> None:
         super().__init__()
         self.network = network
-        self.eval()
+        self.training = network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Answers, each from the exit that its sample takes.
@@ -331,7 +331,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.segments = nn.ModuleList(segments)
         self.feature, self.head = feature, head
-        self.eval()
+        self.training = segments[0].training
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run all of it.

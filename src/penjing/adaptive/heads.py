@@ -35,14 +35,10 @@ def layout_of(node: fx.Node) -> Layout:
         return "vectors"
     if rank > 3:
         return "maps"
-    seen, todo = {node}, [node, *node.users]
-    for near in todo[:1]:
-        todo += near.all_input_nodes
-    for near in todo:
+    for near in (node, *node.users, *node.all_input_nodes):
         name = op_name(near)
         if name.startswith("conv") or "pool" in name or name in _CHANNELS_FIRST:
             return "maps"
-        seen.add(near)
     return "tokens"
 
 

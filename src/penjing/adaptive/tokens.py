@@ -172,7 +172,8 @@ class Shortening:
         if self.method == "norm":
             return self.call(functions.drop_by_norm, (stream, r, self.protected)), None
         if self.method == "attention":
-            given = (stream, query, key, r, self.protected)
+            scale = Call(site.attention).arg("scale")
+            given = (stream, query, key, r, self.protected, scale)
             return self.call(functions.drop_by_attention, given), None
         merging = (stream, key, tokens.size, r, self.protected)
         made = self.call(functions.merge_tokens, merging)
@@ -208,7 +209,7 @@ class Shortening:
                 shape = self.program.shape(other)
                 if len(shape) >= back and shape[-back] != 1:
                     self._refuse(node, "reads one value per token of the original network")
-        if name in _SAME and back == 1:
+        if name in _SAME and back <= _acts_on(node):
             self._refuse(node)
         self.present[node] = Present(rank - back, count, size)
 
@@ -231,6 +232,12 @@ class Shortening:
             f"{', ' + place if place else ''}) {why}; only encoders whose layers keep tokens in a "
             "dimension of their own can have fewer"
         )
+
+
+def _acts_on(node: fx.Node) -> int:
+    """How many of the last dimensions a layer works on."""
+    norms = op_name(node) in {"layer_norm", "rms_norm"}
+    return len(Call(node).arg("normalized_shape")) if norms else 1
 
 
 def _reshape(work: Shortening, node: fx.Node, twin: fx.Node) -> None:

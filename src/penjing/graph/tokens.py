@@ -58,7 +58,12 @@ def merge_tokens(
 
 
 def drop_by_attention(
-    x_BTD: Tensor, queries_BHTE: Tensor, keys_BHTE: Tensor, r: int, protected: int
+    x_BTD: Tensor,
+    queries_BHTE: Tensor,
+    keys_BHTE: Tensor,
+    r: int,
+    protected: int,
+    scale: float | None = None,
 ) -> Tensor:
     """Drop the `r` tokens that get the least attention, the others in order.
 
@@ -69,6 +74,7 @@ def drop_by_attention(
         keys_BHTE: Likewise.
         r: Tokens that go.
         protected: Tokens at the front that stay, 0 or 1.
+        scale: Of the scores; None is one over the root of the head dim.
 
     Returns:
         The shorter stream.
@@ -77,7 +83,8 @@ def drop_by_attention(
         Liang et al. 2022, arXiv:2202.07800 (EViT; there the rest becomes one token more).
     """
     asking = queries_BHTE[:, :, :1] if protected else queries_BHTE
-    scores = asking @ keys_BHTE.transpose(-2, -1) / math.sqrt(keys_BHTE.shape[-1])
+    factor = 1 / math.sqrt(keys_BHTE.shape[-1]) if scale is None else scale
+    scores = asking @ keys_BHTE.transpose(-2, -1) * factor
     return _kept(x_BTD, scores.softmax(-1).mean((1, 2)), r, protected)
 
 

@@ -68,6 +68,14 @@ def _are_teachers(value: Any) -> bool:
     return isinstance(value, nn.Module) or several or value == "parent"
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(map(_is_number, value))
+
+
+def _are_counts(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, Sequence) and all(map(_is_whole, value)))
+
+
 def _are_shares(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_is_number(share) for share in value.values())
 
@@ -103,13 +111,20 @@ RULES: Mapping[str, Rule] = {
         "a name such as 'adamw', a class, or a function of the parameters",
         StrategyError,
     ),
+    "exits": Rule(_is_whole, "a whole number, such as 2", StrategyError),
+    "r": Rule(_are_counts, "a whole number, or one for every layer in a list", StrategyError),
+    "protect": Rule(_is_whole, "0 or 1 tokens at the front, or None", StrategyError),
+    "widths": Rule(_are_numbers, "shares in (0, 1], such as (0.5, 1.0)", StrategyError),
+    "latency_ms": Rule(_is_number, "milliseconds, such as 1.5", BudgetError),
     "seed": Rule(_is_seed, "a whole number of at most 63 bits", StrategyError),
     "path": FOLDER,
     "out": FOLDER,
     "workdir": FOLDER,
     "preprocessing": Rule(_of(Normalize), "a Normalize"),
     "name": Rule(_of(str), "a name, as text"),
-    **dict.fromkeys(("epochs", "accumulate", "n", "threads", "batch", "patience"), COUNT),
+    **dict.fromkeys(
+        ("epochs", "accumulate", "n", "threads", "batch", "patience", "samples"), COUNT
+    ),
     **dict.fromkeys(
         ("lr", "weight_decay", "warmup", "clip", "minutes", "temperature", "weight"), NUMBER
     ),

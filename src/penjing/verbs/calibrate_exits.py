@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from penjing.adaptive.calibration import Answers, Calibration, Candidate
 from penjing.adaptive.criteria import NEVER, Criterion
 from penjing.adaptive.exit_files import stage_programs, write_conditional
+from penjing.adaptive.exit_task import refuse_forward
 from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.counts.macs import count_macs
 from penjing.counts.params import count_nonzero, count_params
@@ -27,12 +28,11 @@ from penjing.exporters import write_program
 from penjing.figures import ExitFigures, Figures, LatencyFigures
 from penjing.graph.capture import Example, capture
 from penjing.latency.onnxruntime import Feeds, Timing, time_onnx
-from penjing.latency.samples import spread, time_samples
+from penjing.latency.samples import REPEATS, spread, time_samples
 from penjing.report import CandidateFigures, Report, ReportData, environment
 from penjing.task import Task
 from penjing.task.definition import Split
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.early_exits import inputs_of
 
 Cost = Literal["latency", "macs"]
 
@@ -83,7 +83,8 @@ def calibrate_exits(  # noqa: PLR0913 - a public verb, its options are keywords
         A copy with thresholds, and the report.
 
     Raises:
-        InputError: `model` has no exits, or there are no validation data.
+        InputError: `model` has no exits, there are no validation data, or the task calls the model
+            itself.
         BudgetError: Neither bound was given, or one that makes no sense.
         InfeasibleError: A latency that cannot be had; carries what can.
         StrategyError: An unknown criterion or cost, or a latency budget with `cost="macs"`.
@@ -95,6 +96,7 @@ def calibrate_exits(  # noqa: PLR0913 - a public verb, its options are keywords
             f"{type(model).__name__} has no exits; pj.early_exits attaches them, and they are to "
             "be trained first"
         )
+    refuse_forward(task)
     _check_bounds(max_drop, latency_ms, cost)
     made = copy.deepcopy(model).eval()
     answers = Answers.of(made, task)
@@ -129,7 +131,7 @@ def calibrate_exits(  # noqa: PLR0913 - a public verb, its options are keywords
 def _check_bounds(max_drop: float | None, latency_ms: float | None, cost: str) -> None:
     if max_drop is None and latency_ms is None:
         raise BudgetError("give max_drop=0.01, say, or latency_ms, the highest mean latency")
-    if max_drop is not None and not max_drop >= 0:
+    if max_drop is not None and (isinstance(max_drop, str) or not max_drop >= 0):
         raise BudgetError(f"max_drop is {max_drop}; it is in absolute points of the metric, from 0")
     if latency_ms is not None and not latency_ms > 0:
         raise BudgetError(f"latency_ms is {latency_ms}; it must be above 0")
@@ -157,7 +159,7 @@ def _example(task: Task) -> Example:
     batch = next(task.batches("val"), None)
     if batch is None:
         raise InputError("val gave no batches; is the loader empty?")
-    example: Example = inputs_of(batch.inputs)
+    example: Example = batch.part(0, 2).inputs
     return example
 
 
@@ -184,7 +186,7 @@ def _timed(
     inputs = list(islice(_singles(task, split), samples))
     with tempfile.TemporaryDirectory() as folder:
         whole, exits = Path(folder) / "whole.onnx", Path(folder) / "exits.onnx"
-        plain = capture(network.original(), inputs_of(inputs[0]))
+        plain = capture(network.original(), inputs[0])
         written = write_program(plain, whole), write_conditional(network, inputs[0], exits)
         feeds = [[_feeds(given, one.inputs) for given in inputs] for one in written]
         rows = time_samples([whole, exits], feeds)
@@ -195,10 +197,7 @@ def _singles(task: Task, split: Split) -> Iterator[Example]:
     """The inputs of a split, one sample at a time."""
     for batch in task.batches(split):
         for row in range(batch.samples):
-            yield pytree.tree_map(
-                lambda leaf, at=row: leaf[at : at + 1] if isinstance(leaf, Tensor) else leaf,
-                batch.inputs,
-            )
+            yield batch.part(row, row + 1).inputs
 
 
 def _feeds(inputs: Example, names: Any) -> Feeds:
@@ -280,7 +279,8 @@ def _figures(network: nn.Module, macs: int, latency: LatencyFigures | None) -> F
         how={
             "params": "all parameters, tied ones once",
             "macs": "mean over the validation samples, of the layers that they run",
-            "latency_ms": "mean over samples of the data, one at a time, on ONNX Runtime",
+            "latency_ms": "mean over samples of the data, one at a time, on ONNX Runtime; "
+            f"of each the fastest of {REPEATS} calls",
         },
     )
 

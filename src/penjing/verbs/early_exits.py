@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.adaptive.heads import Head
@@ -101,12 +101,3 @@ def early_exits(  # noqa: PLR0913 - a public verb, its options are keywords
         seconds=time.perf_counter() - started,
     )
     return EarlyExits(made, Report(data))
-
-
-def inputs_of(batch: Example) -> Example:
-    """The first two samples of a batch, as an example."""
-    if isinstance(batch, Tensor):
-        return batch[:2]
-    if isinstance(batch, dict):
-        return {name: inputs_of(value) for name, value in batch.items()}
-    return tuple(inputs_of(value) for value in batch)

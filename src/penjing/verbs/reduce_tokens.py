@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import get_args
@@ -12,12 +12,16 @@ from torch import nn
 
 from penjing.adaptive.tokens import Method, shorten
 from penjing.errors import InputError, StrategyError
-from penjing.graph.capture import Example, capture, check_runs
+from penjing.graph.call import is_tensor
+from penjing.graph.capture import Example, Program, capture, check_runs
 from penjing.graph.form import graph_form
+from penjing.graph.parts import outputs_of
 from penjing.record import Record, attach
 from penjing.report import Report, ReportData, environment
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.preparation import check_finite, program_figures
+
+TIMING = "the choice of tokens costs time that MACs do not count: pj.measure times it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +83,30 @@ def reduce_tokens(
     check_runs(made, example_inputs)
     with suppress(InputError):  # inputs that cannot be described: it is saved with an example then
         attach(made, Record.of(example_inputs))
+    short = capture(made, example_inputs)
     data = ReportData(
         kind="tokens",
         title=type(model).__name__,
         before=program_figures(program),
-        after=program_figures(capture(made, example_inputs)),
+        after=program_figures(short),
         choices={
             "method": method,
             "tokens behind each layer": ", ".join(map(str, counts)),
             "protected": str(protected),
         },
         environment=environment(),
-        notes=("the choice of tokens costs time that MACs do not count: pj.measure times it",),
+        notes=(*_notes(program, short), TIMING),
         seconds=time.perf_counter() - started,
     )
     return FewerTokens(made, Report(data))
+
+
+def _notes(program: Program, short: Program) -> Iterator[str]:
+    """Outputs that have other sizes than they had."""
+    for before, after in zip(outputs_of(program), outputs_of(short), strict=True):
+        if is_tensor(before) and program.shape(before)[1:] != short.shape(after)[1:]:
+            was, now = (list(s[1:]) for s in (program.shape(before), short.shape(after)))
+            yield (
+                f"output {before.name!r} has {now} per sample and had {was}: it holds the tokens "
+                "that are left, not one per place of the input"
+            )
