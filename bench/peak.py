@@ -37,6 +37,7 @@ from zeros import sparsify
 
 ROWS = [(n, s) for n in NETWORKS for s in (0.0, 0.9)]
 CALLS = 400
+NEAR = 0.7  # share of the peak above which nothing holds a layer back that is worth a word
 SUMS = 12  # independent multiply-adds, beyond latency times width
 
 STAMP = """
@@ -148,6 +149,8 @@ def operations(files: Files, step: Step) -> int:
 def reason(step: Step, share: float) -> str:
     """What keeps a layer below the peak, from what its kernel does."""
     note, kernel = step.code.note, step.kernel
+    if share > NEAR:
+        return "near the peak"
     if "window" in kernel or "run" in kernel:
         return "one use per weight: bound by reading weights, lookups and idle lanes"
     if kernel in {"dense_linear", "block_linear", "recurrent_dense_linear"}:
@@ -157,7 +160,7 @@ def reason(step: Step, share: float) -> str:
     if kernel in {"sparse_conv", "column_linear"}:
         where = "staging and " if "staged" in note else "loads across cache lines and "
         return f"a load per multiply-add, {where}short lists"
-    return "near the peak" if share > 0.7 else "partial vectors, few channels"
+    return "partial vectors, few channels"
 
 
 def rows_of(network: str, sparsity: float, rates: dict[str, float]) -> dict[str, Any]:
