@@ -272,6 +272,25 @@ def test_an_integer_program_refuses_what_it_cannot_be():
         pj.compile(model, x, batch=8)
 
 
+class Blind(nn.Module):
+    """Attention in which one query sees nothing, for which torch answers zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed, seen = nn.Linear(8, 24), torch.ones(6, 6, dtype=torch.bool)
+        seen[2] = False
+        self.register_buffer("seen", seen)
+
+    def forward(self, x):
+        q, k, v = self.mixed(x).chunk(3, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen)
+
+
+def test_attention_of_a_query_that_sees_nothing_stays_in_floats():
+    network = quantized(Blind(), torch.randn(8, 6, 8))
+    assert list(network.fallbacks) == ["scaled_dot_product_attention"]
+
+
 class Spread(nn.Module):
     """The same scores behind several masks."""
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Argument
 
-from penjing.graph.call import Call, op_name
+from penjing.graph.call import Call, op_name, size_value
 from penjing.graph.capture import Program
 
 _ATTENTION = "scaled_dot_product_attention"
@@ -28,7 +29,8 @@ def attention_as_products(program: Program) -> Program:
     Returns:
         A program that computes the same up to rounding. The last product keeps the name of the
         attention; attention with a mask of numbers or of the inputs, with shared key heads or
-        dropout stays, and so does a causal one over lengths that vary.
+        dropout stays, and so does a causal one over lengths that vary, and one with a query that
+        sees nothing: it answers zeros, where a softmax over nothing has no value.
     """
     if not any(op_name(n) == _ATTENTION for n in program.graph.nodes):
         return program
@@ -45,7 +47,11 @@ def attention_as_products(program: Program) -> Program:
 
 def _is_plain(program: Program, call: Call) -> bool:
     mask = call.arg("attn_mask")
-    known = mask is None or (mask.meta["val"].dtype == torch.bool and _is_constant(program, mask))
+    known = mask is None or (
+        mask.meta["val"].dtype == torch.bool
+        and _is_constant(program, mask)
+        and bool(constant(program, mask).any(-1).all())
+    )
     varies = call.arg("is_causal") and not all(isinstance(n, int) for n in _lengths(call))
     return known and not varies and not call.arg("enable_gqa") and not call.arg("dropout_p")
 
@@ -60,6 +66,26 @@ def _is_constant(program: Program, node: fx.Node) -> bool:
     return node.name not in program.inputs and all(
         _is_constant(program, n) for n in node.all_input_nodes
     )
+
+
+def constant(program: Program, node: fx.Node) -> Tensor:
+    """The value of a node that depends on no input."""
+
+    def value(n: fx.Node) -> Any:
+        if n.name in program.stored:
+            return program.tensors[program.stored[n.name]]
+        if not isinstance(n.meta.get("val"), Tensor):
+            return size_value(n)
+        if n.op == "get_attr":
+            return getattr(program.graph_module, str(n.target))
+        return constant(program, n)
+
+    if node.op != "call_function" or node.name in program.stored:
+        found: Tensor = value(node)
+        return found
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
+    made: Tensor = node.target(*args, **kwargs)  # type: ignore[operator] # an ATen op
+    return made
 
 
 def _write_out(graph: fx.Graph, node: fx.Node) -> None:

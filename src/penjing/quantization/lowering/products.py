@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from penjing.graph.call import Call, op_name, size_value
+from penjing.graph.call import Call, op_name
+from penjing.quantization.attention import constant
 from penjing.quantization.integers import LOW, norm_scales, scale_of, softmax_scales
 from penjing.quantization.lowering.builder import Builder, Value
 
@@ -70,7 +69,7 @@ def mask(b: Builder, node: fx.Node) -> None:
     if b.given(node) != b.given(scores):
         raise b.refuse(node, "its mask has more positions than what it hides")
     b.values[node.name] = b.value(scores, node)
-    b.masks[node.name] = ~np.asarray(_constant(b, Call(node).arg("mask")).numpy())
+    b.masks[node.name] = ~np.asarray(constant(b.network.program, Call(node).arg("mask")).numpy())
 
 
 def _rows(b: Builder, node: fx.Node, seen: NDArray[np.bool_], source: Value) -> NDArray[np.int8]:
@@ -84,27 +83,6 @@ def _rows(b: Builder, node: fx.Node, seen: NDArray[np.bool_], source: Value) -> 
     planes = samples[0].reshape(shape)
     alike = bool((planes == planes[:1]).all())
     return np.ascontiguousarray(planes[:1] if alike else planes).astype(np.int8)
-
-
-def _constant(b: Builder, node: fx.Node) -> torch.Tensor:
-    """A tensor that depends on no input."""
-    program = b.network.program
-
-    def value(n: fx.Node) -> Any:
-        if n.name in program.stored:
-            return program.tensors[program.stored[n.name]]
-        if not isinstance(n.meta.get("val"), torch.Tensor):
-            return size_value(n)
-        if n.op == "get_attr":
-            return getattr(program.graph_module, str(n.target))
-        return _constant(b, n)
-
-    if node.op != "call_function" or node.name in program.stored:
-        found: torch.Tensor = value(node)
-        return found
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
-    made: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator] # an ATen op
-    return made
 
 
 def norm(b: Builder, node: fx.Node) -> None:
