@@ -229,3 +229,11 @@ def test_a_task_of_classes_in_another_dimension_compares_them_there() -> None:
     data = [(torch.zeros(2, 1), value.argmax(1))]
     (first, *_) = compare(_Fixed(value), _Fixed(value), data, task=Task(val=data)).classes
     assert first.before == 1.0
+
+
+def test_labels_in_another_order_than_the_decisions_tell_nothing_of_classes():
+    model, x = nn.Linear(3, 4).eval(), torch.randn(5, 2, 3)  # (T, B, F)
+    labels = model(x).argmax(-1)
+    task = Task(batch_dims=(1,))
+    assert all(row.after == 1 for row in compare(model, model, [(x, labels)], task=task).classes)
+    assert not compare(model, model, [(x, labels.T.contiguous())], task=task).classes

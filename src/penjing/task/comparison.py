@@ -172,7 +172,7 @@ class _Decisions:
         mine, theirs = decided(out, new), decided(out, out.value)
         self.same += float((mine == theirs).sum())
         self.count += mine.numel()
-        if not isinstance(labels, Tensor) or labels.numel() != mine.numel():
+        if not isinstance(labels, Tensor) or not _in_turn(labels, mine):
             return
         flat, mine, theirs = labels.reshape(-1).long(), mine.reshape(-1), theirs.reshape(-1)
         count = out.scores(new).shape[-1]
@@ -194,6 +194,16 @@ class _Decisions:
             for i, (n, *shares) in enumerate(rows)
             if n
         )
+
+
+def _in_turn(labels: Tensor, decisions: Tensor) -> bool:
+    """Whether labels are those of the decisions in the same order, however they are flattened.
+
+    `(B, T)` beside `(T, B)` are as many in another order.
+    """
+    sizes, others = ([n for n in t.shape if n > 1] for t in (labels, decisions))
+    flattened = len(sizes) != len(others)
+    return labels.numel() == decisions.numel() and (flattened or sizes == others)
 
 
 def decided(out: Output, value: Tensor) -> Tensor:
