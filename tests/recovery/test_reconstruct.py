@@ -42,6 +42,31 @@ class Branch(nn.Module):
         return self.out(F.relu(x + y))
 
 
+class Merged(nn.Module):
+    """A layer that sees every channel of a sample as a sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.each, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(1, 1, 3), nn.Conv2d(8, 4, 1)
+        tiny.randomise(self, 0)
+
+    def forward(self, x):
+        y = F.relu(self.one(x))
+        n, c, h, w = y.shape
+        return self.two(self.each(y.reshape(n * c, 1, h, w)).reshape(n, c, h - 2, w - 2))
+
+
+def test_a_layer_whose_rows_go_with_units_is_left_and_those_behind_it_are_repaired():
+    network = Network.of(Merged().eval(), torch.randn(4, 3, 8, 8))
+    cut = network.cut(network.plan({"one": (0, 3, 4)}))
+    _, rows = reconstruct(cut, Calibration.of([torch.randn(16, 3, 8, 8)] * 3))
+    told = {row.layer: row.reason for row in rows}
+    assert told == {
+        "each": "some of its rows, one for each unit of a sample, go with the units",
+        "two": "",
+    }
+
+
 CONSUMERS = {
     "conv1d": (lambda: Two(nn.Conv1d(3, 6, 3), nn.Conv1d(6, 4, 3)), (60, 3, 9)),
     "conv2d": (lambda: Two(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3, 2, 1)), (60, 3, 8, 8)),

@@ -267,7 +267,12 @@ class Reconstruction:
 
     def _rows_obstacle(self, node: str) -> str:
         """Why the rows of a layer cannot be those of the original; notes what decides on them."""
-        if not open_sizes(self.cut.dense.nodes[node]):
+        dense, cut = self.cut.dense, self.cut.program
+        free = dense.nodes[node].meta["val"].shape
+        sizes = zip(free, dense.shape(dense.nodes[node]), cut.shape(cut.nodes[node]), strict=True)
+        if any(not isinstance(size, int) and before != after for size, before, after in sizes):
+            return "some of its rows, one for each unit of a sample, go with the units"
+        if not open_sizes(dense.nodes[node]):
             return ""
         choice = Choice.of_rows(self.cut.dense, node)
         if choice is None:

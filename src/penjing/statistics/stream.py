@@ -275,8 +275,8 @@ def _dying(
     last = dict(place)
     for program in programs:
         for node in program.graph.nodes:
-            places = [place[user.name] for user in node.users]
-            last[node.name] = max([last[node.name], *places])
+            if node.name in place:
+                last[node.name] = max([last[node.name], *_readers(node, place)])
     for stop, names in reads.items():
         for name in names:
             last[name] = max(last[name], place[stop])
@@ -286,12 +286,21 @@ def _dying(
     return found
 
 
+def _readers(node: fx.Node, place: Mapping[str, int]) -> Iterator[int]:
+    """Where a node is read, through sizes that are computed for a cut network alone too."""
+    for user in node.users:
+        if user.name in place:
+            yield place[user.name]
+        else:
+            yield from _readers(user, place)
+
+
 def differing(first: Program, other: Program, changing: Iterable[str] = ()) -> set[str]:
     """Nodes of `other` that compute something else than in `first`, or will.
 
     Args:
         first: The reference.
-        other: A program with the same node names.
+        other: A program with the same node names, and sizes of its own.
         changing: Nodes whose stored tensors will be replaced.
 
     Returns:
@@ -311,8 +320,8 @@ def differing(first: Program, other: Program, changing: Iterable[str] = ()) -> s
             )
             if mine.shape != theirs.shape or not torch.equal(mine, theirs):
                 differ.add(node.name)
-        elif any(n.name in differ for n in node.all_input_nodes) or _written(node) != _written(
-            first.nodes[node.name]
+        elif any(n.name in differ for n in node.all_input_nodes) or (
+            node.name not in first.nodes or _written(node) != _written(first.nodes[node.name])
         ):
             differ.add(node.name)
     return differ
