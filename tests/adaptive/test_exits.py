@@ -371,6 +371,27 @@ def test_one_file_with_conditions_does_what_the_network_does(quick, tmp_path):
         np.testing.assert_allclose(said[0], scores.numpy(), rtol=1e-4, atol=1e-5)
 
 
+class Named(nn.Module):
+    """Two inputs, given by name in another order."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = deep()
+
+    def forward(self, first, second):
+        return self.layers(first - 2 * second)
+
+
+def test_stage_files_of_a_network_called_by_names_take_any_batch(tmp_path):
+    example = {"second": VECTORS[:4], "first": VECTORS[4:8]}
+    made = pj.early_exits(Named().eval(), example, exits=1).model
+    write_stages(made, example, tmp_path)
+    done = StageRunner(tmp_path)(VECTORS.flip(0).numpy(), VECTORS.numpy())
+    wanted = made.infer(second=VECTORS.flip(0), first=VECTORS).outputs
+    torch.testing.assert_close(done.outputs, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_network_in_training_mode_is_exported_and_stays_in_it(quick, tmp_path):
     made = copy.deepcopy(quick).train()
     pj.export(made, VECTORS, tmp_path / "net.onnx")

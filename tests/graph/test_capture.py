@@ -165,3 +165,17 @@ class Cached(nn.Module):
 def test_a_cache_in_the_outputs_is_named_with_its_switch():
     with pytest.raises(CaptureError, match=r"returns a Cache.* use_cache=False"):
         capture(Cached(), torch.randn(2, 4))
+
+
+class Keywords(nn.Module):
+    """Takes its inputs by whatever names the call has."""
+
+    def forward(self, **named):
+        return named["first"] - named["second"]
+
+
+def test_keywords_that_forward_catches_have_an_open_batch():
+    net, x = Keywords(), torch.ones(4, 3)
+    program = capture(net, {"second": x, "first": x})
+    assert program.dynamic_batch
+    assert "forward" not in vars(net)

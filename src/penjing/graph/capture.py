@@ -415,8 +415,9 @@ def _export(
         for free in (_free_dims, _free_batch):
             opened = [free(v, d) for v, d in zip(many, dims, strict=True)]
             open_args, open_kwargs = pytree.tree_unflatten(opened, spec)
-            named = inspect.signature(model.forward).bind(*open_args, **open_kwargs).arguments
-            program = _try_export(model, many_args, many_kwargs, dict(named))
+            with _written_out(model, open_kwargs):
+                bound = inspect.signature(model.forward).bind(*open_args, **open_kwargs)
+            program = _try_export(model, many_args, many_kwargs, dict(bound.arguments))
             if not isinstance(program, Exception):
                 dynamic = _has_dynamic_batch(program, dims)
                 if dynamic or repeat == 1:
@@ -458,10 +459,40 @@ def _try_export(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dims: Any
 ) -> torch.export.ExportedProgram | Exception:
     try:
-        with torch.no_grad(), _torch_silent():
+        with torch.no_grad(), _torch_silent(), _written_out(model, kwargs):
             return torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
     except Exception as error:  # noqa: BLE001 - of every kind; the caller raises the last
         return error
+
+
+@contextmanager
+def _written_out(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """`forward` with the keywords that its `**` takes as its own: export opens no sizes behind it.
+
+    Args:
+        model: Its `forward` is as it was afterwards.
+        kwargs: What it is called with.
+    """
+    plain, signature = model.forward, inspect.signature(model.forward)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    more = [name for name in kwargs if name not in {p.name for p in own}]
+    if not more or len(own) == len(signature.parameters):
+        yield
+        return
+
+    def forward(*args: Any, **named: Any) -> Any:
+        return plain(*args, **named)
+
+    keywords = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in more)
+    vars(forward)["__signature__"] = signature.replace(parameters=[*own, *keywords])
+    held = vars(model).get("forward")
+    vars(model)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(model)["forward"]
+        if held is not None:
+            vars(model)["forward"] = held
 
 
 def capture_once(model: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
