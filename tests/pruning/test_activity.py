@@ -85,3 +85,7 @@ def test_a_threshold_is_read_from_places_that_a_large_layer_has():
     many = 2**25  # the last place has no float32
     found = _spread(torch.arange(many), 2**20)
     assert torch.equal(found, torch.arange(2**20) * 32)
+
+
+def test_all_linear_and_convolutional_layers_are_meant_where_none_is_named():
+    assert set(quiet(network(), [images()], sparsity=0.5).after) == {"0", "2", "5"}

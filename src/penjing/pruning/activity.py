@@ -86,7 +86,7 @@ def quiet(
     calibration: Any,
     *,
     sparsity: float | Mapping[Key, float],
-    layers: Iterable[Key] | Key = LAYERS,
+    layers: Iterable[Key] | Key | None = None,
     rule: Rule = "threshold",
 ) -> Quieted:
     """Make small inputs of linear and convolutional layers zero, without labels.
@@ -99,7 +99,7 @@ def quiet(
         calibration: Batches of inputs.
         sparsity: Share of zeros among the inputs of a layer, 0 <= x < 1, or by layer; where zeros
             are more than that already nothing changes.
-        layers: Modules, names, globs or types; by default all linear and convolutional ones.
+        layers: Modules, names, globs or types; None is all linear and convolutional ones.
         rule: "threshold": one bound on the size per layer, a share on average. "topk": the same
             number of channels at every position of every sample.
 
@@ -124,7 +124,7 @@ def quiet(
         raise StrategyError(f"rule is {rule!r}; known are {', '.join(get_args(Rule))}")
     samples = Calibration.of(calibration)
     made = copy.deepcopy(model)
-    shares = _shares(model, sparsity, several(layers))
+    shares = _shares(model, sparsity, None if layers is None else several(layers))
     order = _in_order(made, shares, samples)
     before = zero_shares(made, order, samples)
     rules: dict[str, Threshold | TopK] = {}
@@ -208,9 +208,11 @@ def _in_order(model: nn.Module, layers: Iterable[str], calibration: Calibration)
 
 
 def _shares(
-    model: nn.Module, sparsity: float | Mapping[Key, float], layers: Sequence[Key]
+    model: nn.Module, sparsity: float | Mapping[Key, float], layers: Sequence[Key] | None
 ) -> dict[str, float]:
     """Share of zeros by name of the layer; the first key that matches counts."""
+    if layers is None:
+        layers = [name for name, m in model.named_modules() if name and isinstance(m, LAYERS)]
     wanted = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(layers, sparsity)
     found: dict[str, float] = {}
     for key, share in wanted.items():
