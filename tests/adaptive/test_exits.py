@@ -263,6 +263,7 @@ def test_without_labels_agreement_is_kept(trained):
     [
         ({}, BudgetError),
         ({"max_drop": -0.1}, BudgetError),
+        ({"max_drop": "1%"}, BudgetError),
         ({"latency_ms": 0.0}, BudgetError),
         ({"latency_ms": 1.0, "cost": "macs"}, StrategyError),
         ({"max_drop": 0.1, "cost": "watts"}, StrategyError),

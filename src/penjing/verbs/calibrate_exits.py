@@ -128,7 +128,7 @@ def calibrate_exits(  # noqa: PLR0913 - a public verb, its options are keywords
     return CalibratedExits(made, Report(data))
 
 
-def _check_bounds(max_drop: float | None, latency_ms: float | None, cost: str) -> None:
+def _check_bounds(max_drop: float | str | None, latency_ms: float | None, cost: str) -> None:
     if max_drop is None and latency_ms is None:
         raise BudgetError("give max_drop=0.01, say, or latency_ms, the highest mean latency")
     if max_drop is not None and (isinstance(max_drop, str) or not max_drop >= 0):
