@@ -864,6 +864,105 @@ def level_in_words(board: str, level: float) -> str:
     return f"{level:g}x fewer MACs" if board == "units" else f"{100 * level:g} % zeros"
 
 
+def depth_table() -> str:
+    """Whole blocks, widths, or both, at equal MACs."""
+    named = {
+        "inner+residual": "widths",
+        "depth": "whole branches",
+        "inner+residual+depth": "both in one call",
+    }
+    body = [
+        [
+            NAMES.get(network, network),
+            f"{factor:.2f}x",
+            named[str(scope)],
+            str(len(same)),
+            spread([r["measured_fewer_macs"] for r in same]) + "x",
+            ", ".join(f"{r['blocks_kept']}/{r['blocks']}" for r in same if r["blocks"]) or "all",
+            spread([r["pruned"] for r in same]),
+            spread([r["latency_ratio"] for r in same]) + "x",
+            f"{max(r['cpu_seconds'] for r in same):.0f}",
+        ]
+        for (network, factor, scope), same in grouped(
+            rows("depth"), "network", "fewer_macs", "scope"
+        ).items()
+    ]
+    header = (
+        "network", "asked", "what goes", "seeds", "fewer MACs", "branches left", "top-1",
+        "times faster", "CPU-s",
+    )  # fmt: skip
+    return table(header, body) if body else "No rows yet."
+
+
+def adaptive_tables() -> str:
+    """Early exits, slimmable widths and fewer tokens, as far as there are rows."""
+    studies = {"exits": exits_table, "slimmable": slimmable_table, "tokens": tokens_table}
+    found = {name: [r for r in rows("adaptive") if r["study"] == name] for name in studies}
+    return "\n\n".join(make(found[name]) for name, make in studies.items() if found[name])
+
+
+def exits_table(found: list[Row]) -> str:
+    """Accuracy against the distribution of latency over single samples."""
+    body = [
+        [
+            NAMES.get(r["network"], r["network"]),
+            f"{r['criterion']}, {'frozen' if r['frozen'] else 'trained'} trunk",
+            f"{100 * r['max_drop']:g} points",
+            f"{r['dense_accuracy']:.2f} → {r['accuracy']:.2f}",
+            " / ".join(f"{share:.0%}" for share in r["taken"]),
+            f"{r['dense_latency_ms']['mean']:.3f} → {r['latency_ms']['mean']:.3f}",
+            f"{r['dense_latency_ms']['p95']:.3f} → {r['latency_ms']['p95']:.3f}",
+        ]
+        for r in found
+    ]
+    header = (
+        "network with exits", "how", "may lose", "accuracy", "leave at exit 1 / 2 / end",
+        "mean ms", "95th percentile, ms",
+    )  # fmt: skip
+    return table(header, body)
+
+
+def slimmable_table(found: list[Row]) -> str:
+    """One set of weights at several widths."""
+    body = [
+        [
+            NAMES.get(r["network"], r["network"]),
+            f"{r['width']:g}",
+            f"{r['dense_accuracy']:.2f}",
+            f"{r['untrained_accuracy']:.2f}",
+            f"{r['accuracy']:.2f}",
+            f"{r['macs'] / 1e6:.1f}",
+            f"{r['times_faster']:.2f}x",
+        ]
+        for r in found
+    ]
+    header = (
+        "slimmable network", "width", "original's accuracy", "before training", "accuracy",
+        "million MACs", "times faster",
+    )  # fmt: skip
+    return table(header, body)
+
+
+def tokens_table(found: list[Row]) -> str:
+    """Fewer tokens, without training."""
+    body = [
+        [
+            NAMES.get(r["network"], r["network"]),
+            f"{r['method']}, {r['r']} a layer",
+            f"{r['dense_accuracy']:.2f} → {r['accuracy']:.2f}",
+            f"{r['dense_macs'] / r['macs']:.2f}x",
+            f"{r['times_faster']['1']:.2f}x",
+            f"{r['times_faster']['32']:.2f}x",
+        ]
+        for r in found
+    ]
+    header = (
+        "network with fewer tokens", "how", "accuracy", "fewer MACs", "times faster, batch 1",
+        "batch 32",
+    )  # fmt: skip
+    return table(header, body)
+
+
 def mixed_table() -> str:
     """Widths and zeros together, one after the other, and each alone, at equal effective MACs."""
     body = [
@@ -946,6 +1045,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "criterion-cost": cost_table,
     "leaderboard": leaderboard_table,
     "mixed": mixed_table,
+    "depth": depth_table,
+    "adaptive": adaptive_tables,
     "zeros": zeros_table,
     "patterns": patterns_table,
     "peak": peak_table,
