@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from penjing.errors import StrategyError
 from penjing.graph.network import Network
-from penjing.recovery import Reconstruct, reconstruct
+from penjing.recovery import Reconstruct, Tune, reconstruct, tune
 from penjing.task import Calibration
 from penjing.testing import tiny
 
@@ -65,6 +65,14 @@ def test_a_layer_whose_rows_go_with_units_is_left_and_those_behind_it_are_repair
         "each": "some of its rows, one for each unit of a sample, go with the units",
         "two": "",
     }
+
+
+def test_a_cut_network_with_a_layer_whose_rows_go_with_units_is_tuned():
+    network = Network.of(Merged().eval(), torch.randn(4, 3, 8, 8))
+    cut = network.cut(network.plan({"one": (0, 3, 4)}))
+    samples = Calibration.of([torch.randn(16, 3, 8, 8)] * 3)
+    _, row = tune(cut, samples, samples, Tune(steps=2))
+    assert row.layer == "outputs, tuned"
 
 
 CONSUMERS = {

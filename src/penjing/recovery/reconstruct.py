@@ -19,7 +19,7 @@ from torch import Tensor
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.analysis import open_sizes
-from penjing.graph.capture import Program
+from penjing.graph.capture import Program, concrete_shape
 from penjing.graph.network import Cut
 from penjing.recovery.choice import Choice
 from penjing.recovery.mixtures import Experts, mixtures
@@ -52,6 +52,18 @@ class Changed(Protocol):
     def slice_like(self, node: str, value: Tensor) -> Tensor:
         """What is left of a tensor that has the original shape of a node's first output."""
         ...
+
+
+def loses_rows(changed: Changed, node: str) -> bool:
+    """Whether a node's batch has a row for each unit of a sample, and some of them go.
+
+    Args:
+        changed: A network and its changed form.
+        node: Name of a node with one tensor.
+    """
+    dense, cut = (program.nodes[node].meta["val"] for program in (changed.dense, changed.program))
+    sizes = zip(dense.shape, concrete_shape(dense), concrete_shape(cut), strict=True)
+    return any(not isinstance(size, int) and before != after for size, before, after in sizes)
 
 
 class Support(Protocol):
@@ -267,12 +279,9 @@ class Reconstruction:
 
     def _rows_obstacle(self, node: str) -> str:
         """Why the rows of a layer cannot be those of the original; notes what decides on them."""
-        dense, cut = self.cut.dense, self.cut.program
-        free = dense.nodes[node].meta["val"].shape
-        sizes = zip(free, dense.shape(dense.nodes[node]), cut.shape(cut.nodes[node]), strict=True)
-        if any(not isinstance(size, int) and before != after for size, before, after in sizes):
+        if loses_rows(self.cut, node):
             return "some of its rows, one for each unit of a sample, go with the units"
-        if not open_sizes(dense.nodes[node]):
+        if not open_sizes(self.cut.dense.nodes[node]):
             return ""
         choice = Choice.of_rows(self.cut.dense, node)
         if choice is None:

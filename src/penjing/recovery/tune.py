@@ -18,7 +18,7 @@ from torch import Tensor
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.capture import Program
-from penjing.recovery.reconstruct import Changed, Reconstruct
+from penjing.recovery.reconstruct import Changed, Reconstruct, loses_rows
 from penjing.statistics.grams import layers
 from penjing.statistics.outlets import outlets
 from penjing.statistics.stream import Samples
@@ -122,7 +122,8 @@ class _Tuning:
             if name in program.parameters
         }
         self.live = {name: t != 0 for name, t in self.values.items() if t.dim() > 1}
-        self.features = _features(changed.dense) if settings.features else ()
+        features = _features(changed.dense) if settings.features else ()
+        self.features = [name for name in features if not loses_rows(changed, name)]
         self.lr = self.settings.lr or REACH / max(1, len(layers(program)[0]))
         self.random = torch.Generator().manual_seed(settings.seed)
 
