@@ -89,6 +89,24 @@ def test_a_unit_whose_norm_is_switched_off_is_proved_all_the_same():
     assert prove(net.cut(net.plan({"0": [1]}))).moved > 0
 
 
+class Rest(nn.Module):
+    """Divides by what is beside the largest unit: nothing, when one is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 4), nn.Linear(1, 2)
+
+    def forward(self, x):
+        units = self.first(x).sigmoid()
+        return self.last((units.sum(1, keepdim=True) - units.amax(1, keepdim=True)).rsqrt())
+
+
+def test_a_cut_whose_outputs_are_no_longer_finite_is_refused():
+    net = Network.of(Rest().eval(), torch.randn(3, 6))
+    with pytest.raises(VerificationError, match="NaN or infinite where the original's is finite"):
+        prove(net.cut(net.plan({"first": [0, 1, 2]})))
+
+
 def test_a_difference_is_relative_to_the_largest_value():
     assert relative_difference(torch.tensor([1.0, 4.5]), torch.tensor([1.0, 5.0])) == 0.1
 

@@ -71,17 +71,27 @@ def prove(cut: Cut, seed: int = 0) -> Evidence:
 
     Raises:
         Mismatch: A node differs by more than the tolerance.
-        VerificationError: Masking moved nothing, so equality proves nothing.
+        VerificationError: Masking moved nothing, so equality proves nothing; or the cut network's
+            outputs are not finite where the original's are.
     """
     generator = torch.Generator().manual_seed(seed)
     program = cut.network.program
+    broken = ""
     for _ in range(TRIES):
         tensors = randomised(program, generator)
         inputs = [random_like(v, generator) for v in program.example]
+        lockstep = _Lockstep(cut, tensors, inputs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            evidence = _Lockstep(cut, tensors, inputs).walk()
-        if evidence.moved > 0.0 or not cut.plan.drop:
+            evidence = lockstep.walk()
+        if lockstep.broken:  # random weights may do that now and then, a bad cut always does
+            broken = lockstep.broken
+        elif evidence.moved > 0.0 or not cut.plan.drop:
             return evidence
+    if broken:
+        raise VerificationError(
+            f"after the cut, output {broken!r} is NaN or infinite where the original's is finite; "
+            "the cut is refused: leave more units, or the layers before it as they are"
+        )
     raise VerificationError(
         "masking the units of the plan moved no output, so the cut cannot be proved: "
         f"{sorted(cut.plan.drop)[:5]} do not reach the outputs on the example inputs"
@@ -218,6 +228,7 @@ class _Lockstep:
                 self.masked[node.name] = masked(value, dims, cut.kept) if tensor else value
                 self.small[node.name] = sliced(value, dims, cut.kept) if tensor else value
         self.error, self.nodes = 0.0, 0
+        self.broken = ""  # an output that only the cut graph makes NaN or infinite
 
     def walk(self) -> Evidence:
         """Run every node; the first that differs raises."""
@@ -286,7 +297,13 @@ class _Lockstep:
             dense, hidden = self.dense[node.name], self.masked[node.name]
             if isinstance(dense, Tensor) and dense.is_floating_point():
                 moved = max(moved, relative_difference(hidden, dense))
+                if _finite(dense) and not _finite(self.small[node.name]):
+                    self.broken = node.name
         return moved
+
+
+def _finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value).all())
 
 
 def _last_uses(graph: fx.Graph) -> dict[str, list[str]]:
