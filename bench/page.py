@@ -53,6 +53,11 @@ def table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in body)])
 
 
+def listed(found: Iterable[Row], columns: dict[str, Callable[[Row], str]]) -> str:
+    """A table of one line per row."""
+    return table(tuple(columns), [[cell(row) for cell in columns.values()] for row in found])
+
+
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean and range."""
     mean = f"{statistics.fmean(values):.{digits}f}"
@@ -903,64 +908,63 @@ def adaptive_tables() -> str:
 
 def exits_table(found: list[Row]) -> str:
     """Accuracy against the distribution of latency over single samples."""
-    body = [
-        [
-            NAMES.get(r["network"], r["network"]),
-            f"{r['criterion']}, {'frozen' if r['frozen'] else 'trained'} trunk",
-            f"{100 * r['max_drop']:g} points",
-            f"{r['dense_accuracy']:.2f} → {r['accuracy']:.2f}",
-            " / ".join(f"{share:.0%}" for share in r["taken"]),
-            f"{r['dense_latency_ms']['mean']:.3f} → {r['latency_ms']['mean']:.3f}",
-            f"{r['dense_latency_ms']['p95']:.3f} → {r['latency_ms']['p95']:.3f}",
-        ]
-        for r in found
-    ]
-    header = (
-        "network with exits", "how", "may lose", "accuracy", "leave at exit 1 / 2 / end",
-        "mean ms", "95th percentile, ms",
-    )  # fmt: skip
-    return table(header, body)
+    return listed(
+        found,
+        {
+            "network with exits": network_name,
+            "how": lambda r: f"{r['criterion']}, {'frozen' if r['frozen'] else 'trained'} trunk",
+            "may lose": lambda r: f"{100 * r['max_drop']:g} points",
+            "accuracy": accuracies,
+            "leave at exit 1 / 2 / end": lambda r: " / ".join(f"{s:.0%}" for s in r["taken"]),
+            "mean ms": lambda r: latencies(r, "mean"),
+            "95th percentile, ms": lambda r: latencies(r, "p95"),
+        },
+    )
 
 
 def slimmable_table(found: list[Row]) -> str:
     """One set of weights at several widths."""
-    body = [
-        [
-            NAMES.get(r["network"], r["network"]),
-            f"{r['width']:g}",
-            f"{r['dense_accuracy']:.2f}",
-            f"{r['untrained_accuracy']:.2f}",
-            f"{r['accuracy']:.2f}",
-            f"{r['macs'] / 1e6:.1f}",
-            f"{r['times_faster']:.2f}x",
-        ]
-        for r in found
-    ]
-    header = (
-        "slimmable network", "width", "original's accuracy", "before training", "accuracy",
-        "million MACs", "times faster",
-    )  # fmt: skip
-    return table(header, body)
+    return listed(
+        found,
+        {
+            "slimmable network": network_name,
+            "width": lambda r: f"{r['width']:g}",
+            "before training": lambda r: f"{r['untrained_accuracy']:.2f}",
+            "accuracy": accuracies,
+            "million MACs": lambda r: f"{r['macs'] / 1e6:.1f}",
+            "times faster": lambda r: f"{r['times_faster']:.2f}x",
+        },
+    )
 
 
 def tokens_table(found: list[Row]) -> str:
     """Fewer tokens, without training."""
-    body = [
-        [
-            NAMES.get(r["network"], r["network"]),
-            f"{r['method']}, {r['r']} a layer",
-            f"{r['dense_accuracy']:.2f} → {r['accuracy']:.2f}",
-            f"{r['dense_macs'] / r['macs']:.2f}x",
-            f"{r['times_faster']['1']:.2f}x",
-            f"{r['times_faster']['32']:.2f}x",
-        ]
-        for r in found
-    ]
-    header = (
-        "network with fewer tokens", "how", "accuracy", "fewer MACs", "times faster, batch 1",
-        "batch 32",
-    )  # fmt: skip
-    return table(header, body)
+    return listed(
+        found,
+        {
+            "network with fewer tokens": network_name,
+            "how": lambda r: f"{r['method']}, {r['r']} a layer",
+            "accuracy": accuracies,
+            "fewer MACs": lambda r: f"{r['dense_macs'] / r['macs']:.2f}x",
+            "times faster, batch 1": lambda r: f"{r['times_faster']['1']:.2f}x",
+            "batch 32": lambda r: f"{r['times_faster']['32']:.2f}x",
+        },
+    )
+
+
+def network_name(row: Row) -> str:
+    """What a reader calls the network of a row."""
+    return NAMES.get(row["network"], row["network"])
+
+
+def accuracies(row: Row) -> str:
+    """Of the original, then of the result."""
+    return f"{row['dense_accuracy']:.2f} → {row['accuracy']:.2f}"
+
+
+def latencies(row: Row, figure: str) -> str:
+    """Of the original, then of the result, in milliseconds."""
+    return f"{row['dense_latency_ms'][figure]:.3f} → {row['latency_ms'][figure]:.3f}"
 
 
 def mixed_table() -> str:

@@ -7,6 +7,7 @@ for the identity within the grid's limits; beyond them nothing flows.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ MOMENTUM = 0.01  # of a batch in the moving range, as in torch.ao's MovingAverag
 _SMALLEST_RATIO = 1e-3  # of the step it started from: a step is positive
 
 
-class TrainedGrid(nn.Module):
+class TrainedGrid(nn.Module, ABC):
     """A grid inside a network in training. Called on a tensor, it brings it to the grid.
 
     Args:
@@ -37,9 +38,9 @@ class TrainedGrid(nn.Module):
         self.register_buffer("zero", whole)
 
     @property
+    @abstractmethod
     def step(self) -> Tensor:
         """Present steps, float32, shape () or (channels,)."""
-        raise NotImplementedError
 
     @property
     def grid(self) -> Grid:
