@@ -23,6 +23,14 @@ def test_training_lowers_the_loss():
     assert result.epochs[-1].loss < result.epochs[0].loss
 
 
+def test_one_epoch_over_data_without_a_length_trains():
+    model = Net()
+    before = model.outside.weight.detach().clone()
+    data = task(train=lambda: iter([(X[:16], Y[:16])] * 4), val=None)
+    fit(model, data, settings(epochs=1))
+    assert not torch.equal(before, model.outside.weight)
+
+
 def test_every_epoch_is_told():
     result = fit(Net(), task(), settings())
     assert [epoch.epoch for epoch in result.epochs] == [1, 2, 3]

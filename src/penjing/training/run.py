@@ -76,8 +76,12 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Share of the run at the middle of the current step, in [0, 1]."""
-        within = min((self.batch + 0.5) / self.length, 1.0) if self.length else 0.0
+        """Share of the run at the middle of the current step, in [0, 1].
+
+        In a first epoch over data without a length it is that of the middle of the epoch: at its
+        beginning a warm-up would hold the learning rate at zero.
+        """
+        within = min((self.batch + 0.5) / self.length, 1.0) if self.length else 0.5
         return min((self.epoch + within) / self.settings.epochs, 1.0)
 
     @property

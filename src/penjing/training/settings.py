@@ -52,6 +52,7 @@ class Fit:
         lr: Base learning rate; None is the optimizer's own.
         weight_decay: None is the optimizer's own; by name, vectors never decay.
         schedule: "cosine", "linear", "one_cycle", "constant", or a function of progress in [0, 1].
+            Data without a length stand at the middle of the first epoch until they were read once.
         warmup: Share of the run in which the learning rate rises from zero, in [0, 1).
         clip: Largest norm of the gradient; None does not clip.
         accumulate: Batches whose gradients are averaged into one step, at least 1.
