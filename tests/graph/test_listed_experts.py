@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.graph.mixtures import CHOSEN, INNER, WIDTH, Expert
 from torch import Tensor, nn
 
 import penjing as pj
 from penjing.graph.network import Network
 from penjing.pruning.verify import prove
 
-WIDTH, INNER, EXPERTS, CHOSEN = 6, 5, 3, 2
+EXPERTS = 3
 EXACT = 1e-12  # relative, float64: sums of a few products in another order
 
 
-class Expert(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.up(x)))
-
-
-class Mixture(nn.Module):
+class Mixture(nn.Module, ABC):
     """Subclasses say how the rows come to the experts."""
 
     def __init__(self) -> None:
@@ -40,8 +33,9 @@ class Mixture(nn.Module):
         shares, chosen = torch.topk(self.gate(x).softmax(-1), CHOSEN, -1)
         return self.head(x + self.mixed(x, shares, chosen))
 
+    @abstractmethod
     def mixed(self, x: Tensor, shares: Tensor, chosen: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What the chosen experts make of every row, weighed."""
 
 
 class Picked(Mixture):

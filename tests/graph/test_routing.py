@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.graph.mixtures import CHOSEN, EXPERTS, INNER, WIDTH, LookedUp, Mixture
 from torch import Tensor, nn
 
 import penjing as pj
@@ -14,45 +15,7 @@ from penjing.errors import PlanError
 from penjing.graph.network import Network
 from penjing.pruning.verify import prove
 
-WIDTH, INNER, EXPERTS, CHOSEN = 6, 5, 4, 2
 EXACT = 1e-12  # relative, float64: sums of a few products in another order
-
-
-class Mixture(nn.Module):
-    """Experts in stacked tensors; subclasses say how a token reaches those that were chosen.
-
-    `allowed` is the reference: what it leaves out has minus infinity for a score.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Linear(3, WIDTH)
-        self.gate = nn.Linear(WIDTH, EXPERTS)
-        self.up = nn.Parameter(torch.randn(EXPERTS, 2 * INNER, WIDTH))
-        self.down = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER))
-        self.head = nn.Linear(WIDTH, 2)
-        self.allowed: Tensor | None = None
-
-    def scores(self, x: Tensor) -> Tensor:
-        scores = self.gate(x)
-        return scores if self.allowed is None else scores.masked_fill(~self.allowed, -torch.inf)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.enter(x))
-        return self.head(x + self.mixed(x, self.scores(x)))
-
-    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class LookedUp(Mixture):
-    """Every token takes the weights of its experts along."""
-
-    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
-        shares, chosen = torch.topk(scores.softmax(-1), CHOSEN, dim=-1)
-        gate, up = torch.einsum("bkoi,bi->bko", self.up[chosen], x).chunk(2, -1)
-        made = torch.einsum("bkio,bko->bki", self.down[chosen], F.silu(gate) * up)
-        return (made * shares.unsqueeze(-1)).sum(1)
 
 
 class Scattered(Mixture):
@@ -158,7 +121,7 @@ def test_as_many_experts_stay_as_are_chosen():
     network = Network.of(net, x)
     group = network.groups[group_of(network, "experts")]
 
-    assert (group.least, group.least_why.split(" test_routing.py")[0]) == (2, "topk chooses 2")
+    assert (group.least, group.least_why.split(" mixtures.py")[0]) == (2, "topk chooses 2")
 
 
 class _Beside(nn.Module):

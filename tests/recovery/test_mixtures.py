@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.graph import mixtures
+from tests.graph.mixtures import CHOSEN, EXPERTS, INNER, WIDTH, Expert, Mixture
 from torch import Tensor, nn
 
 from penjing.graph.network import Network
@@ -15,44 +17,23 @@ from penjing.recovery.mixtures import PRIOR
 from penjing.statistics.routed import Moments, routed
 from penjing.task import Calibration
 
-WIDTH, INNER, EXPERTS, CHOSEN = 6, 5, 4, 2
 SAMPLES, HELD = 200, 40  # chunks of 40, of which the last is held out
 PLAIN = Reconstruct(rounds=0, rows_per_unknown=1e9, dampings=(1e-13,))
 CLOSE = 1e-7  # relative: normal equations of few unknowns in float64
 
 
-class Mixture(nn.Module):
-    """Experts in stacked tensors between two layers; subclasses send the rows to them."""
+class Bare(Mixture):
+    """Nothing comes behind the mixture: what it makes is seen as it is."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.gate = nn.Linear(3, WIDTH), nn.Linear(WIDTH, EXPERTS)
-        self.up = nn.Parameter(torch.randn(EXPERTS, 2 * INNER, WIDTH))
-        self.down = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER))
-        self.allowed: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.enter(x))
-        scores = self.gate(x)
-        if self.allowed is not None:
-            scores = scores.masked_fill(~self.allowed, -torch.inf)
-        return x + self.mixed(x, scores)
-
-    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
-        raise NotImplementedError
+    def last(self) -> nn.Module:
+        return nn.Identity()
 
 
-class LookedUp(Mixture):
-    """Every row takes the matrices of its experts along, by `einsum`."""
-
-    def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
-        shares, chosen = torch.topk(scores.softmax(-1), CHOSEN, dim=-1)
-        gate, up = torch.einsum("bkoi,bi->bko", self.up[chosen], x).chunk(2, -1)
-        made = torch.einsum("bkio,bko->bki", self.down[chosen], F.silu(gate) * up)
-        return (made * shares.unsqueeze(-1)).sum(1)
+class LookedUp(Bare, mixtures.LookedUp):
+    pass
 
 
-class Multiplied(Mixture):
+class Multiplied(Bare):
     """The same by `bmm`, as in transformers, the stack the other way round."""
 
     def __init__(self) -> None:
@@ -68,7 +49,7 @@ class Multiplied(Mixture):
         return (made * shares.reshape(-1, 1)).view(x.shape[0], CHOSEN, -1).sum(1)
 
 
-class AllRun(Mixture):
+class AllRun(Bare):
     """All experts run on every row, and few have a share."""
 
     def mixed(self, x: Tensor, scores: Tensor) -> Tensor:
@@ -208,15 +189,6 @@ def test_moments_are_sums_over_the_rows_of_each_expert():
 
     torch.testing.assert_close(sums.xd[1], x[owner == 1].T @ d[owner == 1])
     assert sums.rows.tolist() == [5, 4, 0]
-
-
-class Expert(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.up(x)))
 
 
 class Listed(nn.Module):
