@@ -1,0 +1,150 @@
+"""How fast is compiled code with zeros, and how near its peak?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tables import charts
+from tables.markdown import shared, table, value
+from tables.rows import Row, Rows, alike, grouped, rows
+
+ZEROS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+ELEMENT_KERNELS = ("sparse_conv", "window_linear", "column_linear")
+ACROSS = (60, 500)  # pixels from the left to the right end of the axis
+
+
+def zeros_table() -> str:
+    """Speed of compiled sparse networks against ONNX Runtime's dense code."""
+    return table(
+        alike(rows("zeros"), "network", "batch", "threads"),
+        {
+            **{key: shared(value(key)) for key in ("network", "batch", "threads")},
+            **{f"{100 * share:g} % zeros": _times_faster(share) for share in ZEROS},
+        },
+    )
+
+
+def _times_faster(share: float) -> Callable[[Rows], str]:
+    def cell(found: Rows) -> str:
+        same = [r for r in found if r["sparsity"] == share]
+        return f"{same[-1]['times_faster']:.2f}" if same else ""
+
+    return cell
+
+
+def zeros_picture() -> str:
+    """Times faster against the share of zeros, batch 1, one thread; even is marked."""
+    single = [r for r in rows("zeros") if r["batch"] == r["threads"] == 1]
+    lines = {
+        name: sorted((r["sparsity"], r["times_faster"]) for r in same)
+        for (name,), same in grouped(single, "network").items()
+    }
+    top = max(2.0, math.ceil(max(faster for points in lines.values() for _, faster in points)))
+
+    def x(share: float) -> float:
+        return 60 + 440 * share
+
+    def y(faster: float) -> float:
+        return 350 - 300 * faster / top
+
+    def axes() -> Iterator[str]:
+        yield charts.level(y(1), ACROSS, dashed=True)
+        yield charts.text(54, y(1) + 4, "even", anchor="end")
+        for faster in range(2, int(top) + 1):
+            yield charts.grid(y(faster), ACROSS, f"{faster}x")
+        for percent in (0, 25, 50, 75, 100):
+            yield charts.below(x(percent / 100), 370, f"{percent} %")
+        yield charts.below(280, 394, "weights that are zero")
+
+    parts = list(axes())
+    for number, (name, points) in enumerate(lines.items()):
+        colour = charts.colour(number, len(lines))
+        curve = charts.polyline([(x(a), y(b)) for a, b in points], colour)
+        parts.append(curve + charts.legend(525, 60 + 24 * number, colour, name))
+    title = "Times faster than ONNX Runtime's dense code against the share of zeros"
+    return charts.svg(title, parts, size=(720, 410))
+
+
+def patterns_table() -> str:
+    """Microseconds of single layers by pattern and kind of kernel."""
+    return table(
+        rows("patterns"),
+        {
+            "layer": value("layer"),
+            "pattern": value("pattern"),
+            "zeros": value("sparsity", "{:.0%}"),
+            "dense, us": lambda r: f"{_dense(r):.1f}",
+            "element, us": lambda r: f"{_element(r):.1f}",
+            "best, us": lambda r: f"{r['microseconds'][_best(r)]:.1f}",
+            "best kernel": _best,
+            "times dense": lambda r: f"{_dense(r) / r['microseconds'][_best(r)]:.2f}",
+            "chosen / best": value("chosen_over_best", "{:.2f}"),
+        },
+    )
+
+
+def _dense(row: Row) -> float:
+    times: dict[str, float] = row["microseconds"]
+    return times["dense_conv"] if "dense_conv" in times else times["dense_linear"]
+
+
+def _element(row: Row) -> float:
+    return min(row["microseconds"][k] for k in ELEMENT_KERNELS if k in row["microseconds"])
+
+
+def _best(row: Row) -> str:
+    times: dict[str, float] = row["microseconds"]
+    return min(times, key=times.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What the layers of one kind of kernel reach; `peak` is None where nothing is counted."""
+
+    network: str
+    sparsity: float
+    kernel: str
+    microseconds: float
+    layers: str = ""
+    gflops: float | None = None
+    peak: float | None = None
+    reason: str = ""
+
+
+def peak_table() -> str:
+    """Share of the peak per network and kind of kernel."""
+    return table(
+        [share for row in rows("peak") for share in _shares(row)],
+        {
+            "network": lambda s: s.network,
+            "zeros": lambda s: f"{s.sparsity:.0%}",
+            "kernel": lambda s: s.kernel,
+            "layers": lambda s: s.layers,
+            "us": lambda s: f"{s.microseconds:.1f}",
+            "GFLOP/s of nonzeros": lambda s: "" if s.gflops is None else f"{s.gflops:.0f}",
+            "of peak": lambda s: "" if s.peak is None else f"{s.peak:.0%}",
+            "why": lambda s: s.reason,
+        },
+    )
+
+
+def _shares(row: Row) -> Iterator[_Share]:
+    """One line for every kind of kernel, and one for all that is not counted."""
+    counted = [layer for layer in row["layers"] if "share" in layer]
+    rest = row["microseconds"] - sum(layer["microseconds"] for layer in counted)
+    for (kernel,), same in grouped(counted, "kernel").items():
+        time = sum(layer["microseconds"] for layer in same)
+        gflops = sum(layer["operations"] for layer in same) / time / 1e3
+        yield _Share(
+            row["network"],
+            row["sparsity"],
+            kernel,
+            time,
+            str(len(same)),
+            gflops,
+            gflops / row["gflops_of_machine"]["registers"],
+            same[0]["reason"],
+        )
+    yield _Share(row["network"], row["sparsity"], "others", rest)

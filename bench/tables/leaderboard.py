@@ -1,0 +1,81 @@
+"""Which method is most accurate in equal minutes?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tables import charts
+from tables.markdown import average, mean, seeds, spread, table
+from tables.names import NAMES, SCHOOLED
+from tables.rows import Rows, alike, grouped, rows
+
+KEYS = ("board", "network", "level", "minutes")
+COLUMN, BOTTOM = 90, 330  # pixels: width of a column, and where the axis lies
+
+
+def leaderboard_tables() -> str:
+    """One table per board, network, level and minutes; the best on validation first."""
+    parts = []
+    for (board, network, level, minutes), found in grouped(rows("leaderboard"), *KEYS).items():
+        name = {**NAMES, **SCHOOLED}[network]
+        parts.append(f"{name}, {asked_for(board, level)}, {minutes:g} minutes\n\n{_board(found)}")
+    if not parts:
+        return "No rows yet."
+    drawn = "![Validation accuracy of every method in equal minutes](assets/leaderboard.svg)"
+    return "\n\n".join([drawn, *parts])
+
+
+def _board(found: Rows) -> str:
+    methods = alike(found, "method")
+    return table(
+        sorted(methods, key=lambda same: average(same, "validation"), reverse=True),
+        {
+            "method": _method,
+            "seeds": seeds,
+            "validation, %": spread("validation", 1),
+            "test, %": spread("test", 1),
+            "own seconds": mean("method_seconds", "{:.0f}"),
+        },
+    )
+
+
+def _method(same: Rows) -> str:
+    late = "" if all(r["in_time"] for r in same) else " (over time)"
+    return f"{same[0]['method']}{late}"
+
+
+def asked_for(board: str, level: float) -> str:
+    """What a board asks for."""
+    return f"{level:g}x fewer MACs" if board == "units" else f"{100 * level:g} % zeros"
+
+
+def leaderboard_picture() -> str:
+    """Dots of every method, mean validation accuracy, one column per board, network and level."""
+    found = grouped(rows("leaderboard"), *KEYS)
+    methods = sorted({r["method"] for same in found.values() for r in same})
+    colours = {m: charts.colour(n, len(methods), light=42) for n, m in enumerate(methods)}
+    right = 60 + COLUMN * len(found)
+    parts = [charts.grid(_y(value), (60, right), f"{value} %") for value in range(0, 101, 20)]
+    for column, (key, same) in enumerate(found.items()):
+        parts += _column(105 + COLUMN * column, key, same, colours)
+    for number, (method, colour) in enumerate(colours.items()):
+        parts.append(charts.legend(right + 30, 40 + 22 * number, colour, method))
+    title = "Validation accuracy of every method in equal minutes"
+    return charts.svg(title, parts, size=(right + 260, 400))
+
+
+def _column(
+    x: int, key: tuple[str, str, float, float], found: Rows, colours: dict[str, str]
+) -> Iterator[str]:
+    board, network, level, minutes = key
+    asked = f"MACs / {level:g}" if board == "units" else asked_for(board, level)
+    for line, words in enumerate((network, asked, f"{minutes:g} min")):
+        yield charts.below(x, BOTTOM + 20 + 16 * line, words)
+    for (method,), same in grouped(found, "method").items():
+        reached = average(same, "validation")
+        title = f"{method}: {reached:.1f} %"
+        yield charts.dot(x, _y(reached), colours[method], radius=5, title=title)
+
+
+def _y(accuracy: float) -> float:
+    return BOTTOM - 290 * accuracy / 100
