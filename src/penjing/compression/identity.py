@@ -13,7 +13,7 @@ from penjing.compression.yardstick import fingerprint
 from penjing.report import environment
 from penjing.task import Calibration, Task, Tasks
 from penjing.training.teacher import weights_hash
-from penjing.verbs.preparation import Choices
+from penjing.verbs.choices import Choices
 
 VERSIONS = ("penjing", "torch", "onnx", "onnxruntime")
 

@@ -36,8 +36,10 @@ from penjing.task.outputs import Outputs
 from penjing.task.samples import Dims
 from penjing.training import Fit
 from penjing.training.settled import settled
+from penjing.verbs.choices import Choices
 from penjing.verbs.export import export
-from penjing.verbs.preparation import Choices, Preparation, Repair
+from penjing.verbs.preparation import Preparation
+from penjing.verbs.repairs import Repair
 
 Recovery = Literal["auto", "finetune"] | None
 

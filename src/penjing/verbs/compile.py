@@ -18,7 +18,7 @@ from penjing.exporters import c_name, compile_checked, compile_quantized
 from penjing.graph.capture import Example
 from penjing.quantization.module import QuantizedModule
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.preparation import check_finite
+from penjing.verbs.soundness import check_finite
 
 OPTIMIZE = ("latency", "flash", "ram")
 

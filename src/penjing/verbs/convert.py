@@ -9,8 +9,8 @@ from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.module import QuantizedModule
 from penjing.record import attach, record_of
 from penjing.report import Report, ReportData, environment
-from penjing.verbs.preparation import check_finite
 from penjing.verbs.quantize import Quantized, notes_of, quantized_figures
+from penjing.verbs.soundness import check_finite
 
 
 def convert(model: nn.Module) -> Quantized:

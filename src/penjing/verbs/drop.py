@@ -18,7 +18,7 @@ from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
 from penjing.task import Calibration, Task
 from penjing.task import agreement as share_alike
-from penjing.verbs.preparation import whole_batches
+from penjing.verbs.soundness import whole_batches
 
 PATIENCE_SECONDS = 2.0
 _EVERY = 4  # each fourth sample is held back

@@ -12,7 +12,7 @@ from penjing.errors import ExportError
 from penjing.exporters import Exported, write
 from penjing.graph.capture import Example
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.preparation import check_finite
+from penjing.verbs.soundness import check_finite
 
 
 @arguments_checked

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from penjing.codegen.pipeline import Settings
+from penjing.counts.figures import program_figures
 from penjing.errors import ExportError, InputError, StrategyError, UnavailableError
 from penjing.exporters import Exported, compile_checked, onnx_feeds, write_integers, write_program
 from penjing.figures import Figures, LatencyFigures
@@ -20,7 +21,6 @@ from penjing.latency.onnxruntime import Timing, time_onnx, time_pair
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.preparation import program_figures
 from penjing.verbs.quantize import quantized_figures
 
 

@@ -25,7 +25,6 @@ from penjing.task import Calibration
 from penjing.task.randomness import device_of, random_kept
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import likeness
-from penjing.verbs.preparation import check_finite, check_fits
 from penjing.verbs.quantize import (
     bits_by_weight,
     check_in_floats,
@@ -35,6 +34,7 @@ from penjing.verbs.quantize import (
     remember_inputs,
     report_of,
 )
+from penjing.verbs.soundness import check_finite, check_fits
 
 FREEZE_AT = 0.8
 """Weights settle on grids that stay during the last fifth of a run."""

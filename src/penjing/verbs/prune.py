@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from penjing.counts.figures import program_figures
 from penjing.counts.reach import with_reach
 from penjing.errors import BudgetError, PlanError, VerificationError
 from penjing.figures import Proof, RepairFigures, SparsityFigures
@@ -42,13 +43,9 @@ from penjing.report import Coupling, Histogram, Report, ReportData, environment
 from penjing.task import Calibration
 from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.preparation import (
-    DEPTH,
-    Choices,
-    Preparation,
-    Repair,
-    program_figures,
-)
+from penjing.verbs.choices import DEPTH, Choices
+from penjing.verbs.preparation import Preparation
+from penjing.verbs.repairs import Repair
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 TOLD = 3  # groups that a note names
@@ -319,7 +316,7 @@ class Work:
 
     def report_data(self, original: nn.Module, samples: Calibration | None) -> ReportData:
         """Everything that can be told without timing or labels."""
-        choices = self.preparation.choices
+        choices, strategies = self.preparation.choices, self.preparation.strategies
         agreement = None
         batches = [] if samples is None else self.preparation.whole_batches(samples)
         if batches:
@@ -341,9 +338,9 @@ class Work:
             coupling=Coupling.of(found),
             proof=self.proof,
             choices={
-                "importance": self._decided(self.preparation.importance_name),
-                "allocation": self._decided(self.preparation.allocation_name),
-                "repair": self.preparation.repair_name,
+                "importance": self._decided(strategies.importance_name),
+                "allocation": self._decided(strategies.allocation_name),
+                "repair": strategies.repair_name,
                 "scope": ", ".join(sorted(choices.scope)),
                 "round_to": str(choices.round_to or 1),
                 "max_pruning_ratio": str(choices.max_pruning_ratio),
@@ -383,7 +380,7 @@ def _prune_in_steps(
 
 def _leaves_ignored(preparation: Preparation, plan: Plan) -> None:
     """Refuse a plan that cuts what the call leaves out."""
-    plan.check(preparation.known)
+    plan.check(preparation.removable.known)
     outside = sorted(set(plan.drop) - {g.name for g in preparation.groups})
     if outside:
         raise PlanError(
@@ -460,8 +457,9 @@ def _notes(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
         return (f"whole branches were removed, these layers and all before them in it: {names}",)
     if not preparation.groups and not cut.plan.sparsity:
         return (f"nothing was cut: the network has no group in scope{_locks(preparation)}",)
-    if preparation.branches is not None and not preparation.shortens:
-        return (preparation.no_branch,)
+    removable = preparation.removable
+    if removable.branches is not None and not removable.shortens:
+        return (removable.no_branch,)
     return ()
 
 
@@ -484,7 +482,7 @@ def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], lis
     Returns:
         Qualified name -> value, and a row per layer.
     """
-    samples, how = preparation.calibration, preparation.repair
+    samples, how = preparation.calibration, preparation.strategies.repair
     if cut.plan.sparsity:
         return _thinned(preparation, cut)
     if how is None or samples is None or not cut.plan.drop:
@@ -494,7 +492,7 @@ def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], lis
 
 def _thinned(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], list[RepairFigures]]:
     """New values for a cut network of which weights become zero as well."""
-    plan, samples, how = cut.plan, preparation.calibration, preparation.repair
+    plan, samples, how = cut.plan, preparation.calibration, preparation.strategies.repair
     pattern = Pattern.parse(plan.pattern)
     targets, kept, judge = choose_zeros(
         preparation.model, cut.program, plan.sparsity, pattern, samples
@@ -577,7 +575,7 @@ def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
     if goal.plan is not None:
         return ()
     demand = goal.demand(preparation, goal.steps)
-    shared = demand.pruning_ratio if preparation.allocation_name == "uniform" else None
+    shared = demand.pruning_ratio if preparation.strategies.allocation_name == "uniform" else None
     rows = []
     for group in preparation.groups:
         asked = demand.ratios.get(group.name, shared)
@@ -601,12 +599,13 @@ def _nearest_legal(preparation: Preparation, goal: Goal) -> tuple[str, ...]:
 
 def _judged_otherwise(work: Work) -> tuple[str, ...]:
     """Groups that the importance could not judge in its own way, in words, with the reason."""
+    judge = work.preparation.strategies.importance_name
     groups: dict[str, list[str]] = {}
     for name, reason in ({} if work.given else work.preparation.reasons).items():
         groups.setdefault(reason, []).append(repr(name))
     return tuple(
-        f"the importance {work.preparation.importance_name!r} did not judge every group in its own "
-        f"way: {', '.join(names[:TOLD])}"
+        f"the importance {judge!r} did not judge every group in its own way: "
+        f"{', '.join(names[:TOLD])}"
         f"{f' and {len(names) - TOLD} more' if len(names) > TOLD else ''}: {reason}"
         for reason, names in groups.items()
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from penjing.counts.figures import program_figures
 from penjing.errors import BudgetError, ExportError, InputError, StrategyError
 from penjing.exporters import onnx_feeds, write_integers, write_program
 from penjing.exporters.execution import execution_of
@@ -41,7 +42,7 @@ from penjing.task.randomness import device_of, random_kept
 from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
-from penjing.verbs.preparation import check_finite, check_fits, program_figures
+from penjing.verbs.soundness import check_finite, check_fits
 
 _TIMED_SECONDS = 20.0
 _HALF_BYTE = 4

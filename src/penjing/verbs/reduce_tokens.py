@@ -11,6 +11,7 @@ from typing import get_args
 from torch import nn
 
 from penjing.adaptive.tokens import Method, shorten
+from penjing.counts.figures import program_figures
 from penjing.errors import InputError, StrategyError
 from penjing.graph.call import is_tensor
 from penjing.graph.capture import Example, Program, capture, check_runs
@@ -19,7 +20,7 @@ from penjing.graph.parts import outputs_of
 from penjing.record import Record, attach
 from penjing.report import Report, ReportData, environment
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.preparation import check_finite, program_figures
+from penjing.verbs.soundness import check_finite
 
 TIMING = "the choice of tokens costs time that MACs do not count: pj.measure times it"
 

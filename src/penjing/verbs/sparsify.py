@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from penjing.counts.figures import program_figures
 from penjing.counts.macs import Counter
 from penjing.errors import BudgetError, StrategyError
 from penjing.figures import RepairFigures, SparsityFigures
@@ -47,16 +48,8 @@ from penjing.task import Calibration
 from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.preparation import (
-    REPAIRS,
-    Repair,
-    check_finite,
-    check_fits,
-    program_figures,
-    repair_name,
-    settled,
-    whole_batches,
-)
+from penjing.verbs.repairs import REPAIRS, Repair, repair_name, settled
+from penjing.verbs.soundness import check_finite, check_fits, whole_batches
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 HISTOGRAMS = 6  # the largest weights are drawn
