@@ -40,6 +40,8 @@ SHAPES = {
     "plain": Conv(),
     "wide_rows": Conv(size=(5, 37), channels=3),
     "many_rows": Conv(size=(33, 8)),
+    "two_vectors": Conv(size=(6, 32), kernel=(5, 5), padding=2, channels=3),
+    "whole_dilated": Conv(size=(7, 16), dilation=3, padding=3, channels=3),
     "half_vectors": Conv(size=(8, 8), channels=40, filters=3),
     "narrow": Conv(size=(4, 3)),
     "one_pixel": Conv(size=(1, 1), kernel=(1, 1), padding=0),

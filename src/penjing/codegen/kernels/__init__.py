@@ -13,6 +13,7 @@ from penjing.codegen.kernels.depthwise_plane import DepthwisePlane
 from penjing.codegen.kernels.kernel_conv import KernelConv
 from penjing.codegen.kernels.plane_mean import PlaneMean
 from penjing.codegen.kernels.recurrent import Recurrent
+from penjing.codegen.kernels.recurrent_batch import RecurrentBatch
 from penjing.codegen.kernels.run_linear import RunLinear
 from penjing.codegen.kernels.sparse_conv import SparseConv
 from penjing.codegen.kernels.sparse_linear import ColumnLinear, WindowLinear
@@ -29,6 +30,7 @@ __all__ = [
     "KernelConv",
     "PlaneMean",
     "Recurrent",
+    "RecurrentBatch",
     "RunLinear",
     "SparseConv",
     "Split",
@@ -100,6 +102,14 @@ def _products() -> tuple[Kernel, ...]:
         *blocks,
         *shared,
         *(Recurrent(product=product) for product in (*once, *shared)),
-        *(ColumnLinear(conv=SparseConv(style=Style(vectors=v))) for v in (8, 16)),
+        *(
+            RecurrentBatch(product=ColumnLinear(conv=SparseConv(style=Style(vectors=v))))
+            for v in (1, 4)
+        ),
+        *(
+            ColumnLinear(conv=SparseConv(style=Style(vectors=v, staged=s)))
+            for v in (8, 16)
+            for s in (False, True)
+        ),
         *(ColumnLinear(conv=SparseConv(style=Style(vectors=v), bundle=b)) for b, v in BLOCK_TILES),
     )

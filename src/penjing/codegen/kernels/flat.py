@@ -14,10 +14,14 @@ from math import ceil
 
 from penjing.codegen.kernels.cover import Frame, Job, named, pixels
 from penjing.codegen.kernels.geometry import Geometry, Piece, Tiling, row_pieces, tiling
-from penjing.codegen.kernels.vectors import even, types
+from penjing.codegen.kernels.vectors import even, mix, types
 
 LINE = 16
 """Floats of a cache line: planes begin at one, and a vector may run as far over the end."""
+MOST_SHIFTED = 8
+"""Vectors of a row that are shifted in registers."""
+FAR_BYTES, AHEAD = 1 << 20, 2
+"""Larger inputs are fetched so many channels ahead."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class FlatJob(Job):
     def functions(self) -> dict[str, str]:
         """Vector types and partial stores, those of staging too."""
         found: dict[str, str] = {}
+        if self._whole:
+            lanes = self._whole[0].lanes
+            found |= {**types(lanes), **mix(lanes)}
         for lanes in {p.lanes for _, _, pieces in self._columns() for p in pieces}:
             found |= types(lanes)
             if self.frame.g.stride[1] == 2:
@@ -132,19 +139,13 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int row, in
     def _phase(self, phase: int, to: int) -> str:
         """One row of one phase, for every tap column."""
         f, g = self.frame, self.frame.g
-        zeros, copies = [], []
-        for column, (first, last, pieces) in enumerate(self._columns()):
-            goal = f"s + {column * len(f.phases) * f.plane + to}"
-            zeros += [
-                f"*(pj_vf{p.lanes} *)({goal} + {p.column}) = (pj_vf{p.lanes}){{0}};"
-                for p in row_pieces(g.out[1], f.lanes)
-            ]
-            start = column * g.dilation[1] - g.padding[1]
-            for p in pieces:
-                at = first + p.column
-                copies.append(self._copy(p, f"{goal} + {at}", f"r + {at * g.stride[1] + start}"))
-            edge = [*range(first), *range(last, g.out[1])]
-            copies += [f"({goal})[{j}] = 0.0f;" for j in edge]
+        goals = [f"s + {i * len(f.phases) * f.plane + to}" for i in range(g.kernel[1])]
+        zeros = [
+            f"*(pj_vf{p.lanes} *)({goal} + {p.column}) = (pj_vf{p.lanes}){{0}};"
+            for goal in goals
+            for p in row_pieces(g.out[1], f.lanes)
+        ]
+        copies = self._ahead() + (self._shifted(goals) if self._whole else self._copied(goals))
         joined = ["\n                ".join(lines) for lines in (zeros, copies)]
         from_row = f"(row + i_r) * {g.stride[0]} + {phase - g.padding[0]}"
         return f"""{{ const int from = {from_row};
@@ -154,6 +155,60 @@ static void @NAME@(const float *PJ_RESTRICT x, float *PJ_RESTRICT e, int row, in
                 const float *r = x + from * {self.x[2]};
                 {joined[1]}
             }} }}"""
+
+    def _copied(self, goals: list[str]) -> list[str]:
+        """Statements that copy a row for every tap column, and the padding at its ends."""
+        g, lines = self.frame.g, []
+        for column, (first, last, pieces) in enumerate(self._columns()):
+            goal, start = goals[column], column * g.dilation[1] - g.padding[1]
+            for p in pieces:
+                at = first + p.column
+                lines.append(self._copy(p, f"{goal} + {at}", f"r + {at * g.stride[1] + start}"))
+            edge = [*range(first), *range(last, g.out[1])]
+            lines += [f"({goal})[{j}] = 0.0f;" for j in edge]
+        return lines
+
+    @cached_property
+    def _whole(self) -> tuple[Piece, ...]:
+        """The vectors of a row, if it is nothing but whole ones that shift against each other."""
+        g = self.frame.g
+        pieces = row_pieces(g.out[1], self.frame.lanes)
+        lanes = pieces[0].lanes
+        shifts = [column * g.dilation[1] - g.padding[1] for column in range(g.kernel[1])]
+        able = (
+            g.stride[1] == 1
+            and g.out[1] == g.size[1] == lanes * len(pieces)
+            and len(pieces) <= MOST_SHIFTED
+            and all(abs(shift) < lanes for shift in shifts)
+        )
+        return pieces if able else ()
+
+    def _shifted(self, goals: list[str]) -> list[str]:
+        """As `_copied`, shifted in registers: what straddles cache lines costs several times."""
+        g, pieces = self.frame.g, self._whole
+        n, vf = pieces[0].lanes, f"pj_vf{pieces[0].lanes}"
+        names = ["o", *(f"v{i}" for i in range(len(pieces))), "o"]
+        lines = [f"const {vf} o = {{0}}; (void)o;"]
+        lines += [f"const {vf} v{i} = *(const {vf} *)(r + {i * n});" for i in range(len(pieces))]
+        for column, goal in enumerate(goals):
+            shift = column * g.dilation[1] - g.padding[1]
+            lanes = ", ".join(str(shift % n + i) for i in range(n))
+            for i, p in enumerate(pieces):
+                pair = names[i + (shift >= 0)], names[i + 1 + (shift >= 0)]
+                value = pair[0] if shift == 0 else f"pj_mix{n}({pair[0]}, {pair[1]}, {lanes})"
+                lines.append(f"*({vf} *)({goal} + {p.column}) = {value};")
+        return lines
+
+    def _ahead(self) -> list[str]:
+        """Fetch a row of a channel to come, where tensors are too large to wait in the cache.
+
+        Planes begin at pages of their own, which the processor does not look ahead to.
+        """
+        g = self.frame.g
+        if 4 * g.batch * g.channels * g.size[0] * g.size[1] < FAR_BYTES:
+            return []
+        at = range(0, g.size[1], LINE)
+        return [f"__builtin_prefetch(r + {AHEAD * self.x[1] + i});" for i in at]
 
     def _copy(self, p: Piece, goal: str, source: str) -> str:
         step = self.frame.g.stride[1]

@@ -5,6 +5,7 @@ The products with the inputs of all steps were made before, by a linear layer of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from penjing.codegen.ir import Layer, Net, Tensor
@@ -19,15 +20,16 @@ GATE_NS = 1.5
 ALIGN = 16  # floats
 
 GATES = {
-    "gru": """const float r = pj_sigmoid(g[u] + p[u]);
-        const float q = pj_sigmoid(g[{H} + u] + p[{H} + u]);
-        const float n = pj_tanh(p[{H2} + u] + r * g[{H2} + u]);
-        h[u] = (1.0f - q) * n + q * h[u];""",
-    "lstm": """const float i = pj_sigmoid(g[u]), f = pj_sigmoid(g[{H} + u]);
-        const float n = pj_tanh(g[{H2} + u]), o = pj_sigmoid(g[{H3} + u]);
-        c[u] = f * c[u] + i * n;
-        h[u] = o * pj_tanh(c[u]);""",
+    "gru": """const float r = pj_sigmoid({g0} + {p0});
+        const float q = pj_sigmoid({g1} + {p1});
+        const float n = pj_tanh({p2} + r * {g2});
+        {h} = (1.0f - q) * n + q * {h};""",
+    "lstm": """const float i_in = pj_sigmoid({g0}), f = pj_sigmoid({g1});
+        const float n = pj_tanh({g2}), o = pj_sigmoid({g3});
+        {c} = f * {c} + i_in * n;
+        {h} = o * pj_tanh({c});""",
 }
+"""Of one unit: projected inputs p, products g, both gate by gate, hidden state h and cell c."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +49,19 @@ class Recurrent:
 
     def takes(self, net: Net, layer: Layer, target: Target, /) -> bool:
         """Float GRU and LSTM layers."""
-        return (
-            layer.kind in GATES
-            and all(net.tensors[n].dtype == "f32" for n in (*layer.inputs, *layer.outputs))
-            and self.product.takes(*_linear(layer), target)
-        )
+        return takes_recurrent(net, layer) and self.product.takes(*linear_layer(layer), target)
 
     def cost(self, net: Net, layer: Layer, target: Target, /) -> float:
         """Products and gates of all steps."""
         length, batch, hidden = net.tensors[layer.outputs[0]].shape
-        product = self.product.cost(*_linear(layer), target)
+        product = self.product.cost(*linear_layer(layer), target)
         return float(length * batch * (product + GATE_NS * hidden))
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
         """Packed tensors; room for the gates and the state of one sample."""
         states = tuple(Room(order=(0, 1)) for _ in layer.inputs[1:])
         wide, hidden = layer.weights["weight"].shape
-        floats = _up(wide + SLACK) + 2 * _up(hidden + SLACK)
+        floats = rounded(wide + SLACK) + 2 * rounded(hidden + SLACK)
         return Needs(
             inputs=(Room(order=(0, 1, 2), slack=SLACK), *states),
             outputs=(Room(order=(0, 1, 2)), *states),
@@ -75,7 +73,7 @@ class Recurrent:
         layer = site.layer
         wide, hidden = layer.weights["weight"].shape
         inner = self._product(site, wide, hidden)
-        gates, text = _gates(layer.kind, hidden)
+        name, text = gates(layer.kind, hidden, lambda array, first: f"{array}[{first} + u]")
         more = merged(functions("pj_sigmoid"), functions("pj_tanh"))
         length, batch, _ = site.outputs[0].shape
         step = f"{length - 1} - k" if layer.attributes["reverse"] else "k"
@@ -88,7 +86,7 @@ class Recurrent:
         )
         x = site.inputs[0]
         call = f"""float *g = (float *)({site.scratch});
-float *h = g + {_up(wide + SLACK)}, *c = h + {_up(hidden + SLACK)};
+float *h = g + {rounded(wide + SLACK)}, *c = h + {rounded(hidden + SLACK)};
 (void)c;
 for (int m_b = 0; m_b < {batch}; m_b++) {{
     {begin}
@@ -96,7 +94,7 @@ for (int m_b = 0; m_b < {batch}; m_b++) {{
         const int at = {step};
         const float *p = {x.pointer} + at * {x.strides[0]} + m_b * {x.strides[1]};
         {{ {inner.call} }}
-        {gates}(p, g, h, c);
+        {name}(p, g, h, c);
         {_out(site.outputs[0], hidden)}
     }}
     {end}
@@ -104,7 +102,7 @@ for (int m_b = 0; m_b < {batch}; m_b++) {{
 """
         return Code(
             call=call,
-            functions=merged(inner.functions, more, {gates: text}),
+            functions=merged(inner.functions, more, {name: text}),
             blobs=inner.blobs,
             note=inner.note,
         )
@@ -112,7 +110,7 @@ for (int m_b = 0; m_b < {batch}; m_b++) {{
     def _product(self, site: Site, wide: int, hidden: int) -> Code:
         """The gates g = W h + bias, and for the LSTM + p."""
         layer = site.layer
-        _, one = _linear(layer)
+        _, one = linear_layer(layer)
         places = [Place("h", (1, hidden), (hidden, 1), "f32", slack=SLACK)]
         if layer.kind == "lstm":
             places.append(Place("p", (1, wide), (wide, 1), "f32", slack=SLACK))
@@ -120,35 +118,53 @@ for (int m_b = 0; m_b < {batch}; m_b++) {{
         return self.product.emit(replace(site, layer=one, inputs=tuple(places), outputs=(out,)))
 
 
-def _linear(layer: Layer) -> tuple[Net, Layer]:
+def linear_layer(layer: Layer, batch: int = 1) -> tuple[Net, Layer]:
     """The product with the hidden state as a layer."""
     wide, hidden = layer.weights["weight"].shape
     names = ("h", "p") if layer.kind == "lstm" else ("h",)
     weights = {k: v for k, v in layer.weights.items() if v is not None}
     one = Layer("linear", layer.name, names, ("g",), {"activation": None}, weights)
-    shapes = {"h": (1, hidden), "p": (1, wide), "g": (1, wide)}
+    shapes = {"h": (batch, hidden), "p": (batch, wide), "g": (batch, wide)}
     tensors = {name: Tensor(name, shape) for name, shape in shapes.items()}
     return Net((), (), (one,), tensors), one
 
 
-def _up(count: int) -> int:
-    return -(-count // ALIGN) * ALIGN
+def takes_recurrent(net: Net, layer: Layer) -> bool:
+    """Whether it is a GRU or LSTM in single precision."""
+    names = (*layer.inputs, *layer.outputs)
+    return layer.kind in GATES and all(net.tensors[n].dtype == "f32" for n in names)
 
 
-def _gates(kind: str, hidden: int) -> tuple[str, str]:
-    sizes = {f"H{i or ''}": str(hidden * (i or 1)) for i in (0, 2, 3)}
-    body = GATES[kind]
-    for mark, value in sizes.items():
-        body = body.replace(f"{{{mark}}}", value)
+def gates(
+    kind: str, hidden: int, at: Callable[[str, int], str], inner: str = ""
+) -> tuple[str, str]:
+    """The function (p, g, h, c) that makes the next state of every unit u.
+
+    Args:
+        kind: Of the layer.
+        hidden: Units.
+        at: The C expression of an array's element: its name, and units before unit u.
+        inner: Head of a loop inside the one over units.
+
+    Returns:
+        Name and text; it calls `pj_sigmoid` and `pj_tanh`.
+    """
+    marks = {f"{name}{i}": at(name, i * hidden) for name in "pg" for i in range(4)}
+    body = GATES[kind].format(**marks, **{name: at(name, 0) for name in "hc"})
     return named(f"pj_{kind}", f"""
 static void @NAME@(const float *PJ_RESTRICT p, const float *PJ_RESTRICT g, float *PJ_RESTRICT h,
                    float *PJ_RESTRICT c) {{
     (void)p, (void)c;
-    for (int u = 0; u < {hidden}; u++) {{
+    for (int u = 0; u < {hidden}; u++) {inner}{{
         {body}
     }}
 }}
 """)  # fmt: skip
+
+
+def rounded(count: int) -> int:
+    """Floats up to the next whole vector."""
+    return -(-count // ALIGN) * ALIGN
 
 
 def _copy(name: str, place: Place, *, back: bool = False) -> str:

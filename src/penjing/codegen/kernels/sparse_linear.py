@@ -285,12 +285,15 @@ class ColumnLinear:
 
     def cost(self, net: Net, layer: Layer, target: Target, /) -> float:
         """As the convolution, and turning the tensors."""
-        inner, one = self._inner(net, layer)
         moved = sum(net.tensors[n].elements for n in (layer.inputs[0], layer.outputs[0]))
         turned = TURN_NS * moved if rows_of(net, layer) > 1 else 0.0
-        return self.conv.cost(inner, one, target) + turned
+        return self.product_cost(net, layer, target) + turned
 
-    def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
+    def product_cost(self, net: Net, layer: Layer, target: Target, /) -> float:
+        """As the convolution: of tensors that lie as they should."""
+        return self.conv.cost(*self._inner(net, layer), target)
+
+    def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """Features outermost."""
 
         def turned(name: str) -> Room:
@@ -300,6 +303,7 @@ class ColumnLinear:
         return Needs(
             inputs=tuple(turned(n) for n in layer.inputs),
             outputs=tuple(turned(n) for n in layer.outputs),
+            scratch_bytes=self.conv.needs(*self._inner(net, layer), target).scratch_bytes,
         )
 
     def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Code, Needs, Place, Site
 from penjing.codegen.kernels.cover import named
-from penjing.codegen.kernels.vectors import machine, types
+from penjing.codegen.kernels.vectors import machine, mix, types
 from penjing.codegen.reference.movement import copy_between
 from penjing.codegen.reference.text import merged
 from penjing.codegen.targets import Target
@@ -89,18 +89,14 @@ def _square(lanes: int) -> dict[str, str]:
     stores = "\n    ".join(f"*({vf} *)(y + {i} * dy) = r{i};" for i in range(lanes))
     mixes = "\n    ".join(lines)
     return {
+        **mix(lanes),
         f"pj_square{lanes}": f"""
-#ifdef __clang__
-#define pj_mix{lanes}(p, q, ...) __builtin_shufflevector(p, q, __VA_ARGS__)
-#else
-#define pj_mix{lanes}(p, q, ...) __builtin_shuffle(p, q, (pj_vi{lanes}){{__VA_ARGS__}})
-#endif
 static inline void pj_square{lanes}(const float *x, int dx, float *y, int dy) {{
     {loads}
     {mixes}
     {stores}
 }}
-"""
+""",
     }
 
 

@@ -90,6 +90,19 @@ def even(lanes: int) -> dict[str, str]:
     }
 
 
+def mix(lanes: int) -> dict[str, str]:
+    """A macro that picks the lanes of two vectors by number; name -> text."""
+    return {
+        f"pj_mix{lanes}": f"""
+#ifdef __clang__
+#define pj_mix{lanes}(p, q, ...) __builtin_shufflevector(p, q, __VA_ARGS__)
+#else
+#define pj_mix{lanes}(p, q, ...) __builtin_shuffle(p, q, (pj_vi{lanes}){{__VA_ARGS__}})
+#endif
+"""
+    }
+
+
 INTRINSICS = "\n#ifdef __AVX512VL__\n#include <immintrin.h>\n#endif\n"
 
 
