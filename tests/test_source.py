@@ -52,6 +52,16 @@ def test_a_file_gives_model_inputs_and_task(write):
     assert isinstance(source.need("task"), Task)
 
 
+def test_a_file_may_give_several_tasks_by_name(write):
+    several = "\ntasks = task\ndef task(): return {'a': tasks(), 'b': tasks()}\n"
+    path = write(WHOLE)
+    path.write_text(path.read_text() + several)
+    assert list(load_source(path).need("task")) == ["a", "b"]
+    path.write_text(path.read_text().replace("'b': tasks()", "'b': 3"))
+    with pytest.raises(SourceError, match="gave a int; it must give"):
+        load_source(path)
+
+
 def test_a_function_of_a_file_can_be_chosen(write):
     assert load_source(f"{write(WHOLE)}:other").model.out_features == 7
 

@@ -38,7 +38,7 @@ class Source:
     Args:
         model: The network.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords); None when not given.
-        task: A `penjing.Task`; None when not given.
+        task: A `penjing.Task`, or a dict of several by name; None when not given.
         calibration: Unlabelled batches; None when not given.
         name: What to call it: the file, the function, or the class.
     """
@@ -204,8 +204,10 @@ def _defined(module: ModuleType, spec: str, function: str, want: Collection[str]
         _expect(
             example, kinds, f"{spec}: example_inputs()", "a tensor, a tuple or a dict of tensors"
         )
-    if (task := parts.get("task")) is not None and not hasattr(task, "evaluate"):
-        _expect(task, (), f"{spec}: task()", "a penjing.Task")
+    if (task := parts.get("task")) is not None:
+        for one in task.values() if isinstance(task, dict) and task else (task,):
+            if not hasattr(one, "evaluate"):
+                _expect(one, (), f"{spec}: task()", "a penjing.Task, or a dict of several by name")
     return Source(model, name=spec, **parts)
 
 

@@ -66,6 +66,14 @@ def test_compress_writes_network_and_report(net, tmp_path):
     assert {"model", "model.onnx", "report.json", "report.html"} <= names
 
 
+def test_finetune_trains_the_several_tasks_of_a_file(tmp_path):
+    path = tmp_path / "several.py"
+    both = "def task(): return {'a': labelled(), 'b': labelled()}\n"
+    path.write_text(textwrap.dedent(NET) + both)
+    done = run("finetune", path, "--epochs", "1", "--out", tmp_path / "run", "--json")
+    assert "b accuracy" in json.loads(done.stdout)["report"]["metrics_after"]
+
+
 def test_compress_answers_json_alone_on_the_output(net, tmp_path):
     done = run("compress", net, "--macs", "50%", "--out", tmp_path / "run", "--json")
     assert json.loads(done.stdout)["report"]["kind"] == "compress"

@@ -56,7 +56,7 @@ class Sandwich(Callback):
                 "the full width has nothing to learn from; give Task(loss=...) and labels, or a "
                 "teacher"
             )
-        model, task = check_slimmable(run.model), run.task
+        model, task = check_slimmable(run.model), run.part
         lesson = self.loss or Logits(
             temperature=1.0, weight=1.0, kind=task.kind, class_dim=task.class_dim
         )

@@ -9,6 +9,7 @@ from typing import Any
 from penjing.checkpoint import load
 from penjing.record import record_of
 from penjing.source import PARTS, Source, load_source
+from penjing.task import one_or_several
 from penjing.training.settled import settled
 
 
@@ -37,7 +38,7 @@ def data_of(source: Source) -> Any:
     """Unlabelled samples of a source: its calibration, else those of its task, else None."""
     if source.calibration is not None or source.task is None:
         return source.calibration
-    task = settled(source.task, source.model)
+    task = settled(one_or_several(source.task), source.model)
     return task.calibration() if task.train is not None or task.val is not None else None
 
 

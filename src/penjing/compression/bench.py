@@ -22,7 +22,7 @@ from penjing.figures import EpochFigures
 from penjing.graph.capture import Example
 from penjing.plan import Plan
 from penjing.report import ReportData
-from penjing.task import Task
+from penjing.task import Task, Tasks
 from penjing.training import Fit, Teacher, fit
 from penjing.verbs.preparation import Preparation
 from penjing.verbs.prune import Work, one_cut
@@ -102,7 +102,7 @@ class Bench:
         work, epochs = one_cut(self.preparation, plan), tuple[EpochFigures, ...]()
         if trained:
             self.progress.say(name, "fine-tuning")
-            done = self._trained(work, key)
+            done = self._trained(work, key, original)
             if done is None:
                 return None
             work, epochs = done
@@ -121,6 +121,8 @@ class Bench:
 
     def _key(self, plan: Plan, trained: bool) -> str:
         training = repr(replace(self.fitting, minutes=None, workdir=None)) if trained else "none"
+        if trained and self.yardstick.task is not None:
+            training += ", ".join(self.yardstick.task.identity().values())
         return key_of({**self.identity, "plan": plan.to_json(), "training": training})
 
     def _name(self, plan: Plan, trained: bool) -> str:
@@ -128,7 +130,9 @@ class Bench:
         macs = self.preparation.costs["macs"](kept) / self.preparation.original["macs"]
         return f"{100 * macs:.2f}% of the MACs" + (", fine-tuned" if trained else "")
 
-    def _trained(self, work: Work, key: str) -> tuple[Work, tuple[EpochFigures, ...]] | None:
+    def _trained(
+        self, work: Work, key: str, original: Candidate
+    ) -> tuple[Work, tuple[EpochFigures, ...]] | None:
         """Train within what is left of the time; None when that was too little."""
         folder = self.folder.of(key)
         before = self.folder.partial(key)
@@ -137,8 +141,11 @@ class Bench:
             minutes=(before + max(self.clock.left, 1e-3)) / 60,
             workdir=folder / "training",
         )
-        task = Task() if self.yardstick.task is None else self.yardstick.task.first
-        teacher = Teacher(self.reference, Logits(kind=task.kind, class_dim=task.class_dim))
+        task: Task | Tasks = self.yardstick.task or Task()
+        if isinstance(task, Tasks) and task.judges:
+            task = replace(task, reference=original.data.metrics_after)
+        losses = {n: Logits(kind=t.kind, class_dim=t.class_dim) for n, t in task.parts.items()}
+        teacher = Teacher(self.reference, losses)
         student = work.model.to(self.home)
         with self.progress.paused():
             result = fit(student, task, settings, [teacher])

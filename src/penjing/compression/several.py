@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from penjing.compression.constraints import parse
 from penjing.errors import BudgetError
-from penjing.task import Task, Tasks
+from penjing.task import Task, Tasks, one_or_several
 
 DROP = "max_drop"
 
 
 def together(
-    task: Task | Mapping[str, Task] | None, constraints: Mapping[str, Any]
+    task: Task | Tasks | Mapping[str, Task] | None, constraints: Mapping[str, Any]
 ) -> tuple[Task | Tasks | None, dict[str, float | str]]:
     """Several tasks as one, with one bound on what each may lose.
 
@@ -31,24 +32,25 @@ def together(
             each by.
     """
     bounds = constraints.get(DROP)
-    if not isinstance(task, Mapping):
+    several = None if task is None else one_or_several(task)
+    if not isinstance(several, Tasks):
         if isinstance(bounds, Mapping):
             raise BudgetError(
                 f"max_drop has bounds for {sorted(bounds)} and task is no dict; give "
                 "task={'name': Task(...)}, or one number"
             )
-        return task, dict(constraints)
+        return several, dict(constraints)
     if not isinstance(bounds, Mapping):
-        return Tasks(task), dict(constraints)
-    if set(bounds) != set(task):
+        return several, dict(constraints)
+    if set(bounds) != set(several.tasks):
         raise BudgetError(
-            f"max_drop has bounds for {sorted(bounds)}, the tasks are {sorted(task)}; give one for "
-            "every task"
+            f"max_drop has bounds for {sorted(bounds)}, the tasks are "
+            f"{sorted(several.tasks)}; give one for every task"
         )
     values = {name: parse({DROP: bound})[DROP].value for name, bound in bounds.items()}
-    if Tasks(task).val is None:
+    if several.val is None:
         raise BudgetError(
-            "max_drop has a bound for every task, and not every task has validation data; without "
+            "max_drop has a bound for every task, and the tasks have no validation data; without "
             "it networks are compared by their agreement alone, so give Task(val=loader) or one "
             "number"
         )
@@ -56,4 +58,4 @@ def together(
     weights = {
         n: 1.0 if v == loosest else loosest / v if v else math.inf for n, v in values.items()
     }
-    return Tasks(task, weights), {**constraints, DROP: loosest}
+    return replace(several, weights=weights), {**constraints, DROP: loosest}

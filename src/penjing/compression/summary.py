@@ -213,7 +213,8 @@ def _notes(job: Job, chosen: Candidate, split: str) -> list[str]:
         )
     task = job.bench.yardstick.task
     if isinstance(task, Tasks) and job.bench.yardstick.held_out is None:
-        notes.append(_by_task(task, job, chosen))
+        told = task.told(job.original.data.metrics_after, chosen.data.metrics_after)
+        notes.append(f"{told}; max_drop is about the largest, each times its weight")
     if chosen.key == job.original.key:
         notes.append("the original already meets every budget; nothing was cut")
     elif chosen.speedup is not None and chosen.speedup < 1 - NOISE:
@@ -224,14 +225,3 @@ def _notes(job: Job, chosen: Candidate, split: str) -> list[str]:
     if job.ended:
         notes.append(f"the search was cut short: {job.ended}")
     return notes
-
-
-def _by_task(task: Tasks, job: Job, chosen: Candidate) -> str:
-    """What every task lost where candidates were compared, in words."""
-    falls = task.drops(job.original.data.metrics_after, chosen.data.metrics_after)
-    told = ", ".join(f"{name} {fall:.4g}" for name, fall in falls.items())
-    weights = ", ".join(f"{name} {weight:g}" for name, weight in task.weights.items())
-    return (
-        f"drop by task: {told}; max_drop is about the largest"
-        f"{f' after each is multiplied by its weight ({weights})' if weights else ''}"
-    )

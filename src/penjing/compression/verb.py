@@ -99,7 +99,7 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     example_inputs: Example,
     *,
     constraints: Mapping[str, Any],
-    task: Task | Mapping[str, Task] | None = None,
+    task: Task | Tasks | Mapping[str, Task] | None = None,
     calibration: Any = None,
     device: str | None = None,
     minutes: float = 5.0,
@@ -127,8 +127,8 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
             point), without validation labels one minus the agreement with the original; of several
             tasks one bound for all, or with validation data {"max_drop": {"a": 0.01, "b": 0.02}}.
         task: Data, loss and metrics. Candidates are compared on `val`; `test` is looked at once.
-            A dict of several, each with its own data and part of the outputs; they are not
-            fine-tuned together.
+            A dict of several, each with its own data and part of the outputs, is fine-tuned
+            together; `penjing.task.Tasks` says more.
         calibration: Unlabelled batches to repair with; without it, 1000 samples of the task.
         device: Not in this version.
         minutes: Time limit, summed over resumed calls. It only truncates the list of candidates.
@@ -176,7 +176,8 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     choices = _choices(options, bounds, seed)
     with ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="penjing-"))
-        loaders = (judged.train, judged.val) if judged else ()
+        parts = judged.parts.values() if judged else ()
+        loaders = [data for part in parts for data in (part.train, part.val)]
         stack.enter_context(random_kept(*loaders))
         torch.manual_seed(seed)
         data = _Data(judged, used, held_out)
@@ -200,11 +201,6 @@ class _Settings:
         if self.recovery not in {"auto", "finetune", None}:
             raise StrategyError(
                 f"recovery is {self.recovery!r}; it is 'auto', 'finetune' or None for no training"
-            )
-        if self.recovery == "finetune" and isinstance(task, Tasks):
-            raise StrategyError(
-                "recovery is 'finetune' and there are several tasks; they are not trained together "
-                "here, so use recovery=None, and train in a loop of your own"
             )
         if self.recovery == "finetune" and (task is None or task.train is None):
             raise InputError(

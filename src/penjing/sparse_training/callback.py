@@ -62,8 +62,9 @@ class SparseTraining(Callback):
         """Find the weights that may become sparse."""
         example = self.example_inputs
         if example is None:
-            with random_kept(run.task.train):
-                batch = next(run.task.batches("train"), None)
+            task = run.task.first
+            with random_kept(task.train):
+                batch = next(task.batches("train"), None)
             if batch is None:
                 raise InputError("train gave no batches; is the loader empty?")
             example = batch.to(device_of(run.model)).inputs

@@ -6,7 +6,7 @@ from penjing.task.comparison import ClassScores, Comparison, agreement, compare
 from penjing.task.definition import Task
 from penjing.task.randomness import evaluating, random_kept, random_state, set_random_state
 from penjing.task.recovery import Recovered, recovery
-from penjing.task.several import Tasks
+from penjing.task.several import Tasks, one_or_several
 
 __all__ = [
     "Batch",
@@ -19,6 +19,7 @@ __all__ = [
     "agreement",
     "compare",
     "evaluating",
+    "one_or_several",
     "random_kept",
     "random_state",
     "recovery",

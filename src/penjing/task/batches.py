@@ -31,11 +31,13 @@ class Batch:
         inputs: A tensor, a tuple (positional) or a dict (keywords) of tensors.
         labels: What the loss and the metrics compare with; None when there are none.
         dims: Per flat input the dimension of the batch; empty is 0.
+        task: Which of several tasks it is of; empty where there is one.
     """
 
     inputs: Any
     labels: Any = None
     dims: Dims = ()
+    task: str = ""
 
     @property
     def samples(self) -> int:
@@ -63,7 +65,8 @@ class Batch:
             return leaf if whole else cut([leaf], (dim,), start, stop)[0]
 
         inputs = pytree.tree_unflatten(cut(leaves, self.dims, start, stop), structure)
-        return Batch(inputs, pytree.tree_map(of_label, self.labels), self.dims)
+        labels = pytree.tree_map(of_label, self.labels)
+        return dataclasses.replace(self, inputs=inputs, labels=labels)
 
     def to(self, device: torch.device) -> Batch:
         """The batch with every tensor on `device`."""
@@ -72,7 +75,7 @@ class Batch:
             return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
         inputs, labels = pytree.tree_map(move, (self.inputs, self.labels))
-        return Batch(inputs, labels, self.dims)
+        return dataclasses.replace(self, inputs=inputs, labels=labels)
 
 
 def split(batch: Any) -> Batch:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from penjing.errors import InputError
 from penjing.task.batches import Batch, call, check_call, describe, fresh, prediction, split
 from penjing.task.calibration import Calibration
-from penjing.task.metrics import Scores, higher_is_better, streams
+from penjing.task.metrics import Scores, higher_is_better, streams, understood
 from penjing.task.outputs import Kinds, Outputs
 from penjing.task.randomness import device_of, evaluating, random_kept
 from penjing.task.sharing import ALONE, Peers, share
@@ -130,9 +132,62 @@ class Task:
         return self
 
     @property
+    def parts(self) -> Mapping[str, Task]:
+        """Itself, without a name, as several tasks have theirs by name."""
+        return {"": self}
+
+    @property
     def compared(self) -> Task | None:
         """What says how decisions are read where outputs are compared: itself."""
         return self
+
+    @property
+    def goal(self) -> str:
+        """What is best in the best epoch, in words."""
+        return self.headline
+
+    @property
+    def judges(self) -> bool:
+        """Whether networks can be judged on validation data."""
+        return self.val is not None and bool(self.metrics or self.loss)
+
+    def best(self, figures: Sequence[Mapping[str, float]]) -> int:
+        """Which of several networks is best by the headline figure; the first of equal ones.
+
+        Args:
+            figures: What `evaluate` gave of each, at least one.
+
+        Returns:
+            Its index.
+        """
+        name, best = self.headline, 0
+        for index, new in enumerate(figures):
+            if self.better(new[name], figures[best][name]):
+                best = index
+        return best
+
+    def undefined(self, figures: Mapping[str, float]) -> str | None:
+        """Name of a headline figure that is NaN."""
+        return (
+            self.headline if figures and figures[self.headline] != figures[self.headline] else None
+        )
+
+    def loss_weight(self, name: str) -> float:  # noqa: ARG002 - of several tasks it decides
+        """What a batch counts in training: as much as any other."""
+        return 1.0
+
+    def length(self, processes: int = 1) -> int | None:
+        """Training batches per epoch and process, where the data knows."""
+        if isinstance(self.train, (Tensor, np.ndarray, Mapping)):  # one batch
+            return 1
+        try:
+            return math.ceil(len(self.train) / processes)
+        except TypeError:  # iterable data sets have no length
+            return None
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint must know of the task beside its data: nothing."""
+        return {}
 
     def drop(self, before: Mapping[str, float], after: Mapping[str, float]) -> float:
         """How much worse the headline figure is, absolute.
@@ -186,11 +241,12 @@ class Task:
         """The loss, or None when there is no loss function or there are no labels.
 
         Raises:
-            InputError: The loss is not one number.
+            InputError: The loss cannot take these, or is not one number.
         """
         if self.loss is None or labels is None:
             return None
-        value = self.loss(outputs, labels)
+        with understood("the loss", outputs, labels):
+            value = self.loss(outputs, labels)
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise InputError(
                 f"the loss gives {describe(value)}; one number per batch is needed, "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from penjing.errors import InputError
+from penjing.errors import InputError, PenjingError
 from penjing.task.batches import describe
 
 
@@ -63,9 +64,10 @@ class Scores:
 
     def update(self, outputs: Any, labels: Any) -> None:
         """Take in one batch."""
-        for metric in self._metrics.values():
+        for name, metric in self._metrics.items():
             if streams(metric):
-                metric.update(outputs, labels)
+                with understood(f"metric {name!r}", outputs, labels):
+                    metric.update(outputs, labels)
         if self._whole:
             self._kept.append(pytree.tree_map(_home, (outputs, labels)))
 
@@ -76,10 +78,33 @@ class Scores:
             InputError: A metric gives more than one number.
         """
         outputs, labels = _joined(self._kept) if self._whole else (None, None)
-        return {
-            name: _number(name, metric.compute() if streams(metric) else metric(outputs, labels))
-            for name, metric in self._metrics.items()
-        }
+        return {name: _number(name, self._value(name, outputs, labels)) for name in self._metrics}
+
+    def _value(self, name: str, outputs: Any, labels: Any) -> Any:
+        metric = self._metrics[name]
+        if streams(metric):
+            return metric.compute()
+        with understood(f"metric {name!r}", outputs, labels):
+            return metric(outputs, labels)
+
+
+@contextmanager
+def understood(what: str, outputs: Any, labels: Any) -> Iterator[None]:
+    """What a function of outputs and labels was given, where it cannot take them.
+
+    Raises:
+        InputError: It raised; the error says what it saw.
+    """
+    try:
+        yield
+    except (PenjingError, torch.OutOfMemoryError):
+        raise
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{what} cannot take outputs {describe(outputs)} with labels {describe(labels)}: "
+            f"{type(error).__name__}: {error}; where the network has several outputs, pick the "
+            "one that is meant, there or in Task(forward=...)"
+        ) from error
 
 
 def _keep_to_itself(metric: Any) -> None:

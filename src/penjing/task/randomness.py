@@ -47,6 +47,13 @@ def set_random_state(state: dict[str, Any], *loaders: Any) -> None:
         generator.set_state(value)
 
 
+def seed_all(seed: int) -> None:
+    """Set the random states of torch, CUDA, Python and numpy, which takes 32 bits of the seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def random_kept(*loaders: Any) -> Iterator[None]:
     """Every random state afterwards as before, also after an error."""

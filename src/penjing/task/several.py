@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import fmean
+from typing import Any, get_args
 
 from torch import nn
 
@@ -13,7 +16,9 @@ from penjing.errors import InputError
 from penjing.task.batches import Batch
 from penjing.task.calibration import Calibration
 from penjing.task.definition import CALIBRATION_SAMPLES, Split, Task
+from penjing.task.mixing import Mixing, in_proportion, in_turns
 from penjing.task.outputs import Outputs
+from penjing.task.sharing import ALONE, Peers
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,13 +30,24 @@ class Tasks:
             `forward`.
         weights: Name -> what a drop of this task counts, so that one bound holds for all; 1 where
             it is not named.
+        loss_weights: Name -> what the loss of this task counts in training, with all that teachers
+            and penalties add to it; 1 where it is not named.
+        mixing: Whose batch comes next in training. "proportion" gives every batch of every task
+            once an epoch, evenly spread; "turns" one of each in turn until all are through,
+            shorter ones again and again.
+        reference: What `evaluate` gave of the network that drops are against, on validation data;
+            the epoch whose worst drop is least is then the best. Without it, that with the least
+            mean drop.
 
     Raises:
-        InputError: No task, or one that is none.
+        InputError: No task, one that is none, or weights of other tasks or that are negative.
     """
 
     tasks: Mapping[str, Task]
     weights: Mapping[str, float] = field(default_factory=dict)
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    mixing: Mixing = "proportion"
+    reference: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, task in self.tasks.items():
@@ -39,6 +55,29 @@ class Tasks:
                 raise InputError(f"task {name!r} is a {type(task).__name__}; give a Task")
         if not self.tasks:
             raise InputError("task is an empty dict; give a Task, or several by name")
+        if self.mixing not in get_args(Mixing):
+            raise InputError(
+                f"mixing is {self.mixing!r}; it is {' or '.join(map(repr, get_args(Mixing)))}"
+            )
+        for argument in ("weights", "loss_weights"):
+            self._check_weights(argument)
+
+    def _check_weights(self, argument: str) -> None:
+        weights = getattr(self, argument)
+        if unknown := sorted(set(weights) - set(self.tasks)):
+            raise InputError(
+                f"{argument} has {unknown[0]!r}, the tasks are {', '.join(sorted(self.tasks))}"
+            )
+        for name, weight in weights.items():
+            if not weight >= 0 or (argument == "loss_weights" and math.isinf(weight)):
+                raise InputError(
+                    f"{argument} has {weight!r} for {name!r}; give a number, 0 or more"
+                )
+
+    @property
+    def parts(self) -> Mapping[str, Task]:
+        """The tasks by name."""
+        return self.tasks
 
     @property
     def first(self) -> Task:
@@ -80,13 +119,23 @@ class Tasks:
         return self.first.loss
 
     @property
-    def train(self) -> None:
-        """None: several tasks are not trained together."""
-        return
+    def train(self) -> Any:
+        """Training data of the first task; None unless every task has some."""
+        return self._shared("train")
 
     @property
     def val(self) -> Any:
-        """Validation data of the first task; None unless every task has some."""
+        """Validation data of the first task; None where no task has any.
+
+        Raises:
+            InputError: Some tasks have such data and others none.
+        """
+        missing = [name for name, task in self.tasks.items() if task.val is None]
+        if 0 < len(missing) < len(self.tasks):
+            raise InputError(
+                f"task {missing[0]!r} has no val data and others have; networks are judged by all "
+                "tasks, so give Task(val=loader) for each, or for none"
+            )
         return self._shared("val")
 
     @property
@@ -99,8 +148,54 @@ class Tasks:
         return None if any(data is None for data in found) else found[0]
 
     def data(self, name: Split) -> Any:
-        """Data of a split of the first task."""
+        """Data of a split of the first task.
+
+        Raises:
+            InputError: A task has none.
+        """
+        for own, task in self.tasks.items():
+            with _told_of(own):
+                task.data(name)
         return self.first.data(name)
+
+    def shared(self, name: Split, peers: Peers) -> Iterator[Batch | None]:
+        """This process's batches of all tasks in the order of `mixing`, each with its task's name.
+
+        Raises:
+            InputError: "proportion", and a task whose data has no length.
+        """
+        opens = [partial(_named, own, task, name, peers) for own, task in self.tasks.items()]
+        lengths = self._lengths(peers.size)
+        if self.mixing == "turns":
+            yield from in_turns(opens, list(lengths.values()))
+            return
+        if unknown := [own for own, length in lengths.items() if length is None]:
+            raise InputError(
+                f"the training data of task {unknown[0]!r} has no length, so its share is not "
+                "known; give Tasks(..., mixing='turns'), or a loader with a length"
+            )
+        yield from in_proportion(opens, [length or 0 for length in lengths.values()])
+
+    def length(self, processes: int = 1) -> int | None:
+        """Training batches per epoch and process, where all data knows."""
+        known = [n for n in self._lengths(processes).values() if n is not None]
+        if len(known) < len(self.tasks):
+            return None
+        return sum(known) if self.mixing == "proportion" else len(known) * max(known)
+
+    def _lengths(self, processes: int) -> dict[str, int | None]:
+        return {name: task.length(processes) for name, task in self.tasks.items()}
+
+    def loss_weight(self, name: str) -> float:
+        """What a batch of a task counts in training."""
+        return self.loss_weights.get(name, 1.0)
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint must know of the tasks beside their data."""
+        counts = ", ".join(
+            f"{n} ({self.loss_weight(n):g}, {self.weights.get(n, 1.0):g})" for n in self.tasks
+        )
+        return {"tasks": f"{counts} by {self.mixing}"}
 
     @property
     def directions(self) -> dict[str, bool]:
@@ -111,21 +206,59 @@ class Tasks:
             for figure, up in task.directions.items()
         }
 
-    def evaluate(self, model: nn.Module, split: Split = "val") -> dict[str, float]:
+    def evaluate(
+        self, model: nn.Module, split: Split = "val", peers: Peers = ALONE
+    ) -> dict[str, float]:
         """Figures of every task on its own data.
 
         Args:
             model: Read, never changed.
             split: "train", "val" or "test".
+            peers: Processes that share the batches.
 
         Returns:
             "task figure" -> value, in the order of the tasks.
+
+        Raises:
+            InputError: A task cannot judge the network; it is named.
         """
-        return {
-            _figure(name, figure): value
-            for name, task in self.tasks.items()
-            for figure, value in task.evaluate(model, split).items()
-        }
+        found = {}
+        for name, task in self.tasks.items():
+            with _told_of(name):
+                figures = task.evaluate(model, split, peers)
+            found.update({_figure(name, figure): value for figure, value in figures.items()})
+        return found
+
+    @property
+    def judges(self) -> bool:
+        """Whether networks can be judged on validation data."""
+        return self.val is not None and all(task.judges for task in self.tasks.values())
+
+    @property
+    def goal(self) -> str:
+        """What is best in the best epoch, in words."""
+        return "worst drop of the tasks" if self.reference else "mean drop of the tasks"
+
+    def best(self, figures: Sequence[Mapping[str, float]]) -> int:
+        """Which of several networks is best; the first of equal ones.
+
+        Args:
+            figures: What `evaluate` gave of each, at least one.
+
+        Returns:
+            Index of the one whose worst drop against `reference` is least; without a reference,
+            of the one whose mean drop is.
+        """
+        if self.reference:
+            falls = [self.drop(self.reference, one) for one in figures]
+        else:
+            falls = [fmean(self._weighed_drops(figures[0], one)) for one in figures]
+        return min(range(len(falls)), key=lambda i: (math.isnan(falls[i]), falls[i]))
+
+    def undefined(self, figures: Mapping[str, float]) -> str | None:
+        """Name of a headline figure that is NaN."""
+        names = [_figure(name, task.headline) for name, task in self.tasks.items()]
+        return next((n for n in names if figures and math.isnan(figures[n])), None)
 
     def drops(self, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
         """How much worse each task's first figure is, absolute.
@@ -143,9 +276,20 @@ class Tasks:
 
     def drop(self, before: Mapping[str, float], after: Mapping[str, float]) -> float:
         """The drop of the task that is worst off, each times its weight; NaN where one is."""
-        drops = self.drops(before, after).items()
-        weighed = [_weighed(fall, self.weights.get(name, 1.0)) for name, fall in drops]
+        weighed = self._weighed_drops(before, after)
         return math.nan if any(map(math.isnan, weighed)) else max(weighed)
+
+    def _weighed_drops(
+        self, before: Mapping[str, float], after: Mapping[str, float]
+    ) -> list[float]:
+        drops = self.drops(before, after).items()
+        return [_weighed(fall, self.weights.get(name, 1.0)) for name, fall in drops]
+
+    def told(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+        """What every task lost, in words."""
+        falls = ", ".join(f"{name} {fall:.4g}" for name, fall in self.drops(before, after).items())
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in self.weights.items())
+        return f"drop by task: {falls}{f' (weights {weights})' if weights else ''}"
 
     def limits(self, bound: float) -> dict[str, tuple[float, bool]]:
         """What one bound on the weighed drop permits each task.
@@ -172,6 +316,26 @@ class Tasks:
         parts = [task.calibration(each, seed) for task in self.tasks.values()]
         batches = [Batch(inputs) for part in parts for inputs in part.inputs]
         return Calibration.of(batches, dims=parts[0].dims)
+
+
+def one_or_several(task: Task | Tasks | Mapping[str, Task]) -> Task | Tasks:
+    """A dict of tasks as `Tasks`; anything else as it is."""
+    return Tasks(task) if isinstance(task, Mapping) else task
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Errors inside say which task they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"task {name!r}: {error}") from error
+
+
+def _named(name: str, task: Task, split: Split, peers: Peers) -> Iterator[Batch | None]:
+    """Batches of a task that say whose they are."""
+    for batch in task.shared(split, peers):
+        yield None if batch is None else replace(batch, task=name)
 
 
 def _figure(task: str, figure: str) -> str:

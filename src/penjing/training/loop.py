@@ -9,23 +9,21 @@ as long as the workers live for one epoch (`persistent_workers=False`).
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import CheckpointError, InputError
 from penjing.figures import EpochFigures
-from penjing.task import Batch, Task, evaluating, random_kept, random_state, set_random_state
+from penjing.task import Batch, Task, Tasks, evaluating, random_kept, random_state, set_random_state
 from penjing.task.batches import check_call, describe
-from penjing.task.randomness import buffers_kept, device_of, modes_kept
+from penjing.task.randomness import buffers_kept, device_of, modes_kept, seed_all
 from penjing.training import resume
 from penjing.training.callbacks import Callback, check_callbacks
 from penjing.training.compiling import compiled, first_call
@@ -48,7 +46,10 @@ DECISIVE = (
 
 
 def fit(
-    model: nn.Module, task: Task, settings: Fit = DEFAULT, callbacks: Sequence[Callback] = ()
+    model: nn.Module,
+    task: Task | Tasks,
+    settings: Fit = DEFAULT,
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult:
     """Train `model` in place; everything is checked on a trial batch before the first write.
 
@@ -58,7 +59,7 @@ def fit(
 
     Args:
         model: Trained on the device where it is.
-        task: Its `train` data and loss; `val` data judges the epochs.
+        task: Its `train` data and loss; `val` data judges the epochs. Several share each epoch.
         settings: How to train.
         callbacks: What else happens in the loop, in this order.
 
@@ -77,7 +78,8 @@ def fit(
     check_callbacks(callbacks)
     if settings.patience and task.val is None:
         raise InputError("patience needs validation data; give Task(val=loader)")
-    loaders = [task.data("train"), task.val]
+    task.data("train")  # every task must have some
+    loaders = [data for part in task.parts.values() for data in (part.train, part.val)]
     made = optimizer(settings.optimizer, model, settings.lr, settings.weight_decay)
     processes = joined(settings.distributed, device_of(model))
     with (
@@ -85,10 +87,10 @@ def fit(
         modes_kept(model),
         progress_bar(settings.progress and processes.first) as tick,
     ):
-        _seed(settings.seed)
+        seed_all(settings.seed)
         processes.begin_alike(model)
         callbacks = [*callbacks, *(_trackings(settings) if processes.first else ())]
-        run = Run(model, task, settings, made, processes, _length(task.train, processes.size))
+        run = Run(model, task, settings, made, processes, task.length(processes.size))
         try:
             return _Loop(run, callbacks, loaders, tick).go()
         finally:
@@ -129,8 +131,8 @@ class _Loop:
         for callback in self.callbacks:
             callback.on_start(run)
         with random_kept(*self.loaders):
-            trial = self._rehearse()
-        if self._resume(trial):
+            trials = self._rehearse()
+        if self._resume(trials):
             return self._result()
         while run.epoch < run.settings.epochs and not run.stopped:
             try:
@@ -140,28 +142,38 @@ class _Loop:
                 run.stop(f"{error}; the state {_after(run.kept_epoch)} was kept")
         return self._finish()
 
-    def _rehearse(self) -> Batch:
-        """Refuse what cannot be trained before anything is written."""
+    def _rehearse(self) -> list[Batch]:
+        """Refuse what cannot be trained before anything is written; a batch of every task."""
         run = self.run
-        batch = next(run.task.batches("train"), None)
-        if batch is None:
-            raise InputError("train gave no batches; is the loader empty?")
-        with evaluating(run.model), torch.no_grad():
-            loss = self._loss(batch)
-        if not math.isfinite(float(loss)):
-            raise InputError(f"the loss of the first batch is {float(loss)}: {_cause(run)}")
+        batches = [self._first(name, part) for name, part in run.task.parts.items()]
         if run.settings.compile:
             self.called = compiled(run.model)
             with first_call(run.model), modes_kept(run.model), buffers_kept(run.model):
                 run.model.train()
-                self._loss(batch).backward()
+                self._loss(batches[0]).backward()
             run.optimizer.zero_grad(set_to_none=True)
+        return batches
+
+    def _first(self, name: str, part: Task) -> Batch:
+        """The first batch of a task, after its loss was computed once."""
+        run, whose = self.run, f"task {name!r}: " if name else ""
+        batch = next(part.batches("train"), None)
+        if batch is None:
+            raise InputError(f"{whose}train gave no batches; is the loader empty?")
+        batch = replace(batch, task=name)
+        try:
+            with evaluating(run.model), torch.no_grad():
+                loss = float(self._loss(batch))
+        except InputError as error:
+            raise InputError(f"{whose}{error}") from error
+        if not math.isfinite(loss):
+            raise InputError(f"{whose}the loss of the first batch is {loss}: {_cause(run)}")
         return batch
 
-    def _resume(self, trial: Batch) -> bool:
+    def _resume(self, trials: Sequence[Batch]) -> bool:
         """Go on where a checkpoint was taken, or begin; True when that run was over."""
         run = self.run
-        self.identity = _identity(run, self.decisive, trial)
+        self.identity = _identity(run, self.decisive, trials)
         saved = resume.load(self.folder, run, self.decisive, self.identity) if self.folder else None
         self.spent = run.seconds
         if len(set(run.processes.gather(saved is None))) > 1:
@@ -276,22 +288,23 @@ class _Loop:
         run = self.run
         device = device_of(run.model)
         moved = batch.to(device)
-        run.inputs, run.labels = moved.inputs, moved.labels
-        if run.step == 0 and run.task.forward is None:
+        run.of, run.inputs, run.labels = batch.task, moved.inputs, moved.labels
+        part = run.part
+        if run.step == 0 and part.forward is None:
             check_call(run.model, run.inputs)
         mixed = run.settings.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            run.outputs = run.task.predict(self.called, run.inputs)
-            loss = run.task.loss_of(run.outputs, run.labels)
+            run.outputs = part.predict(self.called, run.inputs)
+            loss = part.loss_of(run.outputs, run.labels)
             for callback in self.callbacks:
                 loss = callback.on_loss(run, loss)
         if loss is None:
-            lacks = "the task has no loss" if run.task.loss is None else "it has no labels"
+            lacks = "the task has no loss" if part.loss is None else "it has no labels"
             raise InputError(
                 f"nothing to train on in {run.place}, {describe(batch.inputs)}: {lacks}; give "
                 "Task(loss=...) and (inputs, labels), or a teacher, which needs neither"
             )
-        return loss
+        return loss * run.task.loss_weight(run.of)
 
     def _judge(self) -> None:
         """Close the epoch: figures, the state to keep, patience."""
@@ -300,8 +313,9 @@ class _Loop:
             callback.on_judge(run)
         metrics = self._evaluate()
         bad = _spoiled(run)
-        if bad or (metrics and math.isnan(metrics[run.task.headline])):
-            what = f"{bad} is" if bad else f"{run.task.headline} on validation is"
+        undefined = run.task.undefined(metrics)
+        if bad or undefined:
+            what = f"{bad} is" if bad else f"{undefined} on validation is"
             raise _DivergedError(f"{what} no longer finite at the end of epoch {run.epoch + 1}")
         seconds, loss = time.monotonic() - self.epoch_started, run.loss_sum / run.samples
         lr = float(run.optimizer.param_groups[0]["lr"])
@@ -314,7 +328,7 @@ class _Loop:
             run.kept, run.kept_epoch = snapshot(run.model), run.epoch
         patience = run.settings.patience
         if patience is not None and run.epoch - best >= patience:
-            run.stop(f"no better {run.task.headline} on validation for {patience} epochs")
+            run.stop(f"no better {run.task.goal} on validation for {patience} epochs")
         for callback in self.callbacks:
             callback.on_epoch(run)
 
@@ -416,21 +430,7 @@ def _cause(run: Run) -> str:
     return "inputs, weights and outputs are finite, the loss function is not; look at the labels"
 
 
-def _length(data: Any, processes: int) -> int | None:
-    """Batches per epoch and process, where the data knows."""
-    try:
-        return math.ceil(len(data) / processes)
-    except TypeError:  # iterable data sets have no length
-        return None
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _identity(run: Run, callbacks: Sequence[Callback], trial: Batch) -> dict[str, str]:
+def _identity(run: Run, callbacks: Sequence[Callback], trials: Sequence[Batch]) -> dict[str, str]:
     """What a checkpoint must have been made with to be resumed."""
     return {
         "weights": weights_hash(run.model),
@@ -438,5 +438,6 @@ def _identity(run: Run, callbacks: Sequence[Callback], trial: Batch) -> dict[str
         **({"compile": "True"} if run.settings.compile else {}),
         **({"processes": str(run.processes.size)} if run.processes.size > 1 else {}),
         "callbacks": ", ".join(callback.identity() for callback in callbacks),
-        "data": f"{run.length} batches, first {describe(trial.inputs)}",
+        **run.task.identity(),
+        "data": f"{run.length} batches, first {', '.join(describe(t.inputs) for t in trials)}",
     }

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError, UnavailableError
-from penjing.task import Batch, Task
+from penjing.task import Batch, Task, Tasks
 
 BUCKET = 2**23  # elements in one message: 32 MiB of float32, torch's own default is 25 MiB
 FROM_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -71,7 +71,7 @@ class Processes:
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in told.tolist())
 
-    def batches(self, task: Task) -> Iterator[Batch | None]:
+    def batches(self, task: Task | Tasks) -> Iterator[Batch | None]:
         """This process's share of the training batches; what else is random differs by process."""
         for index, batch in enumerate(task.shared("train", self)):
             if index == 0 and self.rank:  # the order of the data has been drawn, the same in all

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from penjing.figures import EpochFigures
-from penjing.task import Task
+from penjing.task import Task, Tasks
 from penjing.training.processes import Processes
 from penjing.training.settings import Fit
 
@@ -23,7 +23,7 @@ class Run:
 
     Args:
         model: Being trained, in place.
-        task: Its data, loss and metrics.
+        task: Its data, loss and metrics; several of them are trained together.
         settings: How to train.
         optimizer: Over the model's parameters.
         processes: This process among those that train together.
@@ -31,6 +31,7 @@ class Run:
         epoch: Epochs finished.
         batch: Batches done in the current epoch.
         step: Optimizer steps done.
+        of: Name of the task that the current batch is of; empty where there is one.
         inputs: Inputs of the current batch, on the device of the model.
         labels: Its labels, or None.
         outputs: What the model gave for it; without its graph once the gradient is there.
@@ -47,7 +48,7 @@ class Run:
     """
 
     model: nn.Module
-    task: Task
+    task: Task | Tasks
     settings: Fit
     optimizer: Optimizer
     processes: Processes = field(default_factory=Processes)
@@ -55,6 +56,7 @@ class Run:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    of: str = ""
     inputs: Any = None
     labels: Any = None
     outputs: Any = None
@@ -70,9 +72,15 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def part(self) -> Task:
+        """The task that the current batch is of."""
+        return self.task.parts.get(self.of, self.task.first)
+
+    @property
     def place(self) -> str:
         """Where the run is, in words, counted from 1."""
-        return f"epoch {self.epoch + 1}, batch {self.batch + 1} (step {self.step + 1})"
+        whose = f" of task {self.of!r}" if self.of else ""
+        return f"epoch {self.epoch + 1}, batch {self.batch + 1}{whose} (step {self.step + 1})"
 
     @property
     def progress(self) -> float:
@@ -87,7 +95,7 @@ class Run:
     @property
     def validates(self) -> bool:
         """Whether epochs are judged on validation data."""
-        return self.task.val is not None and bool(self.task.metrics or self.task.loss)
+        return self.task.judges
 
     @property
     def keeps_best(self) -> bool:
@@ -99,14 +107,12 @@ class Run:
         return dict(self.history[epoch - 1].metrics) if epoch else self.metrics_before
 
     def best_epoch(self) -> int:
-        """The epoch with the best headline figure from `keep_from` on; the first of equal ones."""
+        """The epoch with the best figures from `keep_from` on; the first of equal ones."""
         if not self.validates:
             return self.epoch
-        name, best = self.task.headline, min(self.settings.keep_from, self.epoch)
-        for epoch in range(best + 1, self.epoch + 1):
-            if self.task.better(self.metrics_of(epoch)[name], self.metrics_of(best)[name]):
-                best = epoch
-        return best
+        first = min(self.settings.keep_from, self.epoch)
+        epochs = range(first, self.epoch + 1)
+        return first + self.task.best([self.metrics_of(epoch) for epoch in epochs])
 
     def stop(self, reason: str) -> None:
         """End the run after the current step."""

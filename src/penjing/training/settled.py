@@ -35,12 +35,12 @@ def settled(task: Whole, model: nn.Module) -> Whole:
         InputError: The network does not run on the first batch.
     """
     if isinstance(task, Tasks):
-        tasks = {name: _one(own, model) for name, own in task.tasks.items()}
+        tasks = {name: _one(own, model, alone=False) for name, own in task.tasks.items()}
         return cast("Whole", replace(task, tasks=tasks))
     return cast("Whole", _one(task, model))
 
 
-def _one(task: Task, model: nn.Module) -> Task:
+def _one(task: Task, model: nn.Module, *, alone: bool = True) -> Task:
     names: tuple[Split, ...] = ("train", "val", "test")
     split = next((name for name in names if getattr(task, name) is not None), None)
     if split is None or (task.batch_dims is not None and task.class_dim is not None):
@@ -61,4 +61,6 @@ def _one(task: Task, model: nn.Module) -> Task:
     class_dim = task.class_dim
     if len(values) == 1:
         class_dim = task.outputs.at(values[0], batch.labels).class_dim
+    elif not alone and isinstance(task.kind, str):  # what it says is about its own head
+        return replace(task, batch_dims=dims, kind=None)
     return replace(task, batch_dims=dims, class_dim=class_dim)

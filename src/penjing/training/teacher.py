@@ -18,13 +18,16 @@ from penjing.training.callbacks import Callback
 from penjing.training.matching import Listener, check_layers, match
 from penjing.training.run import Run, tensors_of
 
+Losses = Distillation | Sequence[Distillation]
+
 
 class Teacher(Callback):
     """Adds distillation losses; the teacher runs in eval mode and is not changed.
 
     Args:
         model: The teacher, on the device of the student.
-        losses: How it counts: one loss, or several, each of which gets the loss so far.
+        losses: How it counts: one loss, or several, each of which gets the loss so far; in a dict
+            those of each of several tasks, by name.
         layers: For losses of features: module of the student -> module of the teacher; None
             matches them (`penjing.training.matching.match`).
     """
@@ -32,15 +35,16 @@ class Teacher(Callback):
     def __init__(
         self,
         model: nn.Module,
-        losses: Distillation | Sequence[Distillation],
+        losses: Losses | Mapping[str, Losses],
         layers: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
-        self.losses = tuple(losses) if isinstance(losses, Sequence) else (losses,)
+        each = losses if isinstance(losses, Mapping) else {"": losses}
+        self.losses = {name: _several(one) for name, one in each.items()}
         self.layers = None if layers is None else dict(layers)
         self.matched: dict[str, str] = {}
         self._listeners: tuple[Listener, ...] = ()
-        if not self.losses:
+        if not self.losses or not all(self.losses.values()):
             raise StrategyError("a teacher without a loss teaches nothing; give losses=[Logits()]")
 
     def on_start(self, run: Run, /) -> None:
@@ -56,9 +60,14 @@ class Teacher(Callback):
             )
         if self.layers is not None:
             check_layers(self.layers, run.model, self.model)
-        if not any(loss.of_features for loss in self.losses):
+        if "" not in self.losses and (missing := sorted(set(run.task.parts) - set(self.losses))):
+            raise InputError(
+                f"the teacher has no loss for task {missing[0]!r}; it has losses for "
+                f"{', '.join(map(repr, self.losses))}"
+            )
+        if not any(loss.of_features for losses in self.losses.values() for loss in losses):
             return
-        self.matched = self.layers or match(run.model, self.model, run.task)
+        self.matched = self.layers or match(run.model, self.model, run.task.first)
         self._listeners = (
             Listener(run.model, tuple(self.matched)),
             Listener(self.model, tuple(self.matched.values())),
@@ -67,9 +76,9 @@ class Teacher(Callback):
     def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
         """The task's loss and the teacher's; the teacher's alone without labels."""
         with evaluating(self.model), torch.no_grad():
-            outputs = run.task.predict(self.model, run.inputs)
+            outputs = run.part.predict(self.model, run.inputs)
         features = [listener.take() for listener in self._listeners]
-        for term in self.losses:
+        for term in self.losses.get(run.of) or self.losses[""]:
             mine, theirs = features if term.of_features else (run.outputs, outputs)
             loss = term(mine, theirs, loss)
         return loss
@@ -82,7 +91,10 @@ class Teacher(Callback):
 
     def identity(self) -> str:
         """The losses, the layers and a hash of the teacher's weights."""
-        told = ", ".join(str(loss) for loss in self.losses)
+        told = "; ".join(
+            f"{f'{name}: ' if name else ''}{', '.join(map(str, losses))}"
+            for name, losses in self.losses.items()
+        )
         layers = f", layers {self.layers}" if self.layers else ""
         return f"Teacher({told}{layers}, weights {weights_hash(self.model)})"
 
@@ -150,7 +162,7 @@ class AverageTeacher(Callback):
     def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
         """The loss so far and the average's."""
         with evaluating(self.model), torch.no_grad():
-            outputs = run.task.predict(self.model, run.inputs)
+            outputs = run.part.predict(self.model, run.inputs)
         return self.loss(run.outputs, outputs, loss)
 
     @torch.no_grad()
@@ -212,6 +224,10 @@ class ExitTeacher(Callback):
     def identity(self) -> str:
         """The loss."""
         return f"ExitTeacher({self.loss})"
+
+
+def _several(losses: Losses) -> tuple[Distillation, ...]:
+    return tuple(losses) if isinstance(losses, Sequence) else (losses,)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from penjing.codegen.preprocessing import Normalize
 from penjing.errors import BudgetError, InputError, PenjingError, StrategyError
 from penjing.graph.capture import check_network
-from penjing.task import Task
+from penjing.task import Task, Tasks
 from penjing.training.settings import Fit
 
 SEEDS = 2**63  # of which torch's generator takes all
@@ -104,6 +104,10 @@ RULES: Mapping[str, Rule] = {
     "transform_fn": Rule(callable, "a function that makes a batch from what calibration yields"),
     "callbacks": Rule(_of(Iterable), "a list of callbacks"),
     "task": Rule(_of(Task), "a Task, as in Task(train=loader, loss=F.cross_entropy)"),
+    **dict.fromkeys(
+        ("finetune.task", "distill.task", "train.task"),
+        Rule(_of(Task, Tasks, Mapping), "a Task, or several of one network in a dict by name"),
+    ),
     "teacher": Rule(_are_teachers, 'a network, several in a list, or "parent"'),
     "against": Rule(_of(nn.Module), "a network"),
     "optimizer": Rule(
@@ -132,7 +136,7 @@ RULES: Mapping[str, Rule] = {
         ("inplace", "latency", "tune", "equalization", "bias_correction", "distributed"), YES_OR_NO
     ),
 }
-"""Name of an argument -> what it must be."""
+"""Name of an argument, of all verbs or after that of one -> what it must be."""
 
 NETWORKS = ("model", "student")
 
@@ -181,7 +185,7 @@ def _check(verb: str, name: str, value: Any) -> None:
     """
     if name in NETWORKS and not hasattr(value, "arena_bytes"):  # a compiled program has errors
         check_network(value)
-    rule = RULES.get(name)
+    rule = RULES.get(f"{verb}.{name}", RULES.get(name))
     if rule is not None and not rule.fits(value):
         shown = " ".join(repr(value).split())
         shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."

@@ -24,11 +24,11 @@ from penjing.pruning.lookup import lookup
 from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
 from penjing.sparse_training.keeping import KeepZeros
-from penjing.task import Task
+from penjing.task import Task, Tasks, one_or_several
 from penjing.training import Callback, Fit, FitOptions, Teacher, Teachers, fit
 from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.trained import Trained, in_choices
+from penjing.verbs.trained import Trained, against, in_choices
 
 Losses = str | Distillation | Sequence[str | Distillation]
 
@@ -50,7 +50,7 @@ class Distilled:
 def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     student: nn.Module,
     teacher: nn.Module | Sequence[nn.Module],
-    task: Task,
+    task: Task | Tasks | Mapping[str, Task],
     *,
     loss: Losses = "logits",
     layers: Mapping[str, str] | None = None,
@@ -68,7 +68,8 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
         student: Pruned, searched, shrunk or your own. Left alone unless `inplace`.
         teacher: On the device of the student; with several, the mean of their losses counts.
         task: `train` data, labelled or not; `val` and `metrics` to judge by. Its `kind` says
-            whether outputs are classes, binary logits or values.
+            whether outputs are classes, binary logits or values. Several in a dict by name are
+            trained together, as by `finetune`.
         loss: "logits", "decoupled", "attention", "regression", "relational", "contrastive", an
             object of `penjing.distillation`, or several: each adds to the loss so far, so that
             "logits", which mixes the task's loss with the teacher's, comes first.
@@ -108,19 +109,20 @@ def distill(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
         raise InputError(f"distill: teacher is {teacher!r}; give a network, or several in a list")
     if inplace and any(model is student for model in models):
         raise InputError("a teacher is the student that is trained in place; give a copy of it")
-    task = settled(task, student)
-    losses = _losses(loss, task)
+    goal = settled(one_or_several(task), student)
+    losses = {name: _losses(loss, part) for name, part in goal.parts.items()}
     before = copy.deepcopy(student) if inplace else student
     learning = student if inplace else copy.deepcopy(student)
     fitting = Fit(**settings)
     teachers = [Teacher(model, losses, layers) for model in models]
+    goal = against(goal, models[0])
     lesson = teachers[0] if len(teachers) == 1 else Teachers(teachers)
     hooks = [lesson, *callbacks, *callbacks_of(learning), *([KeepZeros()] if keep_zeros else [])]
-    result = fit(learning, task, fitting, hooks)
-    trained = Trained(before, learning, models[0], task, result, kind="distill")
+    result = fit(learning, goal, fitting, hooks)
+    trained = Trained(before, learning, models[0], goal, result, kind="distill")
     told = {
         "teacher": ", ".join(type(model).__name__ for model in models),
-        "distillation": ", ".join(str(one) for one in losses),
+        "distillation": ", ".join(str(one) for one in next(iter(losses.values()))),
         **_layers_told(teachers[0].matched),
     }
     data = trained.report_data({**in_choices(fitting), **told})

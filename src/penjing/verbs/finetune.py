@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Unpack
 
 from torch import nn
@@ -16,12 +17,12 @@ from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
 from penjing.sparse_training.keeping import KeepZeros
-from penjing.task import Task
+from penjing.task import Task, Tasks, one_or_several
 from penjing.task.randomness import device_of
-from penjing.training import Callback, Fit, FitOptions, Teacher, fit
+from penjing.training import Callback, Fit, FitOptions, fit
 from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.trained import Trained, in_choices
+from penjing.verbs.trained import Trained, in_choices, lessons
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Tuned:
 @arguments_checked
 def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     model: nn.Module,
-    task: Task,
+    task: Task | Tasks | Mapping[str, Task],
     *,
     teacher: nn.Module | Literal["parent"] | None = "parent",
     temperature: float = 4.0,
@@ -58,6 +59,8 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
     Args:
         model: Any network, pruned or not. Left alone unless `inplace`.
         task: `train` data; `loss` where labels are to be learned; `val` and `metrics` to judge by.
+            Several in a dict by name, or as `penjing.task.Tasks`, are trained together; drops are
+            then against the teacher.
         teacher: Usually the dense parent, on the device of `model`; None trains on the loss alone.
             "parent" is the network that `prepare` was given, and no teacher for any other.
         temperature: Softens the outputs of both, above 0.
@@ -94,17 +97,17 @@ def finetune(  # noqa: PLR0913 - the public contract; everything else is in `Fit
         raise InputError("finetune has one teacher; give a network, and several to pj.distill")
     if inplace and teacher is model:
         raise InputError("the teacher is the model that is trained in place; give a copy of it")
-    task = settled(task, model)
+    goal = settled(one_or_several(task), model)
     before = copy.deepcopy(model) if inplace else model
     tuned = model if inplace else copy.deepcopy(model)
     fitting = Fit(**settings)
-    loss = Logits(temperature=temperature, weight=weight, kind=task.kind, class_dim=task.class_dim)
+    lesson = partial(Logits, temperature=temperature, weight=weight)
     teacher = parent_of(tuned) if isinstance(teacher, str) else teacher
-    taught = [] if teacher is None else [Teacher(teacher, loss)]
+    taught, goal = lessons(teacher, goal, lesson)
     hooks = [*taught, *callbacks, *callbacks_of(tuned), *([KeepZeros()] if keep_zeros else [])]
-    result = fit(tuned, task, fitting, hooks)
-    trained = Trained(before, tuned, teacher, task, result)
-    data = trained.report_data({**in_choices(fitting), **_taught_by(teacher, loss)})
+    result = fit(tuned, goal, fitting, hooks)
+    trained = Trained(before, tuned, teacher, goal, result)
+    data = trained.report_data({**in_choices(fitting), **_taught_by(teacher, lesson())})
     return Tuned(tuned, Report(replace(data, seconds=time.perf_counter() - started)))
 
 

@@ -29,13 +29,13 @@ from penjing.sparse_training import (
     resolve,
 )
 from penjing.sparse_training.callback import zeros
-from penjing.task import Task
-from penjing.training import Callback, Fit, FitOptions, Teacher, fit
+from penjing.task import Task, Tasks, one_or_several
+from penjing.training import Callback, Fit, FitOptions, fit
 from penjing.training.schedules import schedule
 from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.finetune import Tuned
-from penjing.verbs.trained import Trained, in_choices
+from penjing.verbs.trained import Trained, in_choices, lessons
 
 EPOCHS = 30  # of the design's example; gradual pruning needs time
 
@@ -68,7 +68,7 @@ class _Sparse:
 @arguments_checked
 def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     model: nn.Module,
-    task: Task,
+    task: Task | Tasks | Mapping[str, Task],
     *,
     sparsity: float | None = None,
     sparsity_schedule: SparsitySchedule | str | Mapping[str, object] | None = None,
@@ -156,15 +156,15 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     if isinstance(chosen, Rewinding):
         settings = _restarted(chosen, settings)
     fitting = Fit(**settings)
-    task = settled(task, model)
+    goal = settled(one_or_several(task), model)
     before = copy.deepcopy(model) if inplace else model
     trained = model if inplace else copy.deepcopy(model)
-    lesson = Logits(kind=task.kind, class_dim=task.class_dim)
-    hooks: list[Callback] = [] if teacher is None else [Teacher(teacher, lesson)]
-    hooks += [*callbacks, *([] if penalty is None else [Penalised(penalty)])]
+    teaching, goal = lessons(teacher, goal, Logits)
+    hooks: list[Callback] = [*teaching, *callbacks]
+    hooks += [*([] if penalty is None else [Penalised(penalty)])]
     hooks += callbacks_of(trained)
-    result = fit(trained, task, fitting, [*hooks, *([] if growing is None else [growing])])
-    told = Trained(before, trained, teacher, task, result, kind="train")
+    result = fit(trained, goal, fitting, [*hooks, *([] if growing is None else [growing])])
+    told = Trained(before, trained, teacher, goal, result, kind="train")
     taught = {"teacher": "none" if teacher is None else type(teacher).__name__}
     data = told.report_data({**in_choices(fitting), **taught, **sparse.told()})
     return Tuned(trained, Report(replace(data, seconds=time.perf_counter() - started)))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
 
+from penjing.distillation import Logits
 from penjing.errors import InputError
 from penjing.report import ClassFigures, ReportData, environment
-from penjing.task import Comparison, Task, agreement, compare
+from penjing.task import Comparison, Task, Tasks, agreement, compare
 from penjing.task.definition import Split
-from penjing.training import Fit, FitResult
+from penjing.training import Callback, Fit, FitResult, Teacher
 from penjing.training.settings import in_words
 
 
@@ -22,7 +24,7 @@ class Trained:
     before: nn.Module
     after: nn.Module
     teacher: nn.Module | None
-    task: Task
+    task: Task | Tasks
     result: FitResult
     kind: Literal["finetune", "distill", "train"] = "finetune"
 
@@ -46,7 +48,17 @@ class Trained:
             epochs=self.result.epochs,
             choices={**choices, "judged on": split or "nothing"},
             environment=environment(),
-            notes=(*stopped, *self.result.notes, *notes),
+            notes=(*stopped, *self.result.notes, *notes, *self._drops()),
+        )
+
+    def _drops(self) -> tuple[str, ...]:
+        """What each of several tasks has lost against the teacher where epochs were chosen."""
+        task, now = self.task, self.result.metrics_after
+        if not isinstance(task, Tasks) or not task.reference or not now:
+            return ()
+        was = task.told(task.reference, self.result.metrics_before)
+        return (
+            f"on validation, against the teacher: {was} before; {task.told(task.reference, now)}",
         )
 
     def _split(self) -> Split | None:
@@ -65,11 +77,11 @@ class Trained:
             return None, ["without validation data the last epoch is given back, unjudged"]
         data = self.task.data(split)
         try:
-            comparison = compare(self.after, self.before, data, task=self.task)
+            comparison = compare(self.after, self.before, data, task=self.task.compared)
             if self.teacher is None:
                 return comparison, []
-            was = agreement(self.before, self.teacher, data, task=self.task)
-            taught = compare(self.after, self.teacher, data, task=self.task)
+            was = agreement(self.before, self.teacher, data, task=self.task.compared)
+            taught = compare(self.after, self.teacher, data, task=self.task.compared)
         except InputError as error:
             return None, [f"agreement is not known: {error}"]
         rows = tuple(
@@ -80,6 +92,34 @@ class Trained:
             f"agreement with the teacher on {split}: {was:.2%} before, {taught.agreement:.2%} now"
         )
         return replace(taught, classes=rows), [note]
+
+
+def lessons(
+    teacher: nn.Module | None, task: Task | Tasks, lesson: Callable[..., Logits]
+) -> tuple[list[Callback], Task | Tasks]:
+    """A teacher by logits of what each task predicts, and the task with drops against it.
+
+    Args:
+        teacher: On the device of the student, or None.
+        task: One, or several.
+        lesson: Makes the loss, given `kind` and `class_dim` of the outputs of a task.
+
+    Returns:
+        Callbacks, and the task or tasks.
+    """
+    if teacher is None:
+        return [], task
+    losses = {
+        name: lesson(kind=part.kind, class_dim=part.class_dim) for name, part in task.parts.items()
+    }
+    return [Teacher(teacher, losses)], against(task, teacher)
+
+
+def against(task: Task | Tasks, teacher: nn.Module) -> Task | Tasks:
+    """Several tasks whose drops are against a teacher; one task as it is."""
+    if not isinstance(task, Tasks) or task.reference or not task.judges:
+        return task
+    return replace(task, reference=task.evaluate(teacher))
 
 
 def in_choices(settings: Fit) -> dict[str, str]:
