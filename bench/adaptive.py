@@ -2,6 +2,7 @@
 
     python bench/adaptive.py --study exits --network resnet20 --max-drop 0.01
     python bench/adaptive.py --study slimmable --network resnet20
+    python bench/adaptive.py --study gating --network resnet20 --target 0.6
     python bench/adaptive.py --study tokens --method merge --r 8
 
 One row per call (one per width for `slimmable`); rows that are there are left alone. Exits: two
@@ -9,7 +10,9 @@ heads, on the trunk as it is (`--frozen`) or trained with it; thresholds are cho
 training images. The trunks have seen these in their own training, so their end looks better there
 than it is, and the drop on test data is usually smaller than the one asked for. Tokens: the vision
 transformer of bench/train_vit.py, without training, timed in turns with the original. Slimmable:
-all widths are trained together from the trained network. Test images are looked at once, for the
+all widths are trained together from the trained network. Gating: gates in front of every residual
+block that keeps its shape are trained with the network, or (`--static`) switches that look at no
+input, with which the same training removes whole blocks. Test images are looked at once, for the
 row.
 """
 
@@ -24,7 +27,7 @@ from torch.nn import functional as F
 
 import penjing as pj
 from encoders import VisionTransformer
-from penjing.adaptive import EarlyExitNetwork, Sandwich
+from penjing.adaptive import EarlyExitNetwork, GateRate, Sandwich
 from penjing.training import ExitTeacher
 from record import Record, paired_interval
 from schooling import cache_folder, decisions, restore
@@ -207,6 +210,71 @@ def equal(network: nn.Module, cut: nn.Module, width: float, x: Tensor) -> float:
     return apart
 
 
+class Switch(nn.Module):
+    """A gate that says the same of every input: what it learns is which blocks can go."""
+
+    def __init__(self, _feature: Tensor, _outputs: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.full((1, 1), 2.0))
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """One logit for all."""
+        return self.logit.expand(len(stream), 1)
+
+
+def gating(given: argparse.Namespace) -> None:
+    """One row: one network, one target."""
+    rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study gating ...")
+    name, images, epochs = given.network, given.images or HEADS, given.epochs or 3
+    key = {
+        "study": "gating",
+        "network": name,
+        "target": given.target,
+        "static": given.static,
+        "training_images": images,
+        "epochs": epochs,
+    }
+    if rows.has(**key):
+        return
+    job = workload(name)
+    task = task_of(job, images)
+    started = time.process_time()
+    gate = Switch if given.static else "linear"
+    made = pj.gate_blocks(job.model, job.test[:1], gate=gate).model
+    tuned = pj.train(
+        made,
+        pj.Task(train=task.train, loss=task.loss),
+        callbacks=[GateRate(given.target)],
+        epochs=epochs,
+        optimizer="adamw",
+        lr=1e-3,
+        seed=SEED,
+        workdir=cache_folder() / f"gating-{name}-{images}-{epochs}-{given.target}-{given.static}",
+    ).model
+    spent = time.process_time() - started
+    done = pj.measure_gates(tuned, task, split="test", samples=SAMPLES)
+    data = done.report.data
+    right = job.correct(tuned.eval())
+    macs = tuned.macs_of(done.opened)
+    rows.add(
+        {
+            **key,
+            "train_cpu_seconds": spent,
+            "dense_accuracy": 100 * job.quality(job.dense()),
+            "accuracy": 100 * job.quality(right),
+            "every_block_accuracy": 100 * job.quality(job.correct(tuned.original().eval())),
+            "difference": paired_interval(right, job.dense()),
+            "blocks": [row.name for row in data.gates],
+            "opened": [row.taken for row in data.gates],
+            "macs": data.after.macs,
+            "dense_macs": data.before.macs,
+            "macs_p5_p95": [float(macs.quantile(share)) for share in (0.05, 0.95)],
+            "latency_ms": spread(data.after.latency),
+            "dense_latency_ms": spread(data.before.latency),
+        }
+    )
+
+
 def tokens(method: str, r: int) -> None:
     """One row: one way to choose tokens, one number of them."""
     rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study tokens ...")
@@ -237,19 +305,25 @@ def tokens(method: str, r: int) -> None:
 def main() -> None:
     """One call, one row (or one per width)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", choices=("exits", "slimmable", "tokens"), required=True)
+    parser.add_argument(
+        "--study", choices=("exits", "slimmable", "gating", "tokens"), required=True
+    )
     parser.add_argument("--network", default="resnet20", choices=("resnet20", "resnet56"))
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--criterion", default="confidence")
     parser.add_argument("--images", type=int, help="training images; fewer for quicker rows")
-    parser.add_argument("--epochs", type=int, help="3 for exits, 1 for slimmable")
+    parser.add_argument("--epochs", type=int, help="3 for exits and gating, 1 for slimmable")
     parser.add_argument("--frozen", action="store_true", help="train the exits' heads alone")
+    parser.add_argument("--target", type=float, default=0.6, help="share of the blocks' work")
+    parser.add_argument("--static", action="store_true", help="gates that look at no input")
     parser.add_argument("--method", default="merge", choices=("merge", "attention", "norm"))
     parser.add_argument("--r", type=int, default=8, help="tokens that go behind each layer")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.study == "exits":
         exits(given)
+    elif given.study == "gating":
+        gating(given)
     elif given.study == "slimmable":
         slimmable(given.network, given.images or SLIM_IMAGES, given.epochs or 1)
     else:

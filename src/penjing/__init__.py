@@ -16,8 +16,10 @@ from penjing.verbs.early_exits import EarlyExits, early_exits
 from penjing.verbs.export import export
 from penjing.verbs.find_groups import find_groups
 from penjing.verbs.finetune import Tuned, finetune
+from penjing.verbs.gate_blocks import GatedBlocks, gate_blocks
 from penjing.verbs.later import Later
 from penjing.verbs.measure import measure
+from penjing.verbs.measure_gates import MeasuredGates, measure_gates
 from penjing.verbs.prepare import Prepared, prepare
 from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.quantize import Quantized, quantize
@@ -37,8 +39,10 @@ __all__ = [
     "EarlyExits",
     "FewerTokens",
     "Figures",
+    "GatedBlocks",
     "Group",
     "Groups",
+    "MeasuredGates",
     "Normalize",
     "PenjingError",
     "Plan",
@@ -59,8 +63,10 @@ __all__ = [
     "export",
     "find_groups",
     "finetune",
+    "gate_blocks",
     "load",
     "measure",
+    "measure_gates",
     "prepare",
     "prune",
     "quantize",

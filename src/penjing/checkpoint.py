@@ -28,11 +28,14 @@ from torch import Tensor, fx, nn
 
 from penjing import files
 from penjing.adaptive.exits import EarlyExitNetwork
+from penjing.adaptive.gated import GatedNetwork
 from penjing.adaptive.slimmable import SlimmableNetwork
 from penjing.adaptive.storage import (
     Stored,
     exits_from_storage,
     exits_to_storage,
+    gated_from_storage,
+    gated_to_storage,
     slimmable_from_storage,
     slimmable_to_storage,
 )
@@ -60,6 +63,7 @@ Builder = Callable[[Any, Mapping[str, Tensor], Mapping[str, str], Example | None
 
 ADAPTIVE: Mapping[str, Builder] = {
     "exits": exits_from_storage,
+    "gates": gated_from_storage,
     "slimmable": slimmable_from_storage,
 }
 """Form in the file -> what builds the network of its content, tensors, ties and example inputs."""
@@ -286,6 +290,8 @@ def _content(model: nn.Module, record: Record | None, example: Example | None) -
         return _Content("integers", graph, "", tensors, grids)
     if isinstance(model, EarlyExitNetwork):
         return _Content("exits", *_described(exits_to_storage(model)))
+    if isinstance(model, GatedNetwork):
+        return _Content("gates", *_described(gated_to_storage(model)))
     if isinstance(model, SlimmableNetwork):
         return _Content("slimmable", *_described(slimmable_to_storage(model)))
     missing = "it was saved without example inputs"

@@ -78,6 +78,21 @@ class ExitFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class GateFigures:
+    """One block that is skipped where an input does not need it. A figure not had is None.
+
+    Args:
+        name: The layer that makes what the block adds.
+        macs_share: MACs of the block, as a share of all of the network's.
+        taken: Share of the samples that run it.
+    """
+
+    name: str
+    macs_share: float
+    taken: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """Size and cost of one network. A figure that was not had is None.
 

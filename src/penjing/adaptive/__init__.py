@@ -3,6 +3,9 @@
 from penjing.adaptive.criteria import NEVER, ExitPolicy
 from penjing.adaptive.exit_files import StageRunner, write_conditional, write_stages
 from penjing.adaptive.exits import EarlyExitNetwork, Exited, RoutedNetwork
+from penjing.adaptive.gate_rate import GateRate
+from penjing.adaptive.gated import GatedNetwork, Skipped
+from penjing.adaptive.gated_files import write_gated
 from penjing.adaptive.sandwich import Sandwich
 from penjing.adaptive.slimmable import SlimmableNetwork
 
@@ -11,10 +14,14 @@ __all__ = [
     "EarlyExitNetwork",
     "ExitPolicy",
     "Exited",
+    "GateRate",
+    "GatedNetwork",
     "RoutedNetwork",
     "Sandwich",
+    "Skipped",
     "SlimmableNetwork",
     "StageRunner",
     "write_conditional",
+    "write_gated",
     "write_stages",
 ]

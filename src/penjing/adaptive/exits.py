@@ -121,7 +121,7 @@ class EarlyExitNetwork(nn.Module):
         outputs = _check_outputs(program)
         pieces = segment(program, points)
         segments = [graph_form(piece) for piece in pieces]
-        _tie(segments, pieces)
+        tie(segments, pieces)
         heads, attachments = [], []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -394,8 +394,13 @@ def _check_outputs(program: Program) -> int:
     return int(shapes[0][1])
 
 
-def _tie(segments: Sequence[nn.Module], pieces: Sequence[Program]) -> None:
-    """Let segments that read one tensor of the network share it, in place."""
+def tie(segments: Sequence[nn.Module], pieces: Sequence[Program]) -> None:
+    """Let segments that read one tensor of the network share it, in place.
+
+    Args:
+        segments: Graph forms.
+        pieces: What each was made of.
+    """
     shared: dict[tuple[Any, ...], Tensor] = {}
     for form, piece in zip(segments, pieces, strict=True):
         for name in piece.stored.values():

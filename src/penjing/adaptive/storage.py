@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from penjing.adaptive.criteria import ExitPolicy
 from penjing.adaptive.exits import Attachment, EarlyExitNetwork, put
+from penjing.adaptive.gated import GatedNetwork, Site
 from penjing.adaptive.slimmable import SlimmableNetwork
 from penjing.errors import CheckpointError, PenjingError, StrategyError
 from penjing.graph.capture import MIN_BATCH, Example, capture
@@ -18,7 +19,12 @@ from penjing.graph.codec import from_json, tensors_of, to_json
 from penjing.graph.form import graph_form, identity
 from penjing.plan import Plan
 
-Stored = tuple[dict[str, Any], dict[str, Tensor]]
+Tensors = dict[str, Tensor]
+
+GATED_PARTS = ("trunk", "branches", "bypasses", "gates")
+"""Lists of modules of a network with gated blocks, as its constructor takes them."""
+
+Stored = tuple[dict[str, Any], Tensors]
 """JSON content, and tensors by qualified name, tied ones once."""
 
 
@@ -35,17 +41,9 @@ def exits_to_storage(network: EarlyExitNetwork) -> Stored:
         CheckpointError: Its graphs hold something that the format does not know.
         CaptureError: A head of the user's does not export.
     """
-    tensors: dict[str, Tensor] = {}
-    heads = [
-        _head_form(head, place.shape)
-        for head, place in zip(network.heads, network.attachments, strict=True)
-    ]
-    graphs: dict[str, list[Any]] = {"segments": [], "heads": []}
-    for kind, forms in (("segments", network.segments), ("heads", heads)):
-        for index, form in enumerate(forms):
-            assert isinstance(form, fx.GraphModule)  # segments are graph forms from the start
-            graphs[kind].append(to_json(form))
-            tensors.update({f"{kind}.{index}.{n}": t for n, t in tensors_of(form).items()})
+    shapes = [place.shape for place in network.attachments]
+    heads = list(map(_head_form, network.heads, shapes))
+    graphs, tensors = _graphs({"segments": network.segments, "heads": heads})
     content = {
         **graphs,
         "attachments": [asdict(place) for place in network.attachments],
@@ -76,10 +74,7 @@ def exits_from_storage(
         CheckpointError: The content is damaged, or does not fit the tensors.
     """
     try:
-        parts = {
-            kind: [_form(graph, f"{kind}.{k}.", tensors, ties) for k, graph in enumerate(graphs)]
-            for kind, graphs in (("segments", content["segments"]), ("heads", content["heads"]))
-        }
+        segments, heads = (_forms(content, kind, tensors, ties) for kind in ("segments", "heads"))
         places = [
             Attachment(
                 str(p["name"]), int(p["feature"]), tuple(map(int, p["shape"])), float(p["share"])
@@ -88,12 +83,75 @@ def exits_from_storage(
         ]
         policy = ExitPolicy.from_json(content["policy"])
         frozen = bool(content["frozen"])
-        network = EarlyExitNetwork(parts["segments"], parts["heads"], places, policy, frozen=frozen)
+        network = EarlyExitNetwork(segments, heads, places, policy, frozen=frozen)
         for name, first in ties.items():
             _share(network, name, first)
     except (KeyError, TypeError, ValueError, AttributeError, StrategyError) as error:
         raise CheckpointError(
             f"this does not describe a network with early exits: {type(error).__name__}: {error}"
+        ) from error
+    return network
+
+
+def gated_to_storage(network: GatedNetwork) -> Stored:
+    """Describe a network with gated blocks.
+
+    Args:
+        network: Only read.
+
+    Returns:
+        Content for `gated_from_storage`, and the tensors.
+
+    Raises:
+        CheckpointError: Its graphs hold something that the format does not know.
+        CaptureError: A gate of the user's does not export.
+    """
+    parts = {kind: getattr(network, kind) for kind in GATED_PARTS}
+    shapes = [site.shape for site in network.sites]
+    parts["gates"] = list(map(_head_form, network.gates, shapes))
+    graphs, tensors = _graphs(parts)
+    sites = [asdict(site) for site in network.sites]
+    return {**graphs, "sites": sites, "macs": network.macs}, _once(tensors)
+
+
+def gated_from_storage(
+    content: Any,
+    tensors: Mapping[str, Tensor],
+    ties: Mapping[str, str],
+    example: Example | None = None,  # noqa: ARG001 - as other kinds of networks need it
+) -> GatedNetwork:
+    """Build the network that `gated_to_storage` described; no op is run.
+
+    Args:
+        content: Parsed JSON, from any source.
+        tensors: By qualified name, tied ones once.
+        ties: Further names of tensors.
+        example: Example inputs; not needed here.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        CheckpointError: The content is damaged, or does not fit the tensors.
+    """
+    try:
+        parts = [_forms(content, kind, tensors, ties) for kind in GATED_PARTS]
+        sites = [
+            Site(
+                name=str(s["name"]),
+                feature=int(s["feature"]),
+                shape=tuple(map(int, s["shape"])),
+                behind=tuple(map(int, s["behind"])),
+                macs=int(s["macs"]),
+            )
+            for s in content["sites"]
+        ]
+        network = GatedNetwork(*parts, sites, int(content["macs"]))
+        for name, first in ties.items():
+            _share(network, name, first)
+    except (KeyError, TypeError, ValueError, AttributeError, StrategyError) as error:
+        raise CheckpointError(
+            f"this does not describe a network with gated blocks: {type(error).__name__}: {error}"
         ) from error
     return network
 
@@ -154,6 +212,26 @@ def slimmable_from_storage(
             f"this does not describe a network of several widths: {type(error).__name__}: {error}"
         ) from error
     return network.eval()
+
+
+def _graphs(parts: Mapping[str, Iterable[nn.Module]]) -> tuple[dict[str, list[Any]], Tensors]:
+    """Graph forms as JSON content by kind, and their tensors under the names they have there."""
+    graphs: dict[str, list[Any]] = {}
+    tensors: Tensors = {}
+    for kind, forms in parts.items():
+        graphs[kind] = []
+        for index, form in enumerate(forms):
+            assert isinstance(form, fx.GraphModule)  # pieces of a network are from the start
+            graphs[kind].append(to_json(form))
+            tensors.update({f"{kind}.{index}.{n}": t for n, t in tensors_of(form).items()})
+    return graphs, tensors
+
+
+def _forms(
+    content: Any, kind: str, tensors: Mapping[str, Tensor], ties: Mapping[str, str]
+) -> list[fx.GraphModule]:
+    """The graph forms of one kind."""
+    return [_form(graph, f"{kind}.{k}.", tensors, ties) for k, graph in enumerate(content[kind])]
 
 
 def _head_form(head: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError
 from penjing.exporters.session import open_session, runtime_errors, runtime_name
 from penjing.figures import LatencyFigures
+from penjing.graph.capture import Example
 from penjing.latency.onnxruntime import Feeds
+from penjing.task import Task
+from penjing.task.definition import Split
 
 WARMUP = 5  # samples before the first one that counts
 REPEATS = 3  # calls per sample, of which the fastest counts: the machine has other things to do
@@ -70,3 +75,26 @@ def spread(calls_ms: NDArray[np.float64], threads: int = 1) -> LatencyFigures:
         p95_ms=float(np.percentile(calls_ms, 95)),
         mean_ms=float(calls_ms.mean()),
     )
+
+
+def singles(task: Task, split: Split) -> Iterator[Example]:
+    """The inputs of a split, one sample at a time.
+
+    Args:
+        task: Its data.
+        split: Which of them.
+    """
+    for batch in task.batches(split):
+        for row in range(batch.samples):
+            yield batch.part(row, row + 1).inputs
+
+
+def feeds_of(inputs: Example, names: Sequence[str]) -> Feeds:
+    """Inputs as a file takes them.
+
+    Args:
+        inputs: As the network takes them.
+        names: Of the file's inputs, in order.
+    """
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return dict(zip(names, (tensor.cpu().numpy() for tensor in tensors), strict=True))

@@ -81,6 +81,7 @@ def sections(data: ReportData) -> list[Section]:
         (data.sensitivity, _sensitivity),
         (data.layer_latency, _layer_latency),
         (data.exits, _exits),
+        (data.gates, _gates),
         (data.histograms, _weights),
         (data.epochs, _training),
         (data.coupling is not None and data.coupling.layers, _coupled),
@@ -277,6 +278,15 @@ def _exits(data: ReportData) -> Section:
         title="Early exits",
         lead=(f"{early:.0%} of the validation samples leave early. {lead}",) if known else (),
         tables=(tables.exits(data),),
+    )
+
+
+def _gates(data: ReportData) -> Section:
+    return Section(
+        id="gates",
+        title="Gated blocks",
+        lead=("A block is skipped by the samples whose gate stays shut.",),
+        tables=(tables.gates(data),),
     )
 
 

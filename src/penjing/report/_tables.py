@@ -12,6 +12,7 @@ from markupsafe import Markup
 from penjing.figures import (
     EpochFigures,
     ExitFigures,
+    GateFigures,
     GroupFigures,
     LayerFigures,
     LayerLatency,
@@ -354,6 +355,16 @@ def exits(data: ReportData) -> Table:
         _number("cost", lambda row: row.cost, wording.digits),
     ]
     return _table("Exits, in the order of the network", data.exits, fields)
+
+
+def gates(data: ReportData) -> Table:
+    """Which blocks the samples run."""
+    fields: list[_Field[GateFigures]] = [
+        _code("block", lambda row: row.name),
+        _number("of all MACs", lambda row: row.macs_share, "{:.1%}".format),
+        _number("samples that run it", lambda row: row.taken, "{:.1%}".format),
+    ]
+    return _table("Gated blocks, in the order of the network", data.gates, fields)
 
 
 def layer_latency(data: ReportData) -> Table:

@@ -18,6 +18,7 @@ KINDS = {
     "measure": "measured",
     "groups": "what can be cut",
     "exits": "with early exits",
+    "gates": "with gated blocks",
     "slimmable": "with several widths",
     "tokens": "with fewer tokens",
 }

@@ -17,6 +17,7 @@ from penjing.figures import (
     EpochFigures,
     ExitFigures,
     Figures,
+    GateFigures,
     GroupFigures,
     LayerLatency,
     Proof,
@@ -41,6 +42,7 @@ Kind = Literal[
     "measure",
     "groups",
     "exits",
+    "gates",
     "slimmable",
     "tokens",
 ]
@@ -242,6 +244,7 @@ class ReportData:
         sensitivity: What the outputs lose through each layer in integers.
         layer_latency: How long each layer takes in floats and in integers.
         exits: Every exit of a network that can answer early, its own end last.
+        gates: Every block that is skipped where an input does not need it.
         epochs: Every epoch of training.
         histograms: Weights before and after.
         locked: What was left alone, and why.
@@ -277,6 +280,7 @@ class ReportData:
     sensitivity: tuple[SensitivityFigures, ...] = ()
     layer_latency: tuple[LayerLatency, ...] = ()
     exits: tuple[ExitFigures, ...] = ()
+    gates: tuple[GateFigures, ...] = ()
     epochs: tuple[EpochFigures, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     locked: tuple[Lock, ...] = ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from penjing.adaptive.calibration import Answers, Calibration, Candidate
 from penjing.adaptive.criteria import NEVER, Criterion
@@ -24,11 +22,10 @@ from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.counts.macs import count_macs
 from penjing.counts.params import count_nonzero, count_params
 from penjing.errors import BudgetError, InfeasibleError, InputError, StrategyError
-from penjing.exporters import write_program
+from penjing.exporters import onnx_feeds, write_program
 from penjing.figures import ExitFigures, Figures, LatencyFigures
 from penjing.graph.capture import Example, capture
-from penjing.latency.onnxruntime import Feeds, Timing, time_onnx
-from penjing.latency.samples import REPEATS, spread, time_samples
+from penjing.latency.samples import REPEATS, feeds_of, singles, spread, time_samples
 from penjing.report import CandidateFigures, Report, ReportData, environment
 from penjing.task import Task
 from penjing.task.definition import Split
@@ -36,6 +33,7 @@ from penjing.verbs.arguments import arguments_checked
 
 Cost = Literal["latency", "macs"]
 
+CALLS = 40  # of every stage, to know what it takes
 SHOWN = 12  # candidates of the curve that the report lists
 
 
@@ -170,39 +168,31 @@ def _macs(network: EarlyExitNetwork, example: Example) -> tuple[float, ...]:
 
 
 def _latencies(network: EarlyExitNetwork, example: Example) -> tuple[float, ...]:
-    """Milliseconds of a sample that leaves at each exit: medians of its stages."""
+    """Milliseconds of a sample that leaves at each exit: its stages, timed in turns.
+
+    One after the other, a busy moment of the machine would fall on one stage alone.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        found = []
+        paths, feeds = [], []
         for index, program in enumerate(stage_programs(network, example)):
-            written = write_program(program, Path(folder) / f"{index}.onnx")
-            found.append(time_onnx(written.path, Timing(n=100)).median_ms)
-    return tuple(float(total) for total in np.cumsum(found))
+            paths.append(write_program(program, Path(folder) / f"{index}.onnx").path)
+            feeds.append([onnx_feeds(program, 1, seed) for seed in range(CALLS)])
+        rows = time_samples(paths, feeds)
+    return tuple(float(total) for total in np.cumsum(np.median(rows, axis=0)))
 
 
 def _timed(
     network: EarlyExitNetwork, task: Task, split: Split, samples: int
 ) -> tuple[LatencyFigures, LatencyFigures]:
     """The network without and with early exits, on the same samples one at a time."""
-    inputs = list(islice(_singles(task, split), samples))
+    inputs = list(islice(singles(task, split), samples))
     with tempfile.TemporaryDirectory() as folder:
         whole, exits = Path(folder) / "whole.onnx", Path(folder) / "exits.onnx"
         plain = capture(network.original(), inputs[0])
         written = write_program(plain, whole), write_conditional(network, inputs[0], exits)
-        feeds = [[_feeds(given, one.inputs) for given in inputs] for one in written]
+        feeds = [[feeds_of(given, one.inputs) for given in inputs] for one in written]
         rows = time_samples([whole, exits], feeds)
     return spread(rows[:, 0]), spread(rows[:, 1])
-
-
-def _singles(task: Task, split: Split) -> Iterator[Example]:
-    """The inputs of a split, one sample at a time."""
-    for batch in task.batches(split):
-        for row in range(batch.samples):
-            yield batch.part(row, row + 1).inputs
-
-
-def _feeds(inputs: Example, names: Any) -> Feeds:
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    return dict(zip(names, (tensor.cpu().numpy() for tensor in tensors), strict=True))
 
 
 def _judged(network: EarlyExitNetwork, task: Task, split: Split) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from penjing.adaptive.exits import EarlyExitNetwork
+from penjing.adaptive.gated import GatedNetwork
 from penjing.codegen.choice import Optimize
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.pipeline import Settings
@@ -104,11 +105,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
             "leave it out, or compile for 'host'"
         )
     check_finite(model)
-    if isinstance(model, EarlyExitNetwork):
-        raise UnavailableError(
-            "early exits are not compiled: compile model.segments[k] and model.heads[k] one by one "
-            "and decide between them, or export the network to .onnx"
-        )
+    _check_static(model)
     settings = Settings(
         target=target_of(target),
         optimize=optimize,
@@ -121,3 +118,21 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     if out is not None:
         program.save(out)
     return program
+
+
+def _check_static(model: nn.Module) -> None:
+    """Refuse networks of which a call runs a part.
+
+    Raises:
+        UnavailableError: It is one.
+    """
+    if isinstance(model, EarlyExitNetwork):
+        what, parts = "early exits", "model.segments[k] and model.heads[k]"
+    elif isinstance(model, GatedNetwork):
+        what, parts = "gated blocks", "model.trunk[k], model.gates[k] and model.branches[k]"
+    else:
+        return
+    raise UnavailableError(
+        f"{what} are not compiled: compile {parts} one by one and decide between them, or export "
+        "the network to .onnx"
+    )

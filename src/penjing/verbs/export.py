@@ -8,6 +8,8 @@ from torch import nn
 
 from penjing.adaptive.exit_files import write_conditional
 from penjing.adaptive.exits import EarlyExitNetwork
+from penjing.adaptive.gated import GatedNetwork
+from penjing.adaptive.gated_files import write_gated
 from penjing.errors import ExportError
 from penjing.exporters import Exported, write
 from penjing.graph.capture import Example
@@ -23,8 +25,9 @@ def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Expor
         model: Network to export; only read. Exported in eval mode, its batch free where it can be.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords), on its device.
         path: File to write. The suffix names the format: `.onnx`, or `.c` (its batch is the
-            example's, its header lies beside it). A network with early exits becomes an `.onnx` for
-            one sample at a time, in which what lies behind an exit is run only where it is needed.
+            example's, its header lies beside it). A network with early exits or gated blocks
+            becomes an `.onnx` for one sample at a time, in which what a sample does not need is not
+            run.
 
     Returns:
         Path, size, and the largest difference between the file and the network on fresh random
@@ -48,20 +51,22 @@ def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Expor
     """
     check_finite(model)
     if isinstance(model, EarlyExitNetwork):
-        return _with_exits(model, example_inputs, path)
+        _check_suffix(path, "early exits", "model.segments[k] and model.heads[k]")
+        return write_conditional(model, example_inputs, path)
+    if isinstance(model, GatedNetwork):
+        _check_suffix(path, "gated blocks", "model.trunk[k], model.gates[k] and model.branches[k]")
+        return write_gated(model, example_inputs, path)
     return write(model, example_inputs, path)
 
 
-def _with_exits(model: EarlyExitNetwork, example_inputs: Example, path: str | Path) -> Exported:
-    """One file with conditions.
+def _check_suffix(path: str | Path, what: str, parts: str) -> None:
+    """Refuse formats that have no conditions.
 
     Raises:
-        ExportError: Another format.
+        ExportError: Another format than ONNX.
     """
     if Path(path).suffix.lower() != ".onnx":
         raise ExportError(
-            f"{Path(path).name!r}: a network with early exits is written as .onnx; for other "
-            "formats export its parts, model.segments[k] and model.heads[k], and decide between "
-            "them"
+            f"{Path(path).name!r}: a network with {what} is written as .onnx; for other formats "
+            f"export its parts, {parts}, and decide between them"
         )
-    return write_conditional(model, example_inputs, path)

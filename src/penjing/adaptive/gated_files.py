@@ -1,0 +1,235 @@
+"""Networks with gated blocks on ONNX Runtime: a block is inside an `If`, and not run when skipped.
+
+The file is written with every block run and a `Where` behind it, as the network is in a capture.
+For one sample at a time the condition is a single truth, and a `Where` of one is an `If`: the nodes
+that only one of its sides needs go into that side's branch.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from penjing import files
+from penjing.adaptive.gated import GatedNetwork
+from penjing.errors import VerificationError
+from penjing.exporters import Exported, write_program
+from penjing.exporters._fresh import fresh_inputs
+from penjing.exporters.session import open_session, runtime_errors
+from penjing.graph.capture import Example, Program, capture
+from penjing.task import evaluating
+
+SAMPLES = 3  # random inputs on which a file is compared, as it is and with every gate turned round
+TOLERANCE = 1e-4  # relative, float32, as for other files
+
+
+def write_gated(network: GatedNetwork, example_inputs: Example, path: str | Path) -> Exported:
+    """Write one file for one sample at a time, in which a skipped block is not run.
+
+    It is compared with the network on random inputs, as it is and with every gate turned round, so
+    that both branches of every condition are run.
+
+    Args:
+        network: Only read.
+        example_inputs: As the original network takes them.
+        path: File to write.
+
+    Returns:
+        The file and how it compared.
+
+    Raises:
+        ExportError: ONNX cannot express the network.
+        VerificationError: The file computes something else; nothing was written.
+        OSError: The disk is full or the folder cannot be written.
+    """
+    import onnx
+
+    program = capture(network, example_inputs)
+    differences: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        whole, trial = Path(folder) / "whole.onnx", Path(folder) / "turned.onnx"
+        written = write_program(program, whole)
+        model = onnx.load(whole)
+        onnx.save(conditional(model, turned=True), trial)
+        differences.append(_compare(trial, _turned(network), program))
+
+    def fill(part: Path) -> None:
+        onnx.save(conditional(model), part)
+        differences.append(_compare(part, network, program))
+
+    target = files.write_with(path, fill)
+    return replace(
+        written,
+        path=target,
+        size_bytes=target.stat().st_size,
+        difference=max(differences),
+        batches=(1,),
+    )
+
+
+def conditional(model: Any, *, turned: bool = False) -> Any:
+    """The same model for batch one, with every `Where` of one truth as an `If`.
+
+    Args:
+        model: An ONNX model; not changed.
+        turned: Take the other side everywhere.
+
+    Returns:
+        A model in which only one side of each is run.
+    """
+    from onnx import shape_inference
+
+    made = copy.deepcopy(model)
+    for one in (*made.graph.input, *made.graph.output):
+        for size in one.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_value = 1
+    made = shape_inference.infer_shapes(made, data_prop=True)
+    single = {one.name for one in (*made.graph.value_info, *made.graph.input) if _is_single(one)}
+    _lazily(made.graph, single, turned=turned)
+    del made.graph.value_info[:]
+    return made
+
+
+def _is_single(value: Any) -> bool:
+    """Whether a tensor is known to have one element."""
+    shape = value.type.tensor_type.shape
+    sizes = [size.dim_value for size in shape.dim]
+    return value.type.tensor_type.HasField("shape") and all(size == 1 for size in sizes)
+
+
+def _lazily(graph: Any, single: Collection[str], *, turned: bool) -> None:
+    """Make each `Where` an `If` that holds the nodes and weights that only its sides need."""
+    order = list(graph.node)  # held, so that each node is one object throughout
+    readers: dict[str, list[Any]] = {}
+    for node in order:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for one in graph.output:
+        readers.setdefault(one.name, []).append(None)
+    gone: set[int] = set()
+    for place in reversed(range(len(order))):  # what is inside one cannot be inside an earlier one
+        node = order[place]
+        if id(node) in gone or node.op_type != "Where" or node.input[0] not in single:
+            continue
+        sides = [_needed_for(name, node, order[:place], readers) for name in node.input[1:]]
+        gone |= {id(one) for side in sides for one in side}
+        order[place] = _choice(graph, node, sides, readers, turned=turned)
+    kept = [copy.deepcopy(node) for node in order if id(node) not in gone]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _needed_for(
+    name: str, choice: Any, before: Sequence[Any], readers: Mapping[str, list[Any]]
+) -> list[Any]:
+    """Nodes that nothing but one side of a choice needs, in order."""
+    found: list[Any] = []
+    inside: set[int] = set()
+    for node in reversed(before):
+        users = [user for made in node.output for user in readers.get(made, ())]
+        last = name in node.output and users == [choice]
+        if last or (users and all(id(user) in inside for user in users)):
+            inside.add(id(node))
+            found.append(node)
+    return found[::-1]
+
+
+def _choice(
+    graph: Any,
+    node: Any,
+    sides: Sequence[Sequence[Any]],
+    readers: Mapping[str, list[Any]],
+    *,
+    turned: bool,
+) -> Any:
+    """An `If` for a `Where`; weights go inside too, since only there they are laid out for it."""
+    from onnx import TensorProto, helper
+
+    branches = []
+    for label, name, side in zip(("then", "else"), node.input[1:], sides, strict=True):
+        given = f"{node.output[0]}/{label}"
+        value = helper.make_tensor_value_info(given, TensorProto.FLOAT, None)
+        nodes = [*side, helper.make_node("Identity", [name], [given])]
+        ids = {id(one) for one in side}
+        weights = [
+            one
+            for one in graph.initializer
+            if ids.issuperset(map(id, readers.get(one.name, [None])))
+        ]
+        branches.append(helper.make_graph(nodes, given, [], [value], weights))
+        for weight in weights:
+            graph.initializer.remove(weight)
+    first, second = reversed(branches) if turned else branches
+    return helper.make_node(
+        "If", [node.input[0]], list(node.output), then_branch=first, else_branch=second
+    )
+
+
+class Turned(nn.Module):
+    """A gate that opens where another one shuts.
+
+    Args:
+        gate: The other one.
+    """
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """The other logit.
+
+        Args:
+            stream: As the other takes it.
+        """
+        logits: Tensor = -self.gate(stream)
+        return logits
+
+
+def _turned(network: GatedNetwork) -> GatedNetwork:
+    """A copy of which every gate decides the other way."""
+    made = copy.deepcopy(network)
+    for index, gate in enumerate(made.gates):
+        made.gates[index] = Turned(gate)
+    return made
+
+
+def _compare(path: Path, network: GatedNetwork, program: Program) -> float:
+    """Run the file and the network on fresh inputs, one at a time.
+
+    Raises:
+        VerificationError: They differ.
+    """
+    session = open_session(path)
+    names = [one.name for one in session.get_inputs()]
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(SAMPLES):
+        inputs = fresh_inputs(program, 1, generator)
+        given = iter(inputs)
+        flat = [next(given) if isinstance(v, Tensor) else v for v in program.example]
+        args, kwargs = pytree.tree_unflatten(flat, program.in_spec)
+        with evaluating(network):
+            wanted = pytree.tree_leaves(network.infer(*args, **kwargs).outputs)
+        with runtime_errors(path):
+            got = session.run(None, dict(zip(names, (v.numpy() for v in inputs), strict=True)))
+        tensors = (one.numpy() for one in wanted if isinstance(one, Tensor))
+        for one, other in zip(got, tensors, strict=True):
+            largest = max(float(np.abs(other).max()), 1e-12)
+            worst = max(worst, float(np.abs(one - other).max()) / largest)
+    if not worst <= TOLERANCE:
+        raise VerificationError(
+            f"the ONNX file with conditions differs from the network by {worst:.1e} of its largest "
+            f"value (allowed {TOLERANCE:.0e}); nothing was written"
+        )
+    return worst

@@ -1,0 +1,161 @@
+"""`measure_gates`: what gated blocks save, sample by sample."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from penjing.adaptive.gated import GatedNetwork, check_gated
+from penjing.adaptive.gated_files import write_gated
+from penjing.counts.params import count_nonzero, count_params
+from penjing.errors import InputError
+from penjing.exporters import write_program
+from penjing.figures import Figures, GateFigures, LatencyFigures
+from penjing.graph.capture import capture
+from penjing.latency.samples import REPEATS, feeds_of, singles, spread, time_samples
+from penjing.report import Report, ReportData, environment
+from penjing.task import Task, evaluating, random_kept
+from penjing.task.batches import call
+from penjing.task.definition import Split
+from penjing.task.randomness import device_of
+from penjing.verbs.arguments import arguments_checked
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredGates:
+    """What gated blocks save.
+
+    Args:
+        opened: Which sample ran which block, bool, `(samples, blocks)`.
+        report: Metrics, mean MACs and the distribution of latencies, beside those of the same
+            network with every block run.
+    """
+
+    opened: Tensor
+    report: Report
+
+
+@arguments_checked
+def measure_gates(
+    model: nn.Module,
+    task: Task,
+    *,
+    split: Split = "val",
+    latency: bool = True,
+    samples: int = 200,
+) -> MeasuredGates:
+    """Run a network with gated blocks over a split and time single samples of it.
+
+    Args:
+        model: A network made by `gate_blocks` and trained; only read.
+        task: Its data, and its metrics where it has them.
+        split: "val", "test" or "train".
+        latency: Write it to ONNX and time it; otherwise only MACs are had.
+        samples: Samples that are timed, one by one, in turns with the network that runs every
+            block.
+
+    Returns:
+        Who ran what, and the report.
+
+    Raises:
+        InputError: `model` has no gates, or the split gives no batches.
+        ExportError: ONNX cannot express the network; `latency=False` does without it.
+    """
+    started = time.perf_counter()
+    network = check_gated(model)
+    opened = _opened(network, task, split)
+    plain, gated = _timed(network, task, split, samples) if latency else (None, None)
+    macs = network.macs_of(opened)
+    shares = opened.double().mean(0).tolist()
+    whole = network.original()
+    judged = bool(task.metrics) or task.loss is not None
+    data = ReportData(
+        kind="gates",
+        title="gated blocks",
+        before=_figures(whole, network.macs, plain),
+        after=_figures(network, round(float(macs.mean())), gated),
+        gates=tuple(
+            GateFigures(site.name, site.macs / network.macs, share)
+            for site, share in zip(network.sites, shares, strict=True)
+        ),
+        metrics_before=task.evaluate(whole, split) if judged else {},
+        metrics_after=task.evaluate(network, split) if judged else {},
+        higher_is_better=task.directions if judged else {},
+        choices={"judged on": split},
+        environment=environment(),
+        notes=tuple(_notes(network, macs, plain, gated)),
+        seconds=time.perf_counter() - started,
+    )
+    return MeasuredGates(opened, Report(data))
+
+
+@torch.inference_mode()
+def _opened(network: GatedNetwork, task: Task, split: Split) -> Tensor:
+    """Who runs what."""
+    data, home = task.data(split), device_of(network)
+    rows: list[Tensor] = []
+    with evaluating(network), random_kept(data):
+        for batch in task.batches(split):
+            rows.append(call(network.infer, batch.to(home).inputs).opened.cpu())
+    if not rows:
+        raise InputError(f"{split} gave no batches; is the loader empty?")
+    return torch.cat(rows)
+
+
+def _timed(
+    network: GatedNetwork, task: Task, split: Split, samples: int
+) -> tuple[LatencyFigures, LatencyFigures]:
+    """The network with every block run, and with gates, on the same samples one at a time."""
+    inputs = list(islice(singles(task, split), samples))
+    with tempfile.TemporaryDirectory() as folder:
+        whole, gated = Path(folder) / "whole.onnx", Path(folder) / "gated.onnx"
+        written = (
+            write_program(capture(network.original(), inputs[0]), whole),
+            write_gated(network, inputs[0], gated),
+        )
+        feeds = [[feeds_of(given, one.inputs) for given in inputs] for one in written]
+        rows = time_samples([whole, gated], feeds)
+    return spread(rows[:, 0]), spread(rows[:, 1])
+
+
+def _figures(network: nn.Module, macs: int, latency: LatencyFigures | None) -> Figures:
+    tensors = list(network.parameters())
+    return Figures(
+        params=count_params(tensors),
+        nonzero=count_nonzero(tensors),
+        macs=macs,
+        latency_ms=None if latency is None else latency.mean_ms,
+        latency=latency,
+        how={
+            "params": "all parameters, tied ones once",
+            "macs": "mean over the samples, of the blocks that they run; gates are left out",
+            "latency_ms": "mean over samples of the data, one at a time, on ONNX Runtime; "
+            f"of each the fastest of {REPEATS} calls",
+        },
+    )
+
+
+def _notes(
+    network: GatedNetwork,
+    macs: Tensor,
+    plain: LatencyFigures | None,
+    gated: LatencyFigures | None,
+) -> list[str]:
+    low, high = (float(macs.quantile(share)) / network.macs for share in (0.05, 0.95))
+    notes = [
+        f"MACs of a sample are {low:.0%} to {high:.0%} of the network's, from the 5th to the 95th "
+        "percentile",
+    ]
+    if plain is not None and gated is not None:
+        notes.append(
+            f"one sample at a time, over {gated.n} of them: mean {gated.mean_ms:.3g} ms and 95th "
+            f"percentile {gated.p95_ms:.3g} ms, against {plain.mean_ms:.3g} and "
+            f"{plain.p95_ms:.3g} ms with every block run"
+        )
+    return notes
