@@ -8,8 +8,13 @@ from tables.rows import Row, Rows, rows
 
 
 def adaptive_tables() -> str:
-    """Early exits, slimmable widths and fewer tokens, as far as there are rows."""
-    studies = {"exits": exits_table, "slimmable": slimmable_table, "tokens": tokens_table}
+    """Early exits, gated blocks, slimmable widths and fewer tokens, as far as there are rows."""
+    studies = {
+        "exits": exits_table,
+        "gating": gating_table,
+        "slimmable": slimmable_table,
+        "tokens": tokens_table,
+    }
     found = {name: [r for r in rows("adaptive") if r["study"] == name] for name in studies}
     return "\n\n".join(make(found[name]) for name, make in studies.items() if found[name])
 
@@ -24,6 +29,25 @@ def exits_table(found: Rows) -> str:
             "may lose": lambda r: f"{100 * r['max_drop']:g} points",
             "accuracy": accuracies,
             "leave at exit 1 / 2 / end": lambda r: " / ".join(f"{s:.0%}" for s in r["taken"]),
+            "mean ms": latencies("mean"),
+            "95th percentile, ms": latencies("p95"),
+        },
+    )
+
+
+def gating_table(found: Rows) -> str:
+    """Accuracy against the distribution of latency, with gates and with fixed switches."""
+    return table(
+        found,
+        {
+            "network with gated blocks": named,
+            "gates": lambda r: "fixed for all inputs" if r["static"] else "look at the input",
+            "target": value("target", "{:g}"),
+            "accuracy": accuracies,
+            "fewer MACs, mean": lambda r: f"{r['dense_macs'] / r['macs']:.2f}x",
+            "million MACs, 5th to 95th percentile": lambda r: " to ".join(
+                f"{macs / 1e6:.1f}" for macs in r["macs_p5_p95"]
+            ),
             "mean ms": latencies("mean"),
             "95th percentile, ms": latencies("p95"),
         },

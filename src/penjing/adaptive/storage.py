@@ -135,7 +135,9 @@ def gated_from_storage(
         CheckpointError: The content is damaged, or does not fit the tensors.
     """
     try:
-        parts = [_forms(content, kind, tensors, ties) for kind in GATED_PARTS]
+        trunk, branches, bypasses, gates = (
+            _forms(content, kind, tensors, ties) for kind in GATED_PARTS
+        )
         sites = [
             Site(
                 name=str(s["name"]),
@@ -146,7 +148,7 @@ def gated_from_storage(
             )
             for s in content["sites"]
         ]
-        network = GatedNetwork(*parts, sites, int(content["macs"]))
+        network = GatedNetwork(trunk, branches, bypasses, gates, sites, int(content["macs"]))
         for name, first in ties.items():
             _share(network, name, first)
     except (KeyError, TypeError, ValueError, AttributeError, StrategyError) as error:

@@ -17,7 +17,7 @@ from penjing.graph.capture import Example, capture
 from penjing.record import Record, attach
 from penjing.report import Report, ReportData, environment
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.preparation import check_finite
+from penjing.verbs.soundness import check_finite
 
 
 @dataclass(frozen=True, slots=True)
