@@ -42,11 +42,32 @@ def test_held_out_outputs_come_nearer():
     assert row.error_after < 0.5 * row.error_before
 
 
-def test_zeros_stay_zero():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_zeros_stay_zero(precision):
     changed = disturbed(make())
-    new, _ = tune(changed, SEEN, HELD, QUICK)
+    new, _ = tune(changed, SEEN, HELD, replace(QUICK, precision=precision))
     gone = changed.program.tensors["3.weight"] == 0
     assert (new["3.weight"][gone] == 0).all()
+
+
+def test_bfloat16_comes_as_near():
+    rows = [
+        tune(disturbed(make()), SEEN, HELD, replace(QUICK, precision=precision))[1]
+        for precision in ("fp32", "bf16")
+    ]
+    assert rows[1].error_after < 1.1 * rows[0].error_after
+
+
+def test_new_values_lie_in_memory_as_torch_lays_them():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2)).eval()
+    images = torch.randn(40, 2, 5, 5, generator=torch.Generator().manual_seed(2))
+    program = capture(model, images[:2])
+    moved = {name: tensor + 0.1 for name, tensor in program.tensors.items()}
+    samples = Calibration.of([images[:30]]), Calibration.of([images[30:]])
+    new, _ = tune(
+        Valued(program, replace(program, tensors=moved)), *samples, replace(QUICK, steps=10)
+    )
+    assert [tensor.is_contiguous() for tensor in new.values()] == [True] * 4
 
 
 def test_a_network_that_is_right_already_is_left_alone():
@@ -98,7 +119,14 @@ def test_tuning_gets_nearer_than_least_squares_alone():
 
 
 @pytest.mark.parametrize(
-    "given", [{"steps": 0}, {"features": -1.0}, {"hold_out": 1.0}, {"minutes": 0.0}]
+    "given",
+    [
+        {"steps": 0},
+        {"features": -1.0},
+        {"hold_out": 1.0},
+        {"minutes": 0.0},
+        {"precision": "fp16"},
+    ],
 )
 def test_settings_out_of_range_are_refused(given):
     with pytest.raises(StrategyError, match=f"tune: {next(iter(given))}"):

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from penjing.graph.call import Call, is_tensor, op_name
 from penjing.graph.capture import Program
+from penjing.graph.norms import Norm, stored_norm
 
 LINEAR = frozenset({"linear"})
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
@@ -36,6 +37,42 @@ IDENTITIES = frozenset(
 """Ops that change no value in eval mode."""
 
 _MATRIX = 2  # dimensions of an output (samples, channels)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedNorm:
+    """A batch norm that became part of the layer before it.
+
+    Args:
+        layer: Node of the layer.
+        norm: The norm, by the names of its tensors.
+        weight: Qualified name of the layer's weight, before and after.
+        bias: Qualified name of the layer's bias; None where it has none of its own.
+        becomes: Qualified name of the bias of the folded layer.
+        dim: Dimension of the weight along which output channels lie.
+        groups: Convolution groups, where these channels are counted within a group.
+    """
+
+    layer: str
+    norm: Norm
+    weight: str
+    bias: str | None
+    becomes: str
+    dim: int
+    groups: int
+
+    def values(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the folded layer; gradients pass through.
+
+        Args:
+            tensors: Those of the layer and the norm by qualified name.
+        """
+        scale, shift = self.norm.affine(tensors)
+        old = tensors[self.weight]
+        if self.bias is not None:
+            shift = shift + scale * tensors[self.bias].double()
+        weight = _scaled(old.double(), scale, self.dim, self.groups)
+        return weight.to(old.dtype), shift.to(old.dtype)
 
 
 def fold_norms(program: Program) -> Program:
@@ -60,6 +97,18 @@ def fold_norms(program: Program) -> Program:
         >>> [n.name for n in folded.graph.nodes if n.op == "call_function"], sorted(folded.tensors)
         (['conv2d'], ['0.bias', '0.weight'])
     """
+    return folded_norms(program)[0]
+
+
+def folded_norms(program: Program) -> tuple[Program, list[FoldedNorm]]:
+    """What `fold_norms` gives, and how to fold again when the norms or their layers change.
+
+    Args:
+        program: A captured network, in eval mode; only read.
+
+    Returns:
+        The folded program, and what was folded, in the order in which it is to be folded again.
+    """
     folder = _Folder(program)
     for node in list(folder.graph.nodes):
         if node.op == "call_function" and _changes_nothing(node):
@@ -70,7 +119,7 @@ def fold_norms(program: Program) -> Program:
     for node in list(folder.graph.nodes):
         if op_name(node) == "batch_norm":
             folder.fold(node)
-    return folder.program()
+    return folder.program(), folder.folds
 
 
 def norms_as_layers(program: Program) -> Program:
@@ -119,6 +168,7 @@ class _Folder:
     stored: dict[str, str] = field(init=False)
     added: set[str] = field(init=False, default_factory=set)
     dead: set[str] = field(init=False, default_factory=set)
+    folds: list[FoldedNorm] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.graph = fx.Graph()
@@ -134,22 +184,20 @@ class _Folder:
     def fold(self, norm: fx.Node) -> None:
         """Fold one batch norm, where that can be done."""
         call = Call(norm)
-        layer = call.arg("input")
-        affine = None if call.arg("training") else self._affine(call)
-        if affine is None or not self._takes(layer):
+        layer, known = call.arg("input"), stored_norm(self.stored, norm)
+        if known is None or not self._takes(layer):
             return
-        scale, shift = affine
         own = Call(layer)
-        weight, bias = own.arg("weight"), own.arg("bias")
-        fqn, dim = self.stored[weight.name], channel_dim(layer)
-        old = self.tensors[fqn]
-        groups = int(own.arg("groups", 1)) if dim else 1
-        self.tensors[fqn] = self._like(fqn, _scaled(old.double(), scale, dim, groups))
-        if bias is not None:
-            shift = shift + scale * self.tensors[self.stored[bias.name]].double()
-            self.tensors[self.stored[bias.name]] = self._like(self.stored[bias.name], shift)
+        fold = self._described(layer, known)
+        weight, bias = fold.values(self.tensors)
+        self.tensors[fold.weight] = self._like(fold.weight, weight)
+        if fold.bias is None:
+            added = self._add_bias(own.arg("weight"), fold.weight, bias)
+            own.set_arg("bias", added)
+            self.folds.append(replace(fold, becomes=self.stored[added.name]))
         else:
-            own.set_arg("bias", self._add_bias(weight, fqn, shift.to(old.dtype)))
+            self.tensors[fold.bias] = self._like(fold.bias, bias)
+            self.folds.append(fold)
         norm.replace_all_uses_with(layer)
         owner = self.stored[call.arg("running_mean").name].rpartition(".")[0]
         self.dead.add(f"{owner}.num_batches_tracked".lstrip("."))
@@ -162,13 +210,13 @@ class _Folder:
         """Turn one batch norm into a depthwise convolution, where that can be done."""
         call = Call(norm)
         source, dims = call.arg("input"), len(self.original.shape(norm)) - _MATRIX
-        affine = None if call.arg("training") else self._affine(call)
-        if affine is None or not 1 <= dims <= len(CONVOLUTIONS):
+        known = stored_norm(self.stored, norm)
+        if known is None or not 1 <= dims <= len(CONVOLUTIONS):
             return
         owner = self.stored[call.arg("running_mean").name].rpartition(".")[0]
         arguments = [n for n in norm.all_input_nodes if n.name in self.stored]
         kind = self.tensors[self.stored[arguments[0].name]].dtype
-        scale, shift = (v.to(kind) for v in affine)
+        scale, shift = (v.to(kind) for v in known.affine(self.tensors))
         weight = self._add(
             arguments[0], f"{owner}.folded.weight", scale.view(-1, *(1,) * (dims + 1))
         )
@@ -211,27 +259,21 @@ class _Folder:
             if given is not None
         )
 
+    def _described(self, layer: fx.Node, norm: Norm) -> FoldedNorm:
+        """How a norm becomes part of a layer, by the names of what both store."""
+        call, dim = Call(layer), channel_dim(layer)
+        weight, bias = call.arg("weight"), call.arg("bias")
+        given = None if bias is None else self.stored[bias.name]
+        groups = int(call.arg("groups", 1)) if dim else 1
+        return FoldedNorm(
+            layer.name, norm, self.stored[weight.name], given, given or "", dim, groups
+        )
+
     def _own(self, node: fx.Node) -> bool:
         """Whether a stored tensor is read once and shares no memory."""
         fqn = self.stored.get(node.name)
         once = len(node.users) == 1 and fqn is not None
         return once and (fqn in self.added or self._memory[self.tensors[fqn].data_ptr()] <= 1)  # type: ignore[index] # once says it is there
-
-    def _affine(self, call: Call) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift of a norm per channel, float64; None when a statistic is computed."""
-        found: dict[str, Tensor | None] = {}
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            given = call.arg(key)
-            if given is not None and given.name not in self.stored:
-                return None
-            found[key] = None if given is None else self.tensors[self.stored[given.name]].double()
-        mean, var = found["running_mean"], found["running_var"]
-        if mean is None or var is None:
-            return None
-        scale = 1 / (var + float(call.arg("eps"))).sqrt()
-        scale = scale if found["weight"] is None else scale * found["weight"]
-        shift = -mean * scale
-        return scale, shift if found["bias"] is None else shift + found["bias"]
 
     def _like(self, fqn: str, value: Tensor) -> Tensor:
         """A new value in the dtype and the kind of what is stored under a name."""

@@ -18,10 +18,11 @@ from torch import Tensor
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.network import Cut
+from penjing.graph.norms import Norm
 from penjing.plan import Group
 from penjing.recovery.recalibrate import recalibrate
 from penjing.statistics.grams import Layer, layers
-from penjing.statistics.outlets import Norm, Outlet, outlets
+from penjing.statistics.outlets import Outlet, outlets
 from penjing.statistics.stream import Stream
 from penjing.task import Calibration
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from penjing.graph.call import Call
 from penjing.graph.capture import Program
-from penjing.statistics.outlets import Norm, norms
+from penjing.graph.norms import Norm
+from penjing.statistics.outlets import norms
 from penjing.statistics.stream import Chunk, Samples, Stream
 
 

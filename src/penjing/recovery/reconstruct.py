@@ -21,12 +21,13 @@ from penjing.figures import RepairFigures
 from penjing.graph.analysis import open_sizes
 from penjing.graph.capture import Program, concrete_shape
 from penjing.graph.network import Cut
+from penjing.graph.norms import Norm
 from penjing.recovery.choice import Choice
 from penjing.recovery.mixtures import Experts, mixtures
 from penjing.recovery.rebase import Rebase, rebases, untouched
 from penjing.recovery.ridge import Ridge, Solution, Start, fit, ridge_of
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
-from penjing.statistics.outlets import Norm, Outlet, outlets, per_channel, tied
+from penjing.statistics.outlets import Outlet, outlets, per_channel, tied
 from penjing.statistics.stream import MEGABYTE, Chunk, Samples, Stream, differing
 
 DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # decades; held-out samples choose among them

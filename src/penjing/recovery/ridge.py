@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from penjing.graph.norms import Norm
 from penjing.recovery.supported import Supported
 from penjing.statistics.grams import Gram, Layer
-from penjing.statistics.outlets import Norm
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -19,10 +19,12 @@ from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.capture import Program
 from penjing.recovery.reconstruct import Changed, Reconstruct, loses_rows
+from penjing.recovery.swift import Swift, compact, multiplies_bfloat16
 from penjing.statistics.grams import layers
 from penjing.statistics.outlets import outlets
 from penjing.statistics.stream import Samples
 from penjing.task.outputs import Outputs
+from penjing.training.settings import Precision
 
 TINY = 1e-12
 LOOKS = 8  # at the held-out samples, evenly over the steps
@@ -30,6 +32,8 @@ REACH = 0.03  # step size times layers; ResNet-56 on held-out images: 0.06 gains
 WARM_UP = 0.1  # share of the steps in which the step size grows to its full
 DECAY = 0.01  # share of the step size that is left at the end
 Augment = Callable[[Any], Any]
+Values = tuple[list[Any], dict[str, Any]]
+"""Outputs of a program, and inner values by node name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,9 @@ class Tune:
             how long to go on and whether to keep the result.
         augment: Changes the inputs of one call at random, such as flips where they are natural;
             None changes nothing. It must draw from torch's own random state.
+        precision: "bf16" computes products in bfloat16, "fp32" does not; None is "bf16" on
+            processors that multiply in it. The parameters and what held-out samples say of them
+            are in the network's own precision either way.
         minutes: Wall-clock limit; the steps that were done by then count.
         seed: Of the order of samples and of `augment`.
 
@@ -66,6 +73,7 @@ class Tune:
     divergence: float = 0.0
     hold_out: float = 0.1
     augment: Augment | None = None
+    precision: Precision | None = None
     minutes: float | None = None
     seed: int = 0
 
@@ -77,6 +85,10 @@ class Tune:
         for name in ("features", "divergence"):
             if getattr(self, name) < 0:
                 raise StrategyError(f"tune: {name} is {getattr(self, name)}; it is at least 0")
+        if self.precision not in {None, *get_args(Precision)}:
+            raise StrategyError(
+                f"tune: precision is {self.precision!r}; it is 'fp32', 'bf16' or None"
+            )
         if not 0 < self.hold_out < 1:
             raise StrategyError(f"tune: hold_out is {self.hold_out}; it lies between 0 and 1")
 
@@ -117,13 +129,19 @@ class _Tuning:
         self.samples, self.held_samples = calibration.samples, held.samples
         program = changed.program
         self.values = {
-            name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+            name: compact(tensor.detach()).clone().requires_grad_(tensor.is_floating_point())
             for name, tensor in program.tensors.items()
             if name in program.parameters
         }
-        self.live = {name: t != 0 for name, t in self.values.items() if t.dim() > 1}
+        zeros = {name: t == 0 for name, t in self.values.items() if t.dim() > 1}
+        self.zeros = {name: zero for name, zero in zeros.items() if bool(zero.any())}
+        bfloat16 = _bfloat16(settings.precision, program)
+        self.dense, self.swift = Swift(changed.dense, bfloat16), Swift(program, bfloat16)
+        unlike = self.dense.layers ^ self.swift.layers
         features = _features(changed.dense) if settings.features else ()
-        self.features = [name for name in features if not loses_rows(changed, name)]
+        self.features = [f for f in features if f not in unlike and not loses_rows(changed, f)]
+        self.judge = self._held_targets()
+        self.scales = self._scales()
         self.lr = self.settings.lr or REACH / max(1, len(layers(program)[0]))
         self.random = torch.Generator().manual_seed(settings.seed)
 
@@ -133,7 +151,7 @@ class _Tuning:
         before = least = self._held_error()
         best: dict[str, Tensor] = {}
         tuned = [t for t in self.values.values() if t.requires_grad]
-        optimizer = torch.optim.Adam(tuned, lr=self.lr)
+        optimizer = torch.optim.Adam(tuned, lr=self.lr, fused=True)
         ended = False
         for step, chosen in enumerate(self._batches(steps), 1):
             for group in optimizer.param_groups:
@@ -143,11 +161,18 @@ class _Tuning:
             if ended or step % max(1, steps // LOOKS) == 0:
                 error = self._held_error()
                 if error < least:
-                    least, best = error, {n: t.detach().clone() for n, t in self.values.items()}
+                    least, best = error, self._copied()
             if ended:
                 break
         reason = "" if best else "tuning brought held-out samples no nearer"
         return best, RepairFigures("outputs, tuned", before, least, None, reason)
+
+    def _copied(self) -> dict[str, Tensor]:
+        """The values as they are now, laid out as torch does by default."""
+        return {
+            name: t.detach().clone(memory_format=torch.contiguous_format)
+            for name, t in self.values.items()
+        }
 
     def _late(self, began: float) -> bool:
         minutes = self.settings.minutes
@@ -176,61 +201,66 @@ class _Tuning:
                 torch.manual_seed(seed)
                 flat = _augmented(self.changed.program, flat, self.settings.augment)
         with torch.no_grad():
-            wanted = _values(self.changed.dense, flat, {}, self.features)
+            wanted = self.dense.run(flat, self.features)
         with torch.enable_grad():
-            loss = self._loss(
-                _values(self.changed.program, flat, self.values, self.features), wanted
-            )
+            loss = self._loss(self.swift.run(flat, self.features, self.values), wanted)
             optimizer.zero_grad()
             loss.backward()
-        for name, live in self.live.items():
+        for name, zero in self.zeros.items():
             grad = self.values[name].grad
             if grad is not None:
-                grad.mul_(live)
+                grad.masked_fill_(zero, 0.0)
         optimizer.step()
 
-    def _loss(self, given: _Values, wanted: _Values) -> Tensor:
-        loss = sum((_relative(a, b) for a, b in _pairs(given.outputs, wanted.outputs)), _zero())
+    def _loss(self, given: Values, wanted: Values) -> Tensor:
+        (given_outputs, given_inner), (wanted_outputs, wanted_inner) = given, wanted
+        loss = sum((_relative(a, b) for a, b in _pairs(given_outputs, wanted_outputs)), _zero())
         if self.settings.divergence:
-            read = Outputs().read(self.changed.dense.unflatten_outputs(wanted.outputs))
-            for out, (a, b) in zip(read, _pairs(given.outputs, wanted.outputs), strict=True):
+            read = Outputs().read(self.changed.dense.unflatten_outputs(wanted_outputs))
+            for out, (a, b) in zip(read, _pairs(given_outputs, wanted_outputs), strict=True):
                 if out.kind == "classes":
                     apart = _divergence(out.scores(a), out.scores(b))
                     loss = loss + self.settings.divergence * apart
-        inner = [
-            _relative(given.inner[name], self.changed.slice_like(name, wanted.inner[name]))
-            for name in self.features
-        ]
-        if inner:
-            loss = loss + self.settings.features * torch.stack(inner).mean()
+        for name, scale in self.scales.items():
+            value, target = given_inner[name], wanted_inner[name]
+            square = _Square.apply(value, self.changed.slice_like(name, target))  # type: ignore[no-untyped-call] # torch's own
+            loss = loss + square * (scale / max(value.numel(), 1))
         return loss
 
     @torch.no_grad()
     def _held_error(self) -> float:
         """Mean relative squared error of the outputs on held-out samples."""
-        errors, size = [], min(self._size, self.held_samples)
-        for chosen in torch.arange(self.held_samples).split(size):
-            if len(chosen) == size:
-                flat = _rows(self.changed.program, self.held, chosen)
-                given = _values(self.changed.program, flat, self.values, ())
-                wanted = _values(self.changed.dense, flat, {}, ())
-                pairs = _pairs(given.outputs, wanted.outputs)
-                errors.append(float(sum((_relative(a, b) for a, b in pairs), _zero())))
+        errors = []
+        for flat, wanted in self.judge:
+            given, _ = self.swift.run(flat, (), self.values, exact=True)
+            errors.append(float(sum((_relative(a, b) for a, b in _pairs(given, wanted)), _zero())))
         return sum(errors) / max(len(errors), 1)
 
+    @torch.no_grad()
+    def _held_targets(self) -> list[tuple[list[Any], list[Any]]]:
+        """Held-out inputs and what the whole network gives for them, call by call."""
+        size = min(self._size, self.held_samples)
+        calls = [c for c in torch.arange(self.held_samples).split(size) if len(c) == size]
+        inputs = [_rows(self.changed.program, self.held, chosen) for chosen in calls]
+        return [(flat, self.dense.run(flat, (), None, exact=True)[0]) for flat in inputs]
 
-@dataclass(frozen=True, slots=True)
-class _Values:
-    """Outputs of a program, and inner values by node name."""
+    @torch.no_grad()
+    def _scales(self) -> dict[str, float]:
+        """Weight of every feature's squared error: over the variance of what is wanted."""
+        chosen = torch.arange(min(self._size, self.samples))
+        flat = _rows(self.changed.dense, self.inputs, chosen)
+        _, inner = self.dense.run(flat, self.features, None, exact=True)
+        share = self.settings.features / max(len(inner), 1)
+        wanted = {name: self.changed.slice_like(name, value) for name, value in inner.items()}
+        return {name: share / _variance(value) for name, value in wanted.items()}
 
-    outputs: Sequence[Any]
-    inner: Mapping[str, Tensor]
 
-
-def _values(
-    program: Program, flat: list[Any], tensors: Mapping[str, Tensor], names: Sequence[str]
-) -> _Values:
-    return _Values(*program.inner(flat, frozenset(names), tensors))
+def _bfloat16(precision: Precision | None, program: Program) -> bool:
+    """Whether to compute products in bfloat16: as asked for, else where that is faster."""
+    if precision is not None:
+        return precision == "bf16"
+    device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
+    return multiplies_bfloat16(device)
 
 
 def _features(program: Program) -> tuple[str, ...]:
@@ -269,6 +299,26 @@ def _pairs(given: Sequence[Any], wanted: Sequence[Any]) -> list[tuple[Tensor, Te
 def _relative(given: Tensor, wanted: Tensor) -> Tensor:
     """Squared error over the variance of what is wanted."""
     return (given - wanted).square().mean() / wanted.var(correction=0).clamp_min(TINY)
+
+
+class _Square(torch.autograd.Function):
+    """Sum of squared differences, whose gradient lies in memory as the values do."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, wanted: Tensor) -> Tensor:
+        apart = given - wanted
+        ctx.save_for_backward(apart)
+        length: Tensor = torch.linalg.vector_norm(apart)
+        return length.float().square()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (apart,) = ctx.saved_tensors
+        return apart * (2 * gradients[0]).to(apart.dtype), None
+
+
+def _variance(value: Tensor) -> float:
+    return max(float(value.float().var(correction=0)), TINY)
 
 
 def _divergence(given: Tensor, wanted: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
+from penjing.graph.norms import Norm, stored_norm
 from penjing.statistics.grams import Layer
 
 MATRIX = 2  # dimensions of an output (samples, channels)
@@ -24,34 +25,6 @@ _PASSES = {
     "clone",
     "alias",
 }  # change no value in eval mode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Norm:
-    """A batch norm in eval mode.
-
-    Args:
-        node: Name of its node.
-        weight: Qualified name of gamma, if it has one.
-        bias: Qualified name of beta, if it has one.
-        mean: Qualified name of the running mean.
-        var: Qualified name of the running variance.
-        eps: Added to the variance.
-    """
-
-    node: str
-    weight: str | None
-    bias: str | None
-    mean: str
-    var: str
-    eps: float
-
-    def affine(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Scale and shift per channel, float64: the norm is `scale * x + shift`."""
-        deviation = (tensors[self.var].double() + self.eps).sqrt()
-        scale = 1 / deviation if self.weight is None else tensors[self.weight].double() / deviation
-        shift = -tensors[self.mean].double() * scale
-        return scale, shift if self.bias is None else shift + tensors[self.bias].double()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,27 +119,8 @@ def _clip(reader: fx.Node | None) -> tuple[float, float]:
 
 def _norm(program: Program, node: fx.Node, ties: frozenset[str]) -> Norm | None:
     """Describe a batch norm in eval mode, unless its tensors are missing, computed or tied."""
-    call = Call(node)
-    names: dict[str, str | None] = {}
-    for key in ("weight", "bias", "running_mean", "running_var"):
-        given = call.arg(key)
-        names[key] = None if given is None else program.stored.get(given.name, "")
-    mean, var = names["running_mean"], names["running_var"]
-    if (
-        call.arg("training")
-        or mean is None
-        or var is None
-        or any(n == "" or n in ties for n in names.values())
-    ):
-        return None
-    return Norm(
-        node=node.name,
-        weight=names["weight"],
-        bias=names["bias"],
-        mean=mean,
-        var=var,
-        eps=float(call.arg("eps")),
-    )
+    norm = stored_norm(program.stored, node)
+    return None if norm is None or not ties.isdisjoint(norm.names) else norm
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:
