@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli.answers import answering, show_json, show_text, working
-from penjing.cli.opening import open_source
-from penjing.cli.options import AsJson, Debug, Net, Threads, Trust
+from penjing.cli.answers import show_json, show_text, working
+from penjing.cli.bundles import Call, unbundled
+from penjing.cli.options import Net, Threads
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.program import Program
@@ -33,8 +33,10 @@ class ImageLayout(StrEnum):
     NCHW = "NCHW"
 
 
+@unbundled
 def compile(  # noqa: PLR0913 - one parameter per option
     net: Net,
+    *,
     out: Annotated[Path, typer.Option("--out", help="Folder of the program.", file_okay=False)],
     target: Annotated[
         str, typer.Option("--target", help="host, aarch64, cortex-m4, cortex-m7, cortex-m55.")
@@ -61,14 +63,12 @@ def compile(  # noqa: PLR0913 - one parameter per option
     layout: Annotated[
         ImageLayout, typer.Option("--layout", help="With --mean: how the image's bytes lie.")
     ] = ImageLayout.NHWC,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Compile a network to C; it is built, run and compared before it is put in place."""
-    with answering(as_json=as_json, debug=debug):
+    with call.answering():
         preprocessing = _preprocessing(mean, std, scale, layout)
-        source = open_source(net, trust=trust, want=("example_inputs",))
+        source = call.open(net, want=("example_inputs",))
         with working("compiling"):
             program = compile_network(
                 source.model,
@@ -83,7 +83,7 @@ def compile(  # noqa: PLR0913 - one parameter per option
                 preprocessing=preprocessing,
             )
         figures = _figures(program, out)
-        if as_json:
+        if call.as_json:
             show_json(figures)
         else:
             show_text("\n".join(f"{key}: {value}" for key, value in figures.items()))

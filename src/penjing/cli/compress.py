@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import typer
 
 from penjing.cli.answers import (
-    answering,
     as_typed,
     content_of,
     show_json,
@@ -19,28 +18,18 @@ from penjing.cli.answers import (
     show_text,
     working,
 )
-from penjing.cli.opening import open_source
+from penjing.cli.bundles import Call, Cutting, unbundled
 from penjing.cli.options import (
-    Allocation,
-    AsJson,
-    Debug,
     FlashKb,
-    Ignore,
-    Importance,
     LatencyMs,
     Macs,
     MaxDrop,
-    MaxPruningRatio,
     Net,
     Out,
     Params,
     RamKb,
-    Repair,
-    RepairOption,
-    RoundTo,
     Seed,
     Threads,
-    Trust,
     given,
 )
 from penjing.compression import Compressed
@@ -63,9 +52,11 @@ RECOVERIES: Mapping[Recovery, Literal["auto", "finetune"] | None] = {
 }
 
 
+@unbundled
 def compress(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
+    *,
     macs: Macs = None,
     params: Params = None,
     ram_kb: RamKb = None,
@@ -83,16 +74,9 @@ def compress(  # noqa: PLR0913 - each is an option of the command
     ] = Recovery.AUTO,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of one fine-tuning.")] = 3,
     threads: Threads = 1,
-    importance: Importance = None,
-    allocation: Allocation = None,
-    repair: RepairOption = Repair.AUTO,
-    round_to: RoundTo = None,
-    max_pruning_ratio: MaxPruningRatio = 0.9,
-    ignore: Ignore = None,
+    cutting: Cutting,
     seed: Seed = 0,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Find the network that fits the budgets; stopped and called again, it goes on.
 
@@ -101,8 +85,8 @@ def compress(  # noqa: PLR0913 - each is an option of the command
     Network, ONNX file and report come into the folder of --out.
     """
     bounds = {"macs": macs, "params": params, "ram_kb": ram_kb, "flash_kb": flash_kb}
-    with answering(as_json=as_json, debug=debug):
-        source = open_source(net, trust=trust)
+    with call.answering():
+        source = call.open(net)
         result = compress_network(
             source.model,
             source.need("example_inputs"),
@@ -116,14 +100,9 @@ def compress(  # noqa: PLR0913 - each is an option of the command
             epochs=epochs,
             threads=threads,
             seed=seed,
-            importance=importance,
-            allocation=allocation,
-            repair=repair.choice,
-            round_to=round_to,
-            max_pruning_ratio=max_pruning_ratio,
-            ignored_layers=tuple(ignore or ()),
+            **cutting.arguments(),
         )
-        finish(result, out, as_typed(context), as_json=as_json)
+        finish(result, out, as_typed(context), as_json=call.as_json)
 
 
 def finish(result: Compressed, out: Path, command: str, *, as_json: bool) -> None:

@@ -7,27 +7,27 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli.answers import answering, show_json, show_text, working
-from penjing.cli.opening import open_source
-from penjing.cli.options import AsJson, Debug, Net, Trust
+from penjing.cli.answers import show_json, show_text, working
+from penjing.cli.bundles import Call, unbundled
+from penjing.cli.options import Net
 from penjing.verbs.export import export as export_network
 
 
+@unbundled
 def export(
     net: Net,
+    *,
     out: Annotated[
         Path, typer.Option("--out", help="File to write; its suffix is the format: .onnx, .c.")
     ],
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Export a network; the file is loaded again and compared before it is put in place."""
-    with answering(as_json=as_json, debug=debug):
-        source = open_source(net, trust=trust, want=("example_inputs",))
+    with call.answering():
+        source = call.open(net, want=("example_inputs",))
         with working("exporting"):
             done = export_network(source.model, source.need("example_inputs"), out)
-        if as_json:
+        if call.as_json:
             show_json(
                 {
                     "path": str(done.path),

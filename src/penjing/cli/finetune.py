@@ -9,25 +9,22 @@ import typer
 from torch import nn
 
 from penjing import checkpoint
-from penjing.cli.answers import answering
-from penjing.cli.opening import open_source
+from penjing.cli.bundles import Call, unbundled
 from penjing.cli.options import (
-    AsJson,
-    Debug,
     Net,
     Out,
     Seed,
-    Trust,
 )
 from penjing.cli.outcome import deliver
-from penjing.cli.training import Training, with_training
+from penjing.cli.training import Training
 from penjing.verbs.finetune import finetune as finetune_network
 
 
-@with_training
+@unbundled
 def finetune(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
+    *,
     student: Annotated[
         Path | None,
         typer.Option("--student", help="Folder of the cut network; NET is then its teacher."),
@@ -35,15 +32,13 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
     out: Out = Path("runs/tuned"),
     temperature: Annotated[float, typer.Option("--temperature", help="Of distillation.")] = 4.0,
     weight: Annotated[float, typer.Option("--weight", help="The teacher's share.")] = 0.9,
-    training: Training = Training(),  # noqa: B008 - read only
+    training: Training,
     seed: Seed = 0,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Train a network with the task of NET; stopped and called again, it goes on."""
-    with answering(as_json=as_json, debug=debug):
-        source = open_source(net, trust=trust)
+    with call.answering():
+        source = call.open(net)
         teacher = None if student is None else source.model
         model = source.model if student is None else student_in(student, source.model)
         tuned = finetune_network(
@@ -55,7 +50,7 @@ def finetune(  # noqa: PLR0913 - each is an option of the command
             seed=seed,
             **training.arguments(out),
         )
-        deliver(tuned, out, source.need("example_inputs"), context, as_json=as_json)
+        deliver(tuned, out, source.need("example_inputs"), context, as_json=call.as_json)
 
 
 def student_in(folder: Path, dense: nn.Module) -> nn.Module:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli.answers import answering, show_json, show_text, working
-from penjing.cli.opening import open_source
-from penjing.cli.options import AsJson, Debug, Net, Trust
+from penjing.cli.answers import show_json, show_text, working
+from penjing.cli.bundles import Call, unbundled
+from penjing.cli.options import Net
 from penjing.errors import InputError
 from penjing.files import write_text
 from penjing.plan import Groups
@@ -23,21 +23,21 @@ Picture = Annotated[
 ]
 
 
+@unbundled
 def groups(
     net: Net,
+    *,
     out: Picture = None,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """List the coupled units of a network, what is within reach, and what the locks cost."""
-    with answering(as_json=as_json, debug=debug):
-        source = open_source(net, trust=trust, want=("example_inputs",))
+    with call.answering():
+        source = call.open(net, want=("example_inputs",))
         with working("finding groups"):
             found = find_groups(source.model, source.need("example_inputs"))
         if out is not None:
             write_picture(found, type(source.model).__name__, out)
-        if as_json:
+        if call.as_json:
             show_json(asdict(found))
         else:
             show_text(str(found))

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli.answers import answering, show_json, show_report, show_text, working
-from penjing.cli.opening import open_source
-from penjing.cli.options import AsJson, Debug, MaybeNet, Threads, Trust
+from penjing.cli.answers import show_json, show_report, show_text, working
+from penjing.cli.bundles import Call, unbundled
+from penjing.cli.options import MaybeNet, Threads
 from penjing.codegen.cycles import estimate_cycles
 from penjing.codegen.log import Log, read_log
 from penjing.errors import InputError
@@ -18,8 +18,10 @@ from penjing.report import Report, ReportData, environment
 from penjing.verbs.measure import measure as measure_network
 
 
-def measure(  # noqa: PLR0913 - one parameter per option
+@unbundled
+def measure(
     net: MaybeNet = None,
+    *,
     against: Annotated[
         str | None,
         typer.Option("--against", help="Network to compare with, timed in turn with the first."),
@@ -34,24 +36,22 @@ def measure(  # noqa: PLR0913 - one parameter per option
     clock_mhz: Annotated[
         float | None, typer.Option("--clock-mhz", min=0.001, help="Of the board, for milliseconds.")
     ] = None,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Measure parameters, MACs, file size, memory and latency."""
-    with answering(as_json=as_json, debug=debug):
+    with call.answering():
         if from_log is not None:
-            _show_log(read_log(from_log.read_text()), clock_mhz, as_json=as_json)
+            _show_log(read_log(from_log.read_text()), clock_mhz, as_json=call.as_json)
             return
         if net is None:
             raise InputError("give a network to measure, or --from-log with a board's log")
-        source = open_source(net, trust=trust, want=("example_inputs",))
+        source = call.open(net, want=("example_inputs",))
         example = source.need("example_inputs")
-        other = None if against is None else open_source(against, trust=trust, want=()).model
+        other = None if against is None else call.open(against, want=()).model
         with working("exporting and timing"):
             figures = measure_network(source.model, example, threads=threads, against=other)
             before = None if other is None else measure_network(other, example, threads=threads)
-        if as_json:
+        if call.as_json:
             show_json(asdict(figures))
             return
         title = source.name if against is None else f"{source.name} against {against}"

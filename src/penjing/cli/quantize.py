@@ -12,7 +12,6 @@ import typer
 
 from penjing import checkpoint
 from penjing.cli.answers import (
-    answering,
     as_typed,
     content_of,
     show_json,
@@ -20,9 +19,10 @@ from penjing.cli.answers import (
     show_text,
     working,
 )
-from penjing.cli.opening import data_of, open_source
-from penjing.cli.options import AsJson, Debug, Ignore, MaxDrop, Net, Out, Seed, Trust
-from penjing.cli.training import Training, with_training
+from penjing.cli.bundles import Call, unbundled
+from penjing.cli.opening import data_of
+from penjing.cli.options import Ignore, MaxDrop, Net, Out, Seed
+from penjing.cli.training import Training
 from penjing.errors import StrategyError
 from penjing.report import Report
 from penjing.training.processes import Processes
@@ -50,10 +50,11 @@ class Rounding(StrEnum):
     ADAROUND = "adaround"
 
 
-@with_training
+@unbundled
 def quantize(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
+    *,
     out: Out = Path("runs/quantized"),
     scheme: Annotated[
         str, typer.Option("--scheme", help="int8, int7 for x86 without VNNI, int4, ...")
@@ -72,15 +73,13 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     trained: Annotated[
         bool, typer.Option("--training", help="Train on the grids, with the options below.")
     ] = False,
-    training: Training = Training(),  # noqa: B008 - read only
+    training: Training,
     seed: Seed = 0,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Turn a network into integers, and write it for ONNX Runtime."""
-    with answering(as_json=as_json, debug=debug):
-        source = open_source(net, trust=trust)
+    with call.answering():
+        source = call.open(net)
         example = source.need("example_inputs")
         settings: dict[str, Any] = {
             "calibration": data_of(source),
@@ -115,7 +114,7 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
         report = Report(replace(done.report.data, command=as_typed(context)))
         report.save(out / "report.json")
         report.save(out / "report.html")
-        if as_json:
+        if call.as_json:
             show_json({"out": str(out), "report": content_of(report)})
             return
         show_report(report)

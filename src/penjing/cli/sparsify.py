@@ -7,15 +7,10 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli.answers import answering, working
-from penjing.cli.opening import data_of, open_source
+from penjing.cli.answers import working
+from penjing.cli.bundles import Call, Sparing, unbundled
+from penjing.cli.opening import data_of
 from penjing.cli.options import (
-    AsJson,
-    Debug,
-    Ignore,
-    Indivisible,
-    IndivisibleOption,
-    KeepDense,
     Macs,
     Net,
     Out,
@@ -23,17 +18,17 @@ from penjing.cli.options import (
     Repair,
     RepairOption,
     Seed,
-    Trust,
     given,
-    roles,
 )
 from penjing.cli.outcome import deliver
 from penjing.verbs.sparsify import sparsify as sparsify_network
 
 
+@unbundled
 def sparsify(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
+    *,
     sparsity: Annotated[
         float | None, typer.Option("--sparsity", help="Share of weights made zero, in [0, 1).")
     ] = None,
@@ -53,17 +48,13 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--allocation", help="dp, lamp, erk, global, uniform, module:thing."),
     ] = None,
     repair: RepairOption = Repair.AUTO,
-    keep_dense: KeepDense = None,
-    indivisible: IndivisibleOption = Indivisible.ERROR,
-    ignore: Ignore = None,
+    sparing: Sparing,
     seed: Seed = 0,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Make weights zero in a pattern and solve the rest anew, without labels."""
-    with answering(as_json=as_json, debug=debug):
-        source = open_source(net, trust=trust)
+    with call.answering():
+        source = call.open(net)
         example = source.need("example_inputs")
         with working("making zeros and repairing"):
             sparse = sparsify_network(
@@ -76,9 +67,7 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
                 importance=importance,
                 allocation=allocation,
                 repair=repair.choice,
-                keep_dense=roles(keep_dense),
-                indivisible=indivisible.value,
-                ignored_layers=tuple(ignore or ()),
                 seed=seed,
+                **sparing.arguments(),
             )
-        deliver(sparse, out, example, context, as_json=as_json)
+        deliver(sparse, out, example, context, as_json=call.as_json)

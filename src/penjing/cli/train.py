@@ -7,32 +7,24 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli.answers import answering
-from penjing.cli.opening import open_source
+from penjing.cli.bundles import Call, Sparing, unbundled
 from penjing.cli.options import (
-    AsJson,
-    Debug,
-    Ignore,
-    Indivisible,
-    IndivisibleOption,
-    KeepDense,
     Net,
     Out,
     Pattern,
     Seed,
-    Trust,
-    roles,
 )
 from penjing.cli.outcome import deliver
-from penjing.cli.training import Training, with_training
+from penjing.cli.training import Training
 from penjing.verbs.train import EPOCHS
 from penjing.verbs.train import train as train_network
 
 
-@with_training
+@unbundled
 def train(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     net: Net,
+    *,
     sparsity: Annotated[
         float | None,
         typer.Option("--sparsity", help="Final share of zeros, in [0, 1). Default: dense."),
@@ -46,19 +38,15 @@ def train(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--sparsity-schedule", help="cubic, linear, exponential, one_shot, ..."),
     ] = None,
     pattern: Pattern = "element",
-    keep_dense: KeepDense = None,
-    indivisible: IndivisibleOption = Indivisible.ERROR,
-    ignore: Ignore = None,
+    sparing: Sparing,
     out: Out = Path("runs/trained"),
     training: Training = Training(epochs=EPOCHS),  # noqa: B008 - read only
     seed: Seed = 0,
-    trust: Trust = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    call: Call,
 ) -> None:
     """Train NET on its task while zeros grow; stopped and called again, it goes on."""
-    with answering(as_json=as_json, debug=debug):
-        source = open_source(net, trust=trust)
+    with call.answering():
+        source = call.open(net)
         example = source.need("example_inputs")
         trained = train_network(
             source.model,
@@ -68,10 +56,8 @@ def train(  # noqa: PLR0913 - each is an option of the command
             method=method,
             pattern=pattern,
             example_inputs=example,
-            ignored_layers=tuple(ignore or ()),
-            keep_dense=roles(keep_dense),
-            indivisible=indivisible.value,
             seed=seed,
+            **sparing.arguments(),
             **training.arguments(out),
         )
-        deliver(trained, out, example, context, as_json=as_json)
+        deliver(trained, out, example, context, as_json=call.as_json)
