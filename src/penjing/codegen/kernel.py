@@ -30,7 +30,7 @@ class Room:
             array of the bordered shape, unless `loose`.
         loose: Only the innermost stride must be 1; `order` then names the innermost dimension last
             and says nothing of the others.
-        touching: With `loose`, the last two dimensions lie as one: no border between rows.
+        touching: No border between rows; with `loose`, the last two dimensions lie as one.
     """
 
     border: tuple[tuple[int, int], ...] = ()

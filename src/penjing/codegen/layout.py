@@ -181,6 +181,11 @@ def _trimmed(border: Border) -> Border:
     return border
 
 
+def _alike(one: Sequence[int], other: Sequence[int] | None) -> bool:
+    """Whether neighbours in one order are neighbours in the other."""
+    return other is not None and one[-1] == other[-1]
+
+
 @dataclass(frozen=True, slots=True)
 class _Wish:
     """What all users of a root want of it."""
@@ -188,11 +193,16 @@ class _Wish:
     border: Border = ()
     slack: int = 0
     order: tuple[int, ...] | None = None
+    loose: bool = True
 
     def with_room(self, room: Room) -> _Wish:
-        order = self.order if self.order is not None else room.order
-        border = _wider(self.border, room.border)
-        return _Wish(_trimmed(border), max(self.slack, room.slack), order)
+        """What the users so far and one more want: the first order that is exact, if any is."""
+        order, loose = self.order, self.loose
+        exact = order is None or (loose and not room.loose and _alike(order, room.order))
+        if room.order is not None and exact:
+            order, loose = room.order, room.loose
+        border = _trimmed(_wider(self.border, room.border))
+        return _Wish(border, max(self.slack, room.slack), order, loose)
 
 
 @dataclass(slots=True)
@@ -379,7 +389,7 @@ class _Layouts:
 
 
 def _as_room(wish: _Wish) -> Room:
-    return Room(border=wish.border, slack=wish.slack, order=wish.order)
+    return Room(border=wish.border, slack=wish.slack, order=wish.order, loose=wish.loose)
 
 
 def _keeps_tail(index: np.ndarray, shape: Sequence[int], rank: int) -> bool:
@@ -409,6 +419,8 @@ def satisfies(shape: Sequence[int], lay: Lay, room: Room) -> bool:
     if room.loose:
         joined = len(shape) < 4 or shape[-2] == 1 or lay.strides[-2] == shape[-1]
         return (shape[last] == 1 or lay.strides[last] == 1) and (joined or not room.touching)
+    if room.touching and any(map(any, lay.border)):
+        return False
     strides, _, _ = packed(shape, lay.border, room.order)
     return all(n == 1 or a == b for n, a, b in zip(shape, lay.strides, strides, strict=True))
 

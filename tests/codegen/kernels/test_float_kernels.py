@@ -27,6 +27,7 @@ from penjing.codegen.kernels import (
     Depthwise,
     DepthwisePlane,
     KernelConv,
+    PointwiseBatch,
     RunLinear,
     SparseConv,
     Style,
@@ -122,6 +123,14 @@ WRITTEN = {
     "all_zero": Conv(sparsity=1.0),
     "fully_dense": Conv(sparsity=0.0, size=(1, 2)),
 }
+POINTWISE = {
+    "small": Conv(batch=5, size=(3, 3), kernel=(1, 1), padding=0, channels=9),
+    "residual": Conv(batch=3, size=(5, 4), kernel=(1, 1), padding=0, residual=True),
+    "line": Conv(batch=4, size=(11,), kernel=(1,), padding=0, activation=Activation("silu")),
+    "grouped": Conv(
+        batch=2, size=(6, 6), kernel=(1, 1), padding=0, channels=6, groups=2, filters=4
+    ),
+}
 LINEAR = [(1, 64, 33), (1, 20, 5), (3, 100, 48), (17, 33, 40), (6, 300, 17)]
 
 
@@ -146,6 +155,10 @@ def _patterns() -> list[Case]:
     for shape, conv in KERNELS.items():
         for style, choice in SPARSE.items():
             found.append(conv_case(f"kernel_{style}_{shape}", KernelConv(style=choice), conv))
+    for shape, conv in POINTWISE.items():
+        choices = [SparseConv(style=SPARSE[style]) for style in ("direct", "staged", "blocks")]
+        for i, inner in enumerate([*choices, DENSE["direct"]][: 3 if conv.groups > 1 else 4]):
+            found.append(conv_case(f"batch_{i}_{shape}", PointwiseBatch(conv=inner), conv))
     for shape, conv in WRITTEN.items():
         found += _written(shape, conv)
     for shape, conv in DEPTHWISE.items():
@@ -196,6 +209,7 @@ def _linear() -> list[Case]:
                 "window": WindowLinear(),
                 "dense": DenseLinear(rows=min(2, sizes[0]), vectors=2),
                 "column": ColumnLinear(conv=SparseConv(style=Style(vectors=8))),
+                "staged": ColumnLinear(conv=SparseConv(style=SPARSE["blocks"])),
             }
             for kind, kernel in kernels.items():
                 case = linear_case(f"{kind}_{name}", kernel, sizes, sparsity, residual=residual)

@@ -12,6 +12,7 @@ from penjing.codegen.kernels.depthwise import Depthwise
 from penjing.codegen.kernels.depthwise_plane import DepthwisePlane
 from penjing.codegen.kernels.kernel_conv import KernelConv
 from penjing.codegen.kernels.plane_mean import PlaneMean
+from penjing.codegen.kernels.pointwise_batch import PointwiseBatch
 from penjing.codegen.kernels.recurrent import Recurrent
 from penjing.codegen.kernels.recurrent_batch import RecurrentBatch
 from penjing.codegen.kernels.run_linear import RunLinear
@@ -29,6 +30,7 @@ __all__ = [
     "DepthwisePlane",
     "KernelConv",
     "PlaneMean",
+    "PointwiseBatch",
     "Recurrent",
     "RecurrentBatch",
     "RunLinear",
@@ -43,6 +45,8 @@ __all__ = [
 
 DENSE_TILES = ((8, 3), (6, 4), (12, 2), (4, 6), (4, 3), (6, 2), (3, 4), (4, 1), (1, 8))
 """Filters and vectors at once: those that fit 32 registers, then 16."""
+LONG_TILES = ((8, 3), (6, 4), (6, 2), (4, 3))
+"""Those of long rows."""
 BLOCK_TILES = ((2, 8), (4, 4), (4, 5), (8, 2), (8, 3), (2, 4), (4, 2))
 """Filters that share their zeros and vectors at once."""
 WAYS: tuple[dict[str, bool], ...] = ({}, {"staged": True}, {"flat": True})
@@ -84,6 +88,12 @@ def _convolutions() -> tuple[Kernel, ...]:
             for b, v in BLOCK_TILES
             for how in (WAYS[0], WAYS[2])
         ),
+        *(
+            PointwiseBatch(conv=SparseConv(style=Style(staged=s, vectors=v)))
+            for s in (False, True)
+            for v in (8, 12)
+        ),
+        *(PointwiseBatch(conv=DenseConv(filters=f, style=Style(vectors=v))) for f, v in LONG_TILES),
         *(KernelConv(style=style) for style in sparse),
         *dense,
         *(Depthwise(vectors=v, flat=f) for v in (4, 8, 12, 16) for f in (False, True)),
