@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError, InputError
 from penjing.graph.capture import Program, is_free
+from penjing.graph.ends import ENDS, module_ends
 
 TRAINING_FLAGS = frozenset({"train", "training", "use_input_stats"})
 """Arguments of ATen ops that follow the mode of the network."""
@@ -322,6 +323,8 @@ class _Writer:
                 self.new[node] = self._call(node)
             elif node.op == "output":
                 self.graph.output(fx.map_arg(list(node.args[0]), self.new.__getitem__))
+        for name, node in module_ends(self.program).items():
+            self.new[node].meta.setdefault(ENDS, []).append(name)
         self.graph.set_codegen(
             calling_convention(
                 self.program.in_spec, self.program.out_spec, [n.name for n in inputs]

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from penjing.graph.blocks import Block, find_blocks, owned_by
 from penjing.graph.call import is_tensor
 from penjing.graph.capture import Program
+from penjing.graph.ends import paths
 
 
 def find_layers(program: Program) -> tuple[Block, ...]:
@@ -29,20 +30,13 @@ def find_layers(program: Program) -> tuple[Block, ...]:
     branches = find_blocks(program)
     regions: dict[str, list[fx.Node]] = {}
     for node in program.graph.nodes:
-        for path in _paths(node):
+        for path in paths(node):
             if path.rpartition(".")[2].isdigit():
                 regions.setdefault(path, []).append(node)
     found = {path: _layer(program, path, inside, branches) for path, inside in regions.items()}
     layers = {path: layer for path, layer in found.items() if layer is not None}
     inner = [p for p in layers if not any(other.startswith(f"{p}.") for other in layers)]
     return tuple(layers[path] for path in inner)
-
-
-def _paths(node: fx.Node) -> list[str]:
-    """Modules inside which a node was made."""
-    if node.op != "call_function":
-        return []
-    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
 
 
 def _layer(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from penjing.errors import InputError
 from penjing.task import Task, evaluating, random_kept
 from penjing.task.randomness import device_of
+from penjing.training.places import Places, place_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ def match(student: nn.Module, teacher: nn.Module, task: Task) -> dict[str, str]:
     """Pairs of modules where both are at the same stage, found on one batch of `task.train`.
 
     A stage is a run of equal positions (resolution of maps, length of sequences). The last module
-    that finishes in each stage is its end. A student that keeps the teacher's names (a pruned one)
-    is matched by name, another one stage by stage.
+    that finishes in each stage is its end. A student that keeps the teacher's names (a pruned one,
+    also in its graph form) is matched by name, another one stage by stage.
 
     Args:
         student: In any mode; left as it is.
@@ -76,7 +77,7 @@ def check_layers(layers: Mapping[str, str], student: nn.Module, teacher: nn.Modu
         (layers, student, "student"),
         (layers.values(), teacher, "teacher"),
     ):
-        known = [name for name, _ in model.named_modules() if name]
+        known = place_names(model)
         for name in names:
             if name not in known:
                 near = ", ".join(difflib.get_close_matches(name, known, 3)) or ", ".join(known[:5])
@@ -94,9 +95,10 @@ class Listener:
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.names = names
-        modules = dict(model.named_modules())
+        self._places = Places(model, names)
         self._hooks = [
-            modules[name].register_forward_hook(partial(self._keep, name)) for name in names
+            self._places.modules[name].register_forward_hook(partial(self._keep, name))
+            for name in names
         ]
 
     def _keep(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -121,6 +123,7 @@ class Listener:
         """Leave the model as it was."""
         for hook in self._hooks:
             hook.remove()
+        self._places.close()
 
 
 def _stages(model: nn.Module, task: Task) -> dict[str, _Seen]:
@@ -147,12 +150,14 @@ def _watched(model: nn.Module, seen: dict[str, _Seen]) -> Iterator[None]:
         if tensor is not None and tensor.dim() >= 3:
             seen[name] = _Seen(next(finished), tuple(tensor.shape))
 
-    hooks = [m.register_forward_hook(partial(note, n)) for n, m in model.named_modules() if n]
+    places = Places(model)
+    hooks = [m.register_forward_hook(partial(note, n)) for n, m in places.modules.items()]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+        places.close()
 
 
 def _tensor(output: Any) -> Tensor | None:

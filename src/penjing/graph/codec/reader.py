@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from penjing.errors import CaptureError, CheckpointError
 from penjing.graph.codec.ops import FUNCTIONS, GRAPH_VERSION, NAME_PART, aten_op
+from penjing.graph.ends import ENDS
 from penjing.graph.form import assemble, calling_convention, skeleton
 
 _MAX_DEPTH = 16
@@ -133,7 +134,10 @@ class _Reader:
         target = aten_op(op[5:]) if str(op).startswith("aten.") else FUNCTIONS[op]
         if target is getattr and (len(args) != 2 or args[1] not in {"dtype", "device"} or kwargs):
             raise ValueError("getattr reads the dtype or device of a tensor, nothing else")
-        return self.graph.create_node("call_function", target, args, kwargs, name=name)
+        made = self.graph.create_node("call_function", target, args, kwargs, name=name)
+        if ENDS in content:
+            made.meta[ENDS] = [str(path) for path in content[ENDS]]
+        return made
 
     def _mode(self, owner: Any) -> str:
         if owner == "":

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from penjing.errors import CheckpointError
 from penjing.graph.codec.ops import FUNCTIONS, GRAPH_VERSION, NAME_PART, aten_op
+from penjing.graph.ends import ENDS
 from penjing.graph.form import identity
 
 
@@ -105,6 +106,8 @@ def _write_node(node: fx.Node, form: fx.GraphModule) -> dict[str, Any]:
     content["args"] = [_write_value(a) for a in node.args]
     if node.kwargs:
         content["kwargs"] = {k: _write_value(v) for k, v in node.kwargs.items()}
+    if ENDS in node.meta:
+        content[ENDS] = list(node.meta[ENDS])
     return content
 
 
