@@ -143,6 +143,28 @@ def test_a_convolution_stays_inside_the_arena(tmp_path, net, optimize):
     assert "equal yes" in emulator.run(target, built)
 
 
+def shifted_to_the_left(net):
+    """The same layers with small weights, whose sums are multiplied by more than one."""
+    layers = []
+    for layer in net.layers:
+        weights = dict(layer.weights)
+        weights |= {"weight": np.sign(weights["weight"]), "bias": weights["bias"] // 100}
+        weights["shift"] = weights["shift"] + 10
+        assert (weights["shift"] > 0).any()
+        layers.append(replace(layer, weights=weights))
+    return replace(net, layers=tuple(layers))
+
+
+@pytest.mark.parametrize("target", EVERYWHERE[:2], ids=lambda t: t.name)
+def test_sums_that_are_scaled_up_give_the_bits_of_the_reference(target):
+    need(target)
+    b = Builder(0, (6, 5, 21))
+    b.depthwise()
+    b.conv(19)
+    b.depthwise(kernel=(5, 5), padding=((2, 2), (2, 2)))
+    assert compile_integers(shifted_to_the_left(b.net()), target).check().equal
+
+
 def test_an_output_of_thousands_of_weights_gives_the_bits_of_the_reference():
     """Its count of sixteens does not fit a byte."""
     need(HOST)

@@ -71,7 +71,8 @@ void net_done(int step); /* yours, called after every layer */
 _ORDER = (
     "scale", "words", "both", "halves", "lanes", "layer", "copy", "columns", "finish", "four",
     "window", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather", "conv_wide", "grouped",
-    "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes", "wide_add", "mul", "pool",
+    "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes", "wide_add",
+    "mul", "pool",
     "mean", "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed",
     "matmul", "resize", "norm", "recurrent", "gated", "gru", "lstm", "rnn",
 )  # fmt: skip
@@ -84,16 +85,8 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "grouped": (*_CONV, "grouped"),
     "wide": ("scale", "lanes", "conv_wide"),
     "add_lanes": ("scale", "lanes", "add", "add_lanes"),
-    "depthwise_lanes": (
-        *_CONV,
-        "lanes",
-        "four",
-        "words",
-        "halves",
-        "depthwise_lanes",
-        "depthwise",
-    ),
-    "depthwise": (*_CONV, "four", "words", "halves", "depthwise"),
+    "depthwise_lanes": ("scale", "layer", "lanes", "depthwise_lanes", "depthwise"),
+    "depthwise": (*_CONV, "four", "words", "halves", "depthwise_pixel", "depthwise"),
     "add": ("scale", "add"),
     "mul": ("scale", "mul"),
     "average": ("scale", "pool"),

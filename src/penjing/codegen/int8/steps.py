@@ -29,6 +29,9 @@ WORD = 4
 LANES = 16
 """Values that the kernels of large processors take at a time."""
 
+LANED: Mapping[str, str] = {"add": "_lanes", "depthwise": "_lanes"}
+"""Kinds of layers that have such a kernel, with the ending of its name."""
+
 BEYOND = 3
 """Pixels that the last tile of a wide kernel reads beyond the last column, and does not store."""
 
@@ -145,11 +148,7 @@ def dense_kernel(layer: IntegerLayer, target: Target, optimize: Optimize) -> str
     if _family(target) != "host":
         return "pairs" if _family(target) == "dsp" else "rows"
     near = layer.attributes["dilation"][1] == 1
-    return "wide" if near and optimize == "latency" and _shifts_right(layer) else "rows"
-
-
-def _shifts_right(layer: IntegerLayer) -> bool:
-    return bool((layer.weights["shift"] <= 0).all())
+    return "wide" if near and optimize == "latency" else "rows"
 
 
 def _family(target: Target) -> str:
@@ -172,7 +171,7 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
     partners = _partners(net)
     fused = {conv: add for add, conv in partners.items()}
     steps = []
-    lanes = _lanes(net) if _family(target) == "host" and optimize == "latency" else {}
+    lanes = LANED if _family(target) == "host" and optimize == "latency" else {}
     for layer in net.layers:
         if layer.name in fused.values():
             convolution = next(la for la in net.layers if partners[layer.name] == la.name)
@@ -184,12 +183,6 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
         else:
             steps.append(Step(layer, layer.kind + lanes.get(layer.kind, "")))
     return tuple(steps)
-
-
-def _lanes(net: IntegerNet) -> dict[str, str]:
-    """Kinds of layers that take sixteen values at a time, with the ending of the kernel's name."""
-    depthwise = all(_shifts_right(la) for la in net.layers if la.kind == "depthwise")
-    return {"add": "_lanes", **({"depthwise": "_lanes"} if depthwise else {})}
 
 
 def _partners(net: IntegerNet) -> dict[str, str]:

@@ -52,12 +52,8 @@ static inline __attribute__((always_inline)) void pj_wide_tile(const pj_wide_t *
             const pj_lanes sum = pj_lanes_plus(pj_sums_fold(sums[p]), bias);
             const pj_lanes q = pj_lanes_scale(sum, multiplier, shift);
             int8_t *const to = y + p * k->outputs + o;
-            if (p < count && most == 16) {
-                pj_lanes_store(q, k->zero, k->low, k->high, to);
-            } else if (p < count) {
-                int8_t some[16];
-                pj_lanes_store(q, k->zero, k->low, k->high, some);
-                memcpy(to, some, (size_t)most);
+            if (p < count) {
+                pj_lanes_store_of(q, k->zero, k->low, k->high, to, most);
             }
         }
     }

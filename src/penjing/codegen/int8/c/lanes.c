@@ -1,8 +1,9 @@
-/* Sixteen values at a time: products of four bytes each, and bringing sums to another grid. Only
- * shifts to the right. PJ_FLIP is what must be added to bytes before they are multiplied, since one
- * instruction set wants them without sign. */
+/* Sixteen values at a time: products of four bytes each, and bringing sums to another grid; shifts
+ * to the left are negative. What ends in `_of` touches the first n bytes. PJ_FLIP is what must be
+ * added to bytes before they are multiplied, since one instruction set wants them without sign. */
 #define PJ_INLINE static inline __attribute__((unused))
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(PENJING_PLAIN)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__) &&                   \
+    !defined(PENJING_PLAIN)
 #include <immintrin.h>
 #define PJ_FLIP 128
 #define PJ_PIXELS 8
@@ -20,6 +21,9 @@ PJ_INLINE pj_lanes pj_sums_fold(pj_sums sums) { return sums; }
 PJ_INLINE pj_lanes pj_lanes_bytes(const int8_t *p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
+PJ_INLINE pj_lanes pj_lanes_bytes_of(const int8_t *p, int32_t n) {
+    return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), p));
+}
 PJ_INLINE pj_lanes pj_lanes_times(pj_lanes sums, pj_lanes a, pj_lanes b) {
     return _mm512_add_epi32(sums, _mm512_mullo_epi32(a, b));
 }
@@ -29,20 +33,24 @@ PJ_INLINE pj_lanes pj_lanes_up(pj_lanes x, int32_t n) {
 }
 PJ_INLINE pj_lanes pj_lanes_scale(pj_lanes x, pj_lanes multiplier, pj_lanes n) {
     const __m512i half = _mm512_set1_epi64((int64_t)1 << 30), one = _mm512_set1_epi32(1);
+    const __m512i none = _mm512_setzero_si512();
+    x = _mm512_sllv_epi32(x, _mm512_max_epi32(_mm512_sub_epi32(none, n), none));
+    n = _mm512_max_epi32(n, none);
     const __m512i even = _mm512_add_epi64(_mm512_mul_epi32(x, multiplier), half);
     const __m512i odd = _mm512_add_epi64(
         _mm512_mul_epi32(_mm512_srli_epi64(x, 32), _mm512_srli_epi64(multiplier, 32)), half);
     const __m512i high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 31),
                                                  _mm512_slli_epi64(odd, 1));
-    const __mmask16 down = _mm512_cmpgt_epi32_mask(n, _mm512_setzero_si512());
+    const __mmask16 down = _mm512_cmpgt_epi32_mask(n, none);
     const __m512i nudge = _mm512_maskz_add_epi32(
         down, _mm512_sllv_epi32(one, _mm512_sub_epi32(n, one)), _mm512_srai_epi32(high, 31));
     return _mm512_srav_epi32(_mm512_add_epi32(high, nudge), n);
 }
-PJ_INLINE void pj_lanes_store(pj_lanes x, int32_t zero, int32_t low, int32_t high, int8_t *y) {
+PJ_INLINE void pj_lanes_store_of(pj_lanes x, int32_t zero, int32_t low, int32_t high, int8_t *y,
+                                 int32_t n) {
     x = _mm512_add_epi32(x, _mm512_set1_epi32(zero));
     x = _mm512_min_epi32(_mm512_max_epi32(x, _mm512_set1_epi32(low)), _mm512_set1_epi32(high));
-    _mm_storeu_si128((__m128i *)(void *)y, _mm512_cvtepi32_epi8(x));
+    _mm512_mask_cvtepi32_storeu_epi8(y, (__mmask16)((1u << n) - 1u), x);
 }
 #else
 #define PJ_FLIP 0
@@ -70,6 +78,11 @@ PJ_INLINE pj_lanes pj_lanes_bytes(const int8_t *p) {
     PJ_EACH { y.v[i] = p[i]; }
     return y;
 }
+PJ_INLINE pj_lanes pj_lanes_bytes_of(const int8_t *p, int32_t n) {
+    pj_lanes y;
+    PJ_EACH { y.v[i] = i < n ? p[i] : 0; }
+    return y;
+}
 PJ_INLINE pj_lanes pj_lanes_times(pj_lanes sums, pj_lanes a, pj_lanes b) {
     PJ_EACH { sums.v[i] += a.v[i] * b.v[i]; }
     return sums;
@@ -80,15 +93,19 @@ PJ_INLINE pj_lanes pj_lanes_up(pj_lanes x, int32_t n) {
 }
 PJ_INLINE pj_lanes pj_lanes_scale(pj_lanes x, pj_lanes multiplier, pj_lanes n) {
     PJ_EACH {
-        const int64_t product = (int64_t)x.v[i] * multiplier.v[i] + ((int64_t)1 << 30);
-        const int32_t high = (int32_t)(product >> 31), down = n.v[i] > 0;
-        const int32_t nudge = down ? ((int32_t)1 << ((n.v[i] - 1) & 31)) + (high >> 31) : 0;
-        x.v[i] = (high + nudge) >> n.v[i];
+        const int32_t down = n.v[i] > 0 ? n.v[i] : 0, up = n.v[i] < 0 ? -n.v[i] : 0;
+        const int64_t product = (int64_t)x.v[i] * ((int32_t)1 << up) * multiplier.v[i];
+        const int32_t high = (int32_t)((product + ((int64_t)1 << 30)) >> 31);
+        const int32_t nudge = down ? ((int32_t)1 << ((down - 1) & 31)) + (high >> 31) : 0;
+        x.v[i] = (high + nudge) >> down;
     }
     return x;
 }
-PJ_INLINE void pj_lanes_store(pj_lanes x, int32_t zero, int32_t low, int32_t high, int8_t *y) {
-    PJ_EACH { y[i] = pj_clamp(x.v[i] + zero, low, high); }
+PJ_INLINE void pj_lanes_store_of(pj_lanes x, int32_t zero, int32_t low, int32_t high, int8_t *y,
+                                 int32_t n) {
+    for (int32_t i = 0; i < n; ++i) {
+        y[i] = pj_clamp(x.v[i] + zero, low, high);
+    }
 }
 #if defined(__ARM_FEATURE_DOTPROD) && !defined(PENJING_PLAIN)
 #include <arm_neon.h>
@@ -161,3 +178,6 @@ PJ_INLINE pj_sums pj_sums_dot(pj_sums sums, const int8_t *w, const int8_t *x) {
 PJ_INLINE pj_lanes pj_sums_fold(pj_sums sums) { return sums; }
 #endif
 #endif
+PJ_INLINE void pj_lanes_store(pj_lanes x, int32_t zero, int32_t low, int32_t high, int8_t *y) {
+    pj_lanes_store_of(x, zero, low, high, y, 16);
+}
