@@ -1,12 +1,15 @@
 """`compress`: budgets in, the network that fits out; stop and go on; refusals."""
 
 import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from tests.compression.toys import EXAMPLE, FakeWatch, Net, equal, rows, scans, task
 
-from penjing.compression import compress
+from penjing.compression import Compressed, compress
 from penjing.compression.bench import Bench
 from penjing.errors import (
     BudgetError,
@@ -25,9 +28,59 @@ def watch(monkeypatch):
     return FakeWatch().install(monkeypatch)
 
 
+BUDGET = {"flash_kb": 1.8}  # known only once it is measured, so that several are tried
+
+
 def fit(constraints, **given):
     data = {} if "task" in given else {"calibration": [scans()]}
     return compress(Net(), EXAMPLE, constraints=constraints, **data, **given)
+
+
+class Run(NamedTuple):
+    """A finished call; what several tests look at is made once."""
+
+    result: Compressed
+    folder: Path
+    measured: int
+
+    @classmethod
+    def of(cls, constraints, folder, **given):
+        with pytest.MonkeyPatch.context() as patch:
+            watch = FakeWatch().install(patch)
+            result = fit(constraints, workdir=folder, **given)
+        return cls(result, folder, watch.measured)
+
+    def copied(self, folder):
+        """Its folder again, to go on in."""
+        return shutil.copytree(self.folder, folder / "copy")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    return Run.of(BUDGET, tmp_path_factory.mktemp("searched"))
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    return Run.of({"macs": "50%"}, tmp_path_factory.mktemp("halved"))
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    return Run.of({"macs": "60%"}, tmp_path_factory.mktemp("judged"), task=task()).result
+
+
+@pytest.fixture(scope="module")
+def resumed(searched, tmp_path_factory):
+    """The same search, killed at its third network and called again."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patch:
+        FakeWatch(dies_at=3).install(patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(BUDGET, workdir=folder)
+        after = FakeWatch().install(patch)
+        after.original = searched.result.report.before.macs
+        return Run(fit(BUDGET, workdir=folder), folder, after.measured)
 
 
 # ------------------------------------------------------------------ budgets
@@ -38,8 +91,8 @@ def test_an_exact_budget_takes_one_candidate(name):
     assert len(fit({name: "60%"}).pareto) == 1
 
 
-def test_the_network_keeps_its_budget_of_macs():
-    report = fit({"macs": "50%"}).report
+def test_the_network_keeps_its_budget_of_macs(halved):
+    report = halved.result.report
     assert report.after.macs <= 0.5 * report.before.macs
 
 
@@ -114,8 +167,8 @@ def test_random_states_are_not_moved():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_same_seed_gives_the_same_network():
-    assert equal(fit({"macs": "50%"}).model, fit({"macs": "50%"}).model)
+def test_the_same_seed_gives_the_same_network(halved):
+    assert equal(fit({"macs": "50%"}).model, halved.result.model)
 
 
 def test_one_shot_generators_serve_as_calibration():
@@ -128,9 +181,8 @@ def test_one_shot_generators_serve_as_calibration():
 # ------------------------------------------------------------------ labels
 
 
-def test_candidates_are_compared_on_validation_data():
-    result = fit({"macs": "50%"}, task=task())
-    assert result.report.data.choices["candidates compared on"] == "val (accuracy)"
+def test_candidates_are_compared_on_validation_data(judged):
+    assert judged.report.data.choices["candidates compared on"] == "val (accuracy)"
 
 
 def test_without_validation_data_candidates_are_compared_by_agreement():
@@ -150,13 +202,12 @@ def test_test_data_is_read_only_after_the_last_candidate(watch):
     assert set(seen) == {watch.measured}
 
 
-def test_the_report_has_the_metrics_of_the_test_data():
-    report = fit({"macs": "60%"}, task=task()).report
-    assert report.data.metrics_before["accuracy"] == 1.0
+def test_the_report_has_the_metrics_of_the_test_data(judged):
+    assert judged.report.data.metrics_before["accuracy"] == 1.0
 
 
-def test_the_report_has_rows_per_class():
-    assert fit({"macs": "60%"}, task=task()).report.data.per_class
+def test_the_report_has_rows_per_class(judged):
+    assert judged.report.data.per_class
 
 
 def test_training_is_off_when_it_is_not_wanted():
@@ -188,59 +239,35 @@ def test_every_candidate_can_be_trained():
 # ------------------------------------------------------------------ stop and go on
 
 
-BUDGET = {"flash_kb": 1.8}
+def test_a_search_that_was_killed_goes_on_where_it_was(searched, resumed):
+    assert rows(resumed.result) == rows(searched.result)
+    assert resumed.measured == len(searched.result.pareto) - 2
 
 
-def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
-    whole = fit(BUDGET, workdir=tmp_path / "whole")
-    FakeWatch(dies_at=3).install(monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        fit(BUDGET, workdir=tmp_path / "killed")
-    after = FakeWatch().install(monkeypatch)
-    after.original = whole.report.before.macs
-    resumed = fit(BUDGET, workdir=tmp_path / "killed")
-    assert rows(resumed) == rows(whole)
-    assert after.measured == len(whole.pareto) - 2
+def test_a_killed_search_ends_with_the_same_network(searched, resumed):
+    assert equal(resumed.result.model, searched.result.model)
 
 
-def test_a_killed_search_ends_with_the_same_network(tmp_path, monkeypatch):
-    whole = fit(BUDGET, workdir=tmp_path / "whole")
-    FakeWatch(dies_at=3).install(monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        fit(BUDGET, workdir=tmp_path / "killed")
-    FakeWatch().install(monkeypatch).original = whole.report.before.macs
-    assert equal(fit(BUDGET, workdir=tmp_path / "killed").model, whole.model)
+def test_a_finished_search_makes_nothing_again(searched, tmp_path, watch):
+    fit(BUDGET, workdir=searched.copied(tmp_path), minutes=1e-9)
+    assert watch.measured == 0
 
 
-def test_a_finished_search_makes_nothing_again(tmp_path, watch):
-    fit(BUDGET, workdir=tmp_path)
-    made = watch.measured
-    fit(BUDGET, workdir=tmp_path, minutes=1e-9)
-    assert watch.measured == made
+def test_other_budgets_use_what_is_there(halved, tmp_path, watch):
+    fit({"macs": halved.result.report.after.macs}, workdir=halved.copied(tmp_path))
+    assert watch.measured == 0
 
 
-def test_other_budgets_use_what_is_there(tmp_path, watch):
-    first = fit({"macs": "50%"}, workdir=tmp_path)
-    made = watch.measured
-    fit({"macs": first.report.after.macs}, workdir=tmp_path)
-    assert watch.measured == made
+def test_other_weights_use_nothing_that_is_there(halved, tmp_path, watch):
+    budget, folder = {"macs": "50%"}, halved.copied(tmp_path)
+    compress(Net(seed=5), EXAMPLE, constraints=budget, calibration=[scans()], workdir=folder)
+    assert watch.measured == halved.measured
 
 
-def test_other_weights_use_nothing_that_is_there(tmp_path, watch):
-    fit({"macs": "50%"}, workdir=tmp_path)
-    made = watch.measured
-    compress(
-        Net(seed=5), EXAMPLE, constraints={"macs": "50%"}, calibration=[scans()], workdir=tmp_path
-    )
-    assert watch.measured == 2 * made
-
-
-def test_other_data_use_nothing_that_is_there(tmp_path, watch):
-    fit({"macs": "50%"}, workdir=tmp_path)
-    made = watch.measured
-    data = [scans(seed=7)]
-    compress(Net(), EXAMPLE, constraints={"macs": "50%"}, calibration=data, workdir=tmp_path)
-    assert watch.measured == 2 * made
+def test_other_data_use_nothing_that_is_there(halved, tmp_path, watch):
+    budget, folder = {"macs": "50%"}, halved.copied(tmp_path)
+    compress(Net(), EXAMPLE, constraints=budget, calibration=[scans(seed=7)], workdir=folder)
+    assert watch.measured == halved.measured
 
 
 def test_a_time_limit_leaves_the_first_candidate():
@@ -252,37 +279,35 @@ def test_a_search_without_time_says_that_more_would_help():
         fit(BUDGET, minutes=1e-9)
 
 
-def test_a_damaged_candidate_is_refused(tmp_path):
-    fit({"macs": "50%"}, workdir=tmp_path)
-    for record in tmp_path.glob("candidates/*/candidate.json"):
+def test_a_damaged_candidate_is_refused(halved, tmp_path):
+    folder = halved.copied(tmp_path)
+    for record in folder.glob("candidates/*/candidate.json"):
         record.write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
-        fit({"macs": "50%"}, workdir=tmp_path)
+        fit({"macs": "50%"}, workdir=folder)
 
 
-def test_the_folder_holds_the_report_of_the_result(tmp_path):
-    result = fit({"macs": "50%"}, workdir=tmp_path)
-    assert Report.read(tmp_path / "report.json") == result.report
+def test_the_folder_holds_the_report_of_the_result(halved):
+    assert Report.read(halved.folder / "report.json") == halved.result.report
 
 
-def test_every_candidate_has_its_plan_on_disk(tmp_path):
-    result = fit(BUDGET, workdir=tmp_path)
-    plans = [Plan.from_json(p.read_text()) for p in tmp_path.glob("candidates/*/plan.json")]
-    assert len(plans) == len(result.pareto)
+def test_every_candidate_has_its_plan_on_disk(searched):
+    paths = searched.folder.glob("candidates/*/plan.json")
+    plans = [Plan.from_json(path.read_text()) for path in paths]
+    assert len(plans) == len(searched.result.pareto)
 
 
-def test_the_report_survives_json():
-    data = fit(BUDGET).report.data
+def test_the_report_survives_json(searched):
+    data = searched.result.report.data
     assert ReportData.from_json(data.to_json()) == data
 
 
-def test_one_candidate_is_marked_as_chosen():
-    assert sum(row.kept for row in fit(BUDGET).pareto) == 1
+def test_one_candidate_is_marked_as_chosen(searched):
+    assert sum(row.kept for row in searched.result.pareto) == 1
 
 
-def test_the_time_spent_is_written_down(tmp_path):
-    fit({"macs": "50%"}, workdir=tmp_path)
-    assert next(iter(json.loads((tmp_path / "calls.json").read_text()).values())) > 0
+def test_the_time_spent_is_written_down(halved):
+    assert next(iter(json.loads((halved.folder / "calls.json").read_text()).values())) > 0
 
 
 # ------------------------------------------------------------------ refusals
