@@ -22,6 +22,7 @@ Kind = Literal[
     "experts",
     "blocks",
     "weights",
+    "bits",
 ]
 """What the units of a group are."""
 
@@ -37,7 +38,11 @@ WHOLE = (BLOCKS, LAYERS)
 WEIGHTS = "weights"
 """Kind of a group whose units are equal parts of one layer's weights, which become zero."""
 
-PLAN_VERSION = 2
+BITS = "bits"
+"""Kind of a group whose units are the bits of one layer's weights."""
+
+PLAN_VERSION = 3
+MOST_BITS = 8  # of a weight in integers
 STRIP = 60  # characters of a strip
 SIGNS = {
     frozenset[bool](): "·",
@@ -281,6 +286,7 @@ class Plan:
         sparsity: Share of zeros of single weights by name, in (0, 1); which ones become zero is
             chosen on the network that is left.
         pattern: Shape of those zeros.
+        bits: Bits of single weights by name, for `quantize(weight_bits_dict=plan.bits)`.
 
     Example:
         >>> plan = Plan({"conv": (0, 2)}, {"conv": 4}, "00")
@@ -293,8 +299,15 @@ class Plan:
     fingerprint: str
     sparsity: dict[str, float] = field(default_factory=dict)
     pattern: str = "element"
+    bits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, bits in self.bits.items():
+            if type(bits) is not int or not 1 <= bits <= MOST_BITS:
+                raise PlanError(
+                    f"the plan gives {name!r} {bits!r} bits; they are a number from 1 to "
+                    f"{MOST_BITS}"
+                )
         for name, share in self.sparsity.items():
             if not 0 < share < 1:
                 raise PlanError(
@@ -366,13 +379,15 @@ class Plan:
     def to_json(self) -> str:
         """The plan as JSON text."""
         content: dict[str, object] = {
-            "version": PLAN_VERSION if self.sparsity else 1,
+            "version": PLAN_VERSION if self.bits else 2 if self.sparsity else 1,
             "fingerprint": self.fingerprint,
             "units": self.units,
             "drop": self.drop,
         }
         if self.sparsity:
             content |= {"sparsity": self.sparsity, "pattern": self.pattern}
+        if self.bits:
+            content["bits"] = self.bits
         return json.dumps(content, indent=1)
 
     @classmethod
@@ -399,6 +414,7 @@ class Plan:
                 str(content["fingerprint"]),
                 {str(k): float(v) for k, v in content.get("sparsity", {}).items()},
                 str(content.get("pattern", "element")),
+                {str(k): int(v) for k, v in content.get("bits", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan: {type(error).__name__}: {error}") from error

@@ -26,7 +26,7 @@ from penjing.compression.stopwatch import Stopwatch
 from penjing.compression.yardstick import Yardstick, divide
 from penjing.errors import BudgetError, InputError, StrategyError, UnavailableError
 from penjing.graph.capture import Example, capture, dims_of
-from penjing.plan import WEIGHTS
+from penjing.plan import BITS, WEIGHTS
 from penjing.pruning.allocation.protocol import Allocation
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.selection import Key
@@ -267,6 +267,11 @@ def _choices(options: PruneOptions, bounds: Mapping[str, Bound], seed: int) -> C
         raise StrategyError(
             f"scope holds {WEIGHTS!r}, and no constraint of compress counts zeros; cut and make "
             "zeros by penjing.prune with a bound on effective_macs, nonzero or size_kb"
+        )
+    if BITS in given["scope"]:
+        raise StrategyError(
+            f"scope holds {BITS!r}, and compress returns networks in floats; choose bits by "
+            "penjing.prune with a bound on size_kb, then call penjing.quantize"
         )
     return Choices(**given, seed=seed)
 

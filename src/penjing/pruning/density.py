@@ -108,15 +108,21 @@ class Densities:
         for node in counter.stored:
             name = self.program.stored[node.name]
             elements = torch.Size(shape(node)).numel()
-            stays = self._stays(name, elements, shares.get(name, 1.0))
+            stays = self.left(name, elements, shares.get(name, 1.0))
             left[name] = stays / elements
             nonzero += stays
             size += packed_bytes(elements, stays, self.program.tensors[name].itemsize)
         made = {n.node: left[t.weight] for t in self.targets for n in t.layers if t.weight in left}
         return counter.macs(shape, made), nonzero, size / KIB
 
-    def _stays(self, name: str, elements: int, share: float) -> int:
-        """Weights that stay at most: blocks are whole, so that the last one may not fit."""
+    def left(self, name: str, elements: int, share: float) -> int:
+        """Weights that stay at most: blocks are whole, so that the last one may not fit.
+
+        Args:
+            name: Of the weight.
+            elements: Of it, after a cut.
+            share: Of them that is kept.
+        """
         if share == 1:
             return elements
         largest = int(self._by_name[name].tiling.sizes.max())

@@ -43,11 +43,12 @@ class Packed:
         return self.values.nbytes + self.places.nbytes + OVERHEAD
 
 
-def pack(tensor: Tensor) -> Packed | None:
+def pack(tensor: Tensor, bits: int | None = None) -> Packed | None:
     """The smallest packed form of a tensor; None where the tensor itself is as small.
 
     Args:
         tensor: Any shape and dtype, on the CPU.
+        bits: That a value takes where it is stored; None for those of its dtype.
 
     Returns:
         Values and places, or None.
@@ -68,7 +69,9 @@ def pack(tensor: Tensor) -> Packed | None:
         Packed("gaps", shape, values, _gaps(taken.nonzero()[:, 0])),
     )
     best = min(forms, key=lambda form: form.size_bytes)
-    return best if best.size_bytes < tensor.nbytes else None
+    wide = 8 * tensor.itemsize if bits is None else bits
+    saved = (tensor.numel() - values.numel()) * wide / 8
+    return best if best.places.nbytes + OVERHEAD < saved else None
 
 
 def packed_bytes(elements: int, nonzero: float, itemsize: int) -> float:

@@ -86,7 +86,7 @@ def mix(
         Dong et al. 2020 (HAWQ-V2), arXiv:1911.03852: one additive error per layer and width; there
         from the trace of the Hessian, here measured on the outputs.
     """
-    choices = _checked(allowed)
+    choices = checked_bits(allowed, least=2)
     folded = prepared(program, settings)
     placement = placed(folded, settings)
     layers = {f for f, node in placement.weights.items() if is_layer(folded.nodes[node])}
@@ -137,12 +137,24 @@ def words(bits: Mapping[str, int]) -> str:
     return ", ".join(told)
 
 
-def _checked(allowed: Sequence[int]) -> tuple[int, ...]:
-    """Bits to choose from, ascending."""
-    if any(type(b) is not int or not 1 <= b <= _BYTE for b in allowed) or len(set(allowed)) < 2:
+def checked_bits(allowed: Sequence[int], least: int = 1) -> tuple[int, ...]:
+    """Bits to choose from, ascending.
+
+    Args:
+        allowed: As the caller gave them.
+        least: How many there must be.
+
+    Returns:
+        The bits.
+
+    Raises:
+        BudgetError: There are fewer, or one is no number from 1 to 8.
+    """
+    known = all(type(b) is int and 1 <= b <= _BYTE for b in allowed)
+    if not known or len(set(allowed)) < least:
+        many = "two or more numbers" if least > 1 else "one or more numbers"
         raise BudgetError(
-            f"weight_bits is {allowed!r}; give two or more numbers from 1 to 8 to choose from, "
-            f"such as {BITS}"
+            f"weight_bits is {allowed!r}; give {many} from 1 to 8 to choose from, such as {BITS}"
         )
     return tuple(sorted(set(allowed)))
 
@@ -178,16 +190,16 @@ def _solved(
     _check_feasible({**held, **dict.fromkeys(free, fewest)}, costs, budgets)
 
     def joint(cost: Cost) -> Cost:
-        return lambda bits: cost({**held, **{n: _at_most(b, choices) for n, b in bits.items()}})
+        return lambda bits: cost({**held, **{n: bits_at_most(b, choices) for n, b in bits.items()}})
 
     kept = dp(
         [Group(fqn, units=most, slices=()) for fqn in free],
         {},
-        {fqn: _curve({b: lost[b].get(fqn, 0.0) for b in choices}) for fqn in free},
+        {fqn: bits_curve({b: lost[b].get(fqn, 0.0) for b in choices}) for fqn in free},
         {name: joint(cost) for name, cost in costs.items()},
         Demand(budgets=dict(budgets), max_pruning_ratio=1 - fewest / most),
     )
-    return {fqn: _at_most(bits, choices) for fqn, bits in kept.items()}
+    return {fqn: bits_at_most(bits, choices) for fqn, bits in kept.items()}
 
 
 def _check_feasible(
@@ -221,12 +233,24 @@ def _lost(
     return lost
 
 
-def _curve(lost: Mapping[int, float]) -> Tensor:
-    """Error by bits dropped; what lies between two choices counts as the lower one."""
+def bits_curve(lost: Mapping[int, float]) -> Tensor:
+    """Error by bits dropped; what lies between two choices counts as the lower one.
+
+    Args:
+        lost: Error by bits.
+
+    Returns:
+        `(most bits + 1,)` float64, below the fewest bits that of these.
+
+    Example:
+        >>> bits_curve({1: 0.5, 3: 0.1})
+        tensor([0.1000, 0.5000, 0.5000, 0.5000], dtype=torch.float64)
+    """
     choices = sorted(lost)
     kept = [max(bits, choices[0]) for bits in range(choices[-1], -1, -1)]
-    return torch.tensor([lost[_at_most(bits, choices)] for bits in kept], dtype=torch.float64)
+    return torch.tensor([lost[bits_at_most(bits, choices)] for bits in kept], dtype=torch.float64)
 
 
-def _at_most(bits: int, choices: Sequence[int]) -> int:
+def bits_at_most(bits: int, choices: Sequence[int]) -> int:
+    """The most bits among `choices` that are no more than `bits`."""
     return max(choice for choice in choices if choice <= bits)

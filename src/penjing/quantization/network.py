@@ -25,7 +25,8 @@ from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.graph.folding import is_layer, layer_nodes, stored_names
 from penjing.quantization import recurrence
-from penjing.quantization.formats import INT32_MAX, Grid, bias_grid, packed_bytes
+from penjing.quantization.formats import INT32_MAX, Grid, bias_grid
+from penjing.quantization.packing import Integers
 
 CLAMPS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"})
 """Activations that are a clamp, and so cost nothing behind an accumulator."""
@@ -151,13 +152,15 @@ class QuantizedNetwork:
     def size_bytes(self) -> int:
         """Bytes of all stored tensors and scales: packed weights, int32 biases, the rest in floats.
 
-        Each weight grid counts 4 bytes per scale, each activation grid 5, scale and zero point.
+        Zeros of weights are left out where that is smaller, as `save` does. Each weight grid counts
+        4 bytes per scale, each activation grid 5, scale and zero point.
         """
         size = 0
         for fqn, tensor in self._once().items():
             grid = self.weights.get(fqn)
             if grid is not None:
-                size += packed_bytes(tensor.numel(), grid.bits) + _FLOAT_BYTES * grid.scale.numel()
+                size += Integers.of(self.integers(fqn), grid.bits).size_bytes
+                size += _FLOAT_BYTES * grid.scale.numel()
             else:
                 size += tensor.numel() * tensor.element_size()
         different = {(float(g.scale), g.zero_point) for g in self.activations.values()}

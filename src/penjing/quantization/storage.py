@@ -14,8 +14,9 @@ from penjing.graph.call import op_name
 from penjing.graph.capture import Example, Program, capture
 from penjing.graph.codec import from_json, tensors_of, to_json
 from penjing.graph.form import graph_form
-from penjing.quantization.formats import Grid, packed, unpacked
+from penjing.quantization.formats import Grid
 from penjing.quantization.network import QuantizedNetwork
+from penjing.quantization.packing import PLACES, Integers, read
 from penjing.task.randomness import random_kept
 
 
@@ -32,20 +33,21 @@ def to_storage(network: QuantizedNetwork) -> tuple[Any, Any, dict[str, Tensor]]:
     Raises:
         CheckpointError: The graph holds something that the format does not know.
     """
-    form = graph_form(network.program)
-    tensors = {
-        fqn: packed(network.integers(fqn), network.weights[fqn].bits)
-        if fqn in network.weights
-        else tensor
-        for fqn, tensor in tensors_of(form).items()
-    }
+    program = network.program
+    form = graph_form(program)
+    tensors = dict(tensors_of(form))
+    held = {f: Integers.of(network.integers(f), g.bits) for f, g in network.weights.items()}
+    for fqn in set(held) & set(tensors):
+        tensors[fqn] = held[fqn].values
+        if (places := held[fqn].places) is not None:
+            tensors[fqn + PLACES] = places
     content = {
         "scheme": network.scheme,
-        "nodes": [[n.name, op_name(n)] for n in _computed(network.program)],
-        "inputs": list(network.program.inputs),
+        "nodes": [[n.name, op_name(n)] for n in _computed(program)],
+        "inputs": list(program.inputs),
         "activations": {name: grid.to_json() for name, grid in network.activations.items()},
         "weights": {
-            fqn: {**grid.to_json(), "shape": list(network.program.tensors[fqn].shape)}
+            fqn: {**grid.to_json(), **held[fqn].entry, "shape": list(program.tensors[fqn].shape)}
             for fqn, grid in network.weights.items()
         },
         "fallbacks": dict(network.fallbacks),
@@ -77,8 +79,9 @@ def from_storage(
         activations = {str(k): Grid.from_json(v) for k, v in content["activations"].items()}
         floats = dict(tensors)
         for fqn, grid in weights.items():
-            shape = tuple(int(s) for s in content["weights"][fqn]["shape"])
-            q = unpacked(tensors[fqn], grid.bits, shape)
+            entry = content["weights"][fqn]
+            shape = tuple(int(s) for s in entry["shape"])
+            q = read(tensors[fqn], floats.pop(fqn + PLACES, None), entry, grid.bits, shape)
             floats[fqn] = grid.dequantize(q, torch.float64).float()
         form = from_json(graph, floats)
         with random_kept():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from penjing.errors import BudgetError, StrategyError
-from penjing.plan import BLOCKS, LAYERS, WEIGHTS, Kind, Scope
+from penjing.plan import BITS, BLOCKS, LAYERS, WEIGHTS, Kind, Scope
 from penjing.pruning.allocation import resolve as resolve_allocation
 from penjing.pruning.allocation.protocol import Allocation
 from penjing.pruning.importance import resolve as resolve_importance
@@ -15,17 +15,23 @@ from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.patterns import Pattern
 from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import Key
+from penjing.quantization.mixed import BITS as WEIGHT_BITS
+from penjing.quantization.mixed import checked_bits
 from penjing.recovery.fold import Fold
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.tune import Tune
 from penjing.verbs.repairs import REPAIRS, Repair
 
 PLACES = get_args(Scope)
-KINDS = tuple(kind for kind in get_args(Kind) if kind != WEIGHTS)
+KINDS = tuple(kind for kind in get_args(Kind) if kind not in (WEIGHTS, BITS))
 WIDTHS = tuple(kind for kind in KINDS if kind != BLOCKS)
 DEPTH = "depth"  # whole branches, alone or beside widths; "layers" for whole layers
 SHORTER = (DEPTH, LAYERS)
-BESIDE = (*SHORTER, WEIGHTS)  # scopes that are no widths
+BESIDE = (*SHORTER, WEIGHTS, BITS)  # scopes that are no widths
+ALONE = {
+    WEIGHTS: "zeros without a cut are made by penjing.sparsify",
+    BITS: "bits without a cut are chosen by penjing.quantize(constraints={'weight_bytes': ...})",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +54,10 @@ class Choices:
         pruning_ratio_dict: Share of units to drop of single layers, by module, name, glob or type.
         scope: Which groups: "inner" ones live inside one branch, "residual" ones on a stream; kinds
             of units among them, such as "heads", leave the other kinds alone. "depth" removes whole
-            blocks, alone or as well; "weights" makes zeros beside what is cut.
+            blocks, alone or as well; "weights" makes zeros and "bits" chooses the bits of weights
+            beside what is cut.
         pattern: Shape of those zeros.
+        weight_bits: Bits to choose from.
         seed: Of everything random.
     """
 
@@ -62,6 +70,7 @@ class Choices:
     pruning_ratio_dict: Mapping[Any, float] = field(default_factory=dict)
     scope: frozenset[str] = frozenset({"inner", "residual"})
     pattern: Pattern = field(default_factory=Pattern)
+    weight_bits: tuple[int, ...] = WEIGHT_BITS
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +81,7 @@ class Choices:
         if not isinstance(self.seed, int):
             raise StrategyError(f"seed is {self.seed!r}; it is a whole number")
         self._check_scope()
+        self._check_bits()
         if isinstance(self.round_to, Mapping) and set(self.round_to) - set(KINDS):
             raise BudgetError(
                 f"round_to has the keys {sorted(self.round_to)}; by kind they are among "
@@ -89,17 +99,33 @@ class Choices:
             raise StrategyError(
                 f"scope is {sorted(self.scope)}; it holds places ({', '.join(PLACES)}), kinds of "
                 f"units ({', '.join(WIDTHS)}), or both; {DEPTH!r} or {LAYERS!r}, alone or as well; "
-                f"and {WEIGHTS!r} beside any of them"
+                f"and {WEIGHTS!r} and {BITS!r} beside any of them"
             )
         if set(SHORTER) <= self.scope:
             raise StrategyError(
                 f"scope holds {DEPTH!r}, single branches, and {LAYERS!r}, all branches of a layer "
                 "together; give one of them"
             )
-        if self.scope == {WEIGHTS}:
+        if len(self.scope) == 1 and self.scope <= set(ALONE):
+            raise StrategyError(f"scope is {[*self.scope]} alone; {ALONE[min(self.scope)]}")
+
+    def _check_bits(self) -> None:
+        if BITS in self.scope and set(SHORTER) & self.scope:
             raise StrategyError(
-                "scope is ['weights'] alone; zeros without a cut are made by penjing.sparsify"
+                f"scope is {sorted(self.scope)}; bits are kept by names of layers, which change "
+                "where whole ones go: cut those first, and choose bits for what is left"
             )
+        checked_bits(self.weight_bits)
+        if BITS not in self.scope and self.weight_bits != WEIGHT_BITS:
+            raise BudgetError(
+                f"weight_bits is {self.weight_bits!r}, to choose from where scope holds {BITS!r}, "
+                f"and it does not; scope is {sorted(self.scope)}"
+            )
+
+    @property
+    def beside(self) -> frozenset[str]:
+        """What is decided beside units: zeros of weights, their bits, or both."""
+        return self.scope & set(ALONE)
 
     @property
     def widths(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from penjing.graph.blocks import without
 from penjing.graph.network import Network
 from penjing.graph.sizing import Sizing, node_shape
 from penjing.pruning.allocation.protocol import Cost
-from penjing.pruning.density import COSTS, KIB, Densities
+from penjing.pruning.density import KIB
 from penjing.verbs.removable import Removable
 
 
@@ -32,14 +32,11 @@ class CandidateCosts:
 
     @property
     def by_name(self) -> dict[str, Cost]:
-        """macs, params, ram_kb; with zeros in scope also effective_macs, nonzero and size_kb."""
-        thin = self.removable.densities
-        zeros: dict[str, Cost] = (
-            {}
-            if thin is None
-            else {name: partial(self._with_zeros, thin, i) for i, name in enumerate(COSTS)}
-        )
-        return {**zeros, "macs": self._macs, "params": self._params, "ram_kb": self._ram_kb}
+        """Of units macs, params, ram_kb; of zeros and bits those that these save."""
+        beside: dict[str, Cost] = {
+            name: partial(self._beside, name) for name in self.removable.beside.costs
+        }
+        return {**beside, "macs": self._macs, "params": self._params, "ram_kb": self._ram_kb}
 
     def _macs(self, kept: Mapping[str, int]) -> float:
         return self._left(kept)[0].macs(self._shape(kept))
@@ -50,8 +47,9 @@ class CandidateCosts:
     def _ram_kb(self, kept: Mapping[str, int]) -> float:
         return self._left(kept)[1].peak(self._shape(kept)).ram_bytes / KIB
 
-    def _with_zeros(self, densities: Densities, which: int, kept: Mapping[str, int]) -> float:
-        return densities.costs(self._left(kept)[0], self._shape(kept), kept)[which]
+    def _beside(self, name: str, kept: Mapping[str, int]) -> float:
+        beside = self.removable.beside
+        return beside.values(self._left(kept)[0], self._shape(kept), kept)[name]
 
     def _left(self, kept: Mapping[str, int]) -> tuple[Counter, Liveness]:
         """Counters of the network without the branches that go."""

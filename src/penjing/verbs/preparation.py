@@ -10,14 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from penjing.errors import BudgetError
 from penjing.figures import GroupFigures
 from penjing.graph.capture import Example
 from penjing.graph.network import Cut, Network
-from penjing.plan import WEIGHTS, WHOLE, Group, Plan
+from penjing.plan import WHOLE, Group, Plan
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
 from penjing.pruning.allocation.space import SHARE
-from penjing.pruning.density import COSTS
 from penjing.pruning.depth import cut_by
 from penjing.pruning.importance.protocol import HasErrors, HasReasons, Importance, Prepares
 from penjing.task import Batch, Calibration
@@ -173,11 +171,10 @@ class Preparation:
         return Evidence(scores, errors, cut.plan.drop)
 
     @cached_property
-    def thinning(self) -> Mapping[str, Tensor]:
-        """Error of zeros in the layers of the original, by name of their groups."""
+    def beside(self) -> Mapping[str, Tensor]:
+        """Error of zeros and of few bits in the layers of the original, by name of their groups."""
         assert self.calibration is not None  # `check` refused the other case
-        densities = self.removable.densities
-        return {} if densities is None else densities.errors(self.calibration)
+        return self.removable.beside.errors(self.calibration)
 
     # -------------------------------------------------------------- costs
 
@@ -209,11 +206,7 @@ class Preparation:
         if not self.choices.widths and branches is not None and pruning_ratio is not None:
             ratios.setdefault(branches.name, pruning_ratio)  # a share of the branches
             pruning_ratio = None
-        if self.removable.densities is not None and not set(budgets or {}) & set(COSTS):
-            raise BudgetError(
-                f"scope holds {WEIGHTS!r} and no budget counts zeros; give constraints for one of "
-                f"{', '.join(COSTS)}"
-            )
+        self.removable.beside.check(budgets or {})
         return Demand(
             pruning_ratio=pruning_ratio,
             budgets=dict(budgets or {}),
@@ -236,7 +229,7 @@ class Preparation:
         Raises:
             InfeasibleError: No permitted number of units meets the budgets.
         """
-        if not self.groups and self.removable.densities is None:
+        if not self.groups and not self.removable.beside.groups:
             return self.removable.plan({})
         known = self.evidence if evidence is None else evidence
         costs = dict(self.costs)
@@ -251,12 +244,12 @@ class Preparation:
         self, known: Evidence, costs: Mapping[str, Cost], demand: Demand
     ) -> dict[str, int]:
         """Units kept of every group; an allocation that tries candidates gets a measure."""
-        chosen, densities = self.strategies.allocation, self.removable.densities
+        chosen, beside = self.strategies.allocation, self.removable.beside.groups
         arguments = (known.scores, known.errors, costs, demand)
-        if densities is not None:
-            groups = (*self.groups, *densities.groups)
-            scores = {name: curve.diff() for name, curve in self.thinning.items()}
-            errors = {**known.errors, **self.thinning}
+        if beside:
+            scores = {name: curve.diff() for name, curve in self.beside.items()}
+            errors = {**known.errors, **self.beside}
+            groups = (*self.groups, *beside)
             return chosen(groups, {**known.scores, **scores}, errors, costs, demand)
         tries = self.strategies.tries
         if tries is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import Key, kept_whole, several
 from penjing.pruning.surgery import shrink, write_tensors
 from penjing.pruning.verify import Mismatch
+from penjing.quantization.mixed import BITS, words
 from penjing.record import remember
 from penjing.recovery.repair import repair, zeroed
 from penjing.recovery.zeros import supporting
@@ -92,6 +93,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     max_pruning_ratio: float = 0.9,
     iterative_steps: int = 1,
     pattern: str | Pattern = "element",
+    weight_bits: Sequence[int] = BITS,
     scope: Iterable[str] = ("inner", "residual"),
     transform_fn: Callable[[Any], Any] | None = None,
     seed: int = 0,
@@ -129,6 +131,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         max_pruning_ratio: Largest share of one group that may go.
         iterative_steps: Reach the goal in this many steps, judging and repairing anew after each.
         pattern: Shape of zeros beside what is cut: "element", "block:RxC", "kernel".
+        weight_bits: Bits to choose from with "bits" in scope, each from 1 to 8.
         scope: Which groups may be cut: "inner", "residual" (the streams that branches add to), or
             both; with kinds of units ("channels", "neurons", "heads", "head dims", "embedding",
             "hidden units", "experts") only those kinds. "depth" removes whole residual branches,
@@ -138,7 +141,10 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             together with their norms. "weights" makes weights zero beside what is cut, widths
             and zeros decided together, under constraints that count them: effective_macs
             (multiply-accumulates with weights that are not zero), nonzero, size_kb (weights as
-            `save` packs them).
+            `save` packs them). "bits" chooses the bits of every layer's weights in the same
+            allocation, for `quantize(weight_bits_dict=plan.bits)`; size_kb is then that of the
+            network in integers, and bit_operations are effective_macs times bits of weight and
+            activation. Shares are of the network in floats.
         transform_fn: Makes a batch from what `calibration` yields.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express
@@ -176,6 +182,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         pruning_ratio_dict=dict(pruning_ratio_dict or {}),
         scope=frozenset({scope} if isinstance(scope, str) else scope),
         pattern=Pattern.parse(pattern),
+        weight_bits=tuple(weight_bits),
         seed=seed,
     )
     samples = None
@@ -381,6 +388,12 @@ def _prune_in_steps(
 def _leaves_ignored(preparation: Preparation, plan: Plan) -> None:
     """Refuse a plan that cuts what the call leaves out."""
     plan.check(preparation.removable.known)
+    stored = set(preparation.network.program.stored.values())
+    if foreign := sorted(set(plan.bits) - stored):
+        raise PlanError(
+            f"the plan has bits for {foreign[0]!r}, which is no weight of this network; was the "
+            "plan made for another model?"
+        )
     outside = sorted(set(plan.drop) - {g.name for g in preparation.groups})
     if outside:
         raise PlanError(
@@ -449,13 +462,19 @@ def _made(preparation: Preparation, cut: Cut) -> Made:
 
 
 def _notes(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
-    """What the reader must know of what went and of what could not."""
+    """What the reader must know of what went, of what could not, and of bits."""
+    bits = cut.plan.bits
+    chosen = (f"bits for quantize(weight_bits_dict=plan.bits): {words(bits)}",) if bits else ()
+    return (*chosen, *_gone(preparation, cut))
+
+
+def _gone(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
     if isinstance(cut, Shortened):
         names = ", ".join(block.name for block in cut.blocks)
         if LAYERS in cut.plan.drop:
             return (f"whole layers were removed: {names}",)
         return (f"whole branches were removed, these layers and all before them in it: {names}",)
-    if not preparation.groups and not cut.plan.sparsity:
+    if not preparation.groups and not cut.plan.sparsity and not cut.plan.bits:
         return (f"nothing was cut: the network has no group in scope{_locks(preparation)}",)
     removable = preparation.removable
     if removable.branches is not None and not removable.shortens:

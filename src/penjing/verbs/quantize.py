@@ -103,7 +103,7 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         bias_correction: Let biases make up for the mean error of each channel.
         ignored_layers: Modules, names, globs or types that stay in floats.
         weight_bits_dict: Bits of the weights of single layers, by module, name, glob or type,
-            instead of the scheme's; the last that matches counts.
+            instead of the scheme's; the last that matches counts. `plan.bits` of `prune` is one.
         constraints: Mixed precision: upper bounds on "weight_bytes" (packed weights and scales) or
             "bit_operations", a number or "12%" of the network in floats. Every layer then gets of
             `weight_bits` those with which the outputs lose least, by the solver of pruning.
@@ -300,7 +300,7 @@ def bits_by_weight(model: nn.Module, program: Program, chosen: Mapping[Key, int]
     Args:
         model: Its modules are named.
         program: As it was captured.
-        chosen: Bits by module, name, glob or type.
+        chosen: Bits by module, glob, type, or name of a module or weight.
 
     Returns:
         Bits by qualified name of the weight.
@@ -314,7 +314,7 @@ def bits_by_weight(model: nn.Module, program: Program, chosen: Mapping[Key, int]
     for key, bits in chosen.items():
         Scheme(weight_bits=bits)
         names = matches(model, key)
-        hit = [fqn for fqn in sorted(weights) if owners[fqn] & names]
+        hit = [fqn for fqn in sorted(weights) if fqn in names or owners[fqn] & names]
         if not hit:
             some = ", ".join(sorted({fqn.rpartition(".")[0] for fqn in weights})[:8])
             raise StrategyError(

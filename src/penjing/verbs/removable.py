@@ -11,7 +11,7 @@ from torch import nn
 from penjing.errors import StrategyError
 from penjing.graph.blocks import Block
 from penjing.graph.network import Network
-from penjing.plan import BLOCKS, LAYERS, WEIGHTS, Group, Groups, Plan
+from penjing.plan import BITS, BLOCKS, LAYERS, WEIGHTS, Group, Groups, Plan
 from penjing.pruning.ablation import Branches
 from penjing.pruning.density import Densities
 from penjing.pruning.depth import with_branches
@@ -23,8 +23,11 @@ from penjing.pruning.selection import (
     ratios_by_group,
 )
 from penjing.pruning.weights.targets import Wanted
+from penjing.quantization.mixed import checked_bits
+from penjing.quantization.precision import Precisions
 from penjing.task import Calibration
-from penjing.verbs.choices import PLACES, SHORTER, WIDTHS, Choices
+from penjing.verbs.beside import Beside
+from penjing.verbs.choices import ALONE, PLACES, SHORTER, WIDTHS, Choices
 
 NO_LAYER = (
     "no whole layer can be removed: the network has fewer than two modules in a list that hold a "
@@ -60,7 +63,7 @@ class Removable:
             StrategyError: Layers that match nothing, or nothing whole where only that may go.
         """
         _ = self.groups, self.ratios
-        if not self.choices.widths and not self.shortens:
+        if not self.choices.widths and not self.shortens and len(self.choices.beside) < len(ALONE):
             raise StrategyError(
                 f"{self.no_branch}; cut widths instead, scope={{'inner', 'residual'}}"
             )
@@ -119,16 +122,18 @@ class Removable:
         return self.branches.gone(kept)
 
     @cached_property
-    def densities(self) -> Densities | None:
-        """Layers that may have zeros; None where zeros are not in scope."""
-        if WEIGHTS not in self.choices.scope:
-            return None
-        wanted = Wanted(
-            pattern=self.choices.pattern,
-            ignored_layers=tuple(k for k in self.choices.ignored_layers if not is_kind(k)),
-            indivisible="skip",
-        )
-        return Densities.of(self.model, self.network.program, wanted, self.choices.seed)
+    def beside(self) -> Beside:
+        """Zeros of weights and their bits, as far as they are in scope."""
+        chosen, program = self.choices, self.network.program
+        ignored = tuple(k for k in chosen.ignored_layers if not is_kind(k))
+        thin, few = None, None
+        if WEIGHTS in chosen.scope:
+            wanted = Wanted(pattern=chosen.pattern, ignored_layers=ignored, indivisible="skip")
+            thin = Densities.of(self.model, program, wanted, chosen.seed)
+        if BITS in chosen.scope:
+            allowed = checked_bits(chosen.weight_bits)
+            few = Precisions.of(self.model, program, allowed, ignored, chosen.seed)
+        return Beside(thin, few)
 
     @cached_property
     def ratios(self) -> dict[str, float]:
@@ -145,7 +150,7 @@ class Removable:
     def steps(self) -> dict[str, int]:
         """Multiples that single groups keep, where they are given by kind."""
         given = self.choices.round_to
-        parts = {} if self.densities is None else {g.name: 1 for g in self.densities.groups}
+        parts = {g.name: 1 for g in self.beside.groups}
         if not isinstance(given, Mapping):
             return parts
         return {**parts, **{g.name: given[g.kind] for g in self.groups if g.kind in given}}
@@ -164,15 +169,16 @@ class Removable:
         return Plan(chosen, {g.name: g.units for g in self.known}, self.known.fingerprint)
 
     def thinned(self, plan: Plan, kept: Mapping[str, int]) -> Plan:
-        """A plan with the zeros of an allocation, but for layers that go as a whole.
+        """A plan with zeros and bits of an allocation; layers that go as a whole get none.
 
         Args:
             plan: Of units and branches.
-            kept: Units, and parts of weights, kept by group.
+            kept: Units, parts of weights and bits kept by group.
         """
-        if self.densities is None:
-            return plan
-        gone = {fqn for block in self.gone(kept) for fqn in block.owned}
-        zeros = self.densities.sparsities(kept)
-        sparsity = {name: share for name, share in zeros.items() if name not in gone}
-        return replace(plan, sparsity=sparsity, pattern=self.choices.pattern.name)
+        thin, few = self.beside.densities, self.beside.precisions
+        if thin is not None:
+            gone = {fqn for block in self.gone(kept) for fqn in block.owned}
+            zeros = thin.sparsities(kept)
+            sparsity = {name: share for name, share in zeros.items() if name not in gone}
+            plan = replace(plan, sparsity=sparsity, pattern=self.choices.pattern.name)
+        return plan if few is None else replace(plan, bits=few.bits(kept))

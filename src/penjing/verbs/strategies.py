@@ -88,8 +88,8 @@ class Strategies:
         Raises:
             StrategyError: Names the strategy.
         """
-        if WEIGHTS in self.choices.scope:
-            self._check_zeros()
+        if self.choices.beside:
+            self._check_errors(" and ".join(map(repr, sorted(self.choices.beside))))
         what = self._what_sees_data
         if what and self.calibration is None:
             raise StrategyError(
@@ -108,15 +108,15 @@ class Strategies:
             return f"importance {self.importance_name!r}"
         return "" if self.repair is None else f"repair {self.repair_name!r}"
 
-    def _check_zeros(self) -> None:
-        """Refuse zeros beside widths where nothing makes the two comparable."""
+    def _check_errors(self, held: str) -> None:
+        """Refuse zeros or bits beside widths where nothing makes them comparable."""
         if not isinstance(self.importance, OBS) or self.calibration is None:
             raise StrategyError(
-                f"scope holds {WEIGHTS!r}, and importance is {self.importance_name!r} "
-                f"{'with' if self.calibration else 'without'} data; zeros and widths are weighed "
-                "by their errors, so use importance='obs' and pass calibration=batches"
+                f"scope holds {held}, and importance is {self.importance_name!r} "
+                f"{'with' if self.calibration else 'without'} data; zeros, bits and widths are "
+                "weighed by their errors, so use importance='obs' and pass calibration=batches"
             )
-        if self.choices.pattern.sparsity is not None:
+        if WEIGHTS in self.choices.scope and self.choices.pattern.sparsity is not None:
             raise StrategyError(
                 f"scope holds {WEIGHTS!r}, and pattern {self.choices.pattern.name!r} leaves no "
                 "share of zeros to decide; use 'element', 'block:RxC' or 'kernel', or "
@@ -124,7 +124,7 @@ class Strategies:
             )
         if self.tries is not None:
             raise StrategyError(
-                f"scope holds {WEIGHTS!r}, and allocation {self.allocation_name!r} tries out units "
+                f"scope holds {held}, and allocation {self.allocation_name!r} tries out units "
                 "alone; use allocation='dp'"
             )
 
