@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tables.adaptive import adaptive_tables
 from tables.analysis import coverage_table, growth_table, memory_table, random_networks_table
 from tables.attention import attention_table
-from tables.choices import depth_table, mixed_table, sparsity_table
+from tables.choices import depth_table, joint_table, mixed_table, sparsity_table
 from tables.compiling import compiling_tables
 from tables.criteria import cost_table, criteria_table
 from tables.integers import (
@@ -40,6 +40,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "families": families_table,
     "growth": growth_table,
     "integers": host_table,
+    "joint": joint_table,
     "leaderboard": leaderboard_tables,
     "memory": memory_table,
     "microcontrollers": microcontrollers_table,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tables.markdown import average, most, seeds, shared, spread, table, value
+from collections import Counter
+
+from tables.markdown import average, mean, most, seeds, shared, spread, table, value
 from tables.names import named
 from tables.rows import Row, Rows, alike, rows
 
@@ -76,3 +78,28 @@ def mixed_table() -> str:
             "CPU-s": most("cpu_seconds", "{:.0f}"),
         },
     )
+
+
+def joint_table() -> str:
+    """Integer networks of the same bytes: channels, zeros and bits, alone and together."""
+    return table(
+        alike([r for r in rows("joint") if "infeasible" not in r], "network", "share", "way"),
+        {
+            "network": shared(named),
+            "bytes asked": shared(lambda r: f"{100 * r['share']:g} %"),
+            "what gives way": shared(value("way")),
+            "seeds": seeds,
+            "bytes, %": spread("share_of_floats", 1, times=100),
+            "weights": mean("weights_left", "{:,.0f}"),
+            "nonzero": mean("nonzero", "{:,.0f}"),
+            "layers of bits": shared(_layers_of_bits),
+            "floats": mean("dense"),
+            "top-1": spread("top1"),
+            "CPU-s": most("cpu_seconds", "{:.0f}"),
+        },
+    )
+
+
+def _layers_of_bits(row: Row) -> str:
+    counts = Counter(row["layer_bits"].values())
+    return ", ".join(f"{count} of {bits}" for bits, count in sorted(counts.items()))

@@ -74,13 +74,13 @@ def pack(tensor: Tensor, bits: int | None = None) -> Packed | None:
     return best if best.places.nbytes + OVERHEAD < saved else None
 
 
-def packed_bytes(elements: int, nonzero: float, itemsize: int) -> float:
+def packed_bytes(elements: int, nonzero: float, itemsize: float) -> float:
     """Bytes that `pack` needs for a tensor of so many values other than zero, at most.
 
     Args:
         elements: Of the tensor.
         nonzero: Values that are not zero, as a number that need not be whole.
-        itemsize: Bytes of one value.
+        itemsize: Bytes of one value; half a byte for 4 bits.
 
     Example:
         >>> packed_bytes(1000, 1000, 4), packed_bytes(1000, 100, 4)

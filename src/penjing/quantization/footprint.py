@@ -56,7 +56,7 @@ class Footprint:
             bits: Of weights by qualified name; 8 where there is none.
             left: Weights that are not zero.
         """
-        size = _GRID_BYTES * len(set(self.placement.groups.values()))
+        size: float = _GRID_BYTES * len(set(self.placement.groups.values()))
         for tensor in self._tensors:
             if not tensor.is_in(present):
                 continue
