@@ -42,7 +42,7 @@ def caller(program: IntegerProgram) -> Callable[[], Any]:
     """A call without copies; the arena stays as long as the call can be made."""
     arena = np.zeros(program.arena_bytes + 64, np.int8)
     arena = arena[-arena.ctypes.data % 64 :]
-    run, pointer = program._library.net_run, ctypes.c_void_p(arena.ctypes.data)
+    run, pointer = program._entry, ctypes.c_void_p(arena.ctypes.data)
 
     def call() -> object:
         run(pointer)

@@ -24,6 +24,7 @@ from penjing.codegen.reference import reference_kernels
 from penjing.codegen.runtime import Loaded
 from penjing.codegen.targets import target_of
 from penjing.errors import (
+    BudgetError,
     ExportError,
     InfeasibleError,
     InputError,
@@ -254,6 +255,27 @@ def test_a_program_too_large_for_its_target_names_the_layers():
         pj.compile(network, torch.ones(1, 64), target="cortex-m4")
 
 
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [({"ram_kb": 1}, r"9,\d+ bytes of RAM.*has 1,024.*in layer"), ({"flash_kb": 0.5}, "largest")],
+)
+def test_a_program_too_large_for_your_device_names_the_layers(bound, said):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    with pytest.raises(InfeasibleError, match=said):
+        pj.compile(network, torch.ones(1, 3, 8, 8), constraints=bound)
+
+
+def test_instructions_count_beside_the_constants():
+    with pytest.raises(InfeasibleError, match=r"of them instructions and 0 constants; 10 "):
+        pj.compile(nn.ReLU(), torch.ones(1, 4), constraints={"flash_kb": 0.01})
+
+
+@pytest.mark.parametrize("bound", [{"rom_kb": 4}, {"ram_kb": 0}, {"ram_kb": True}])
+def test_a_constraint_that_says_nothing_is_refused(bound):
+    with pytest.raises(BudgetError, match="ram_kb"):
+        pj.compile(nn.Linear(4, 2), torch.ones(1, 4), constraints=bound)
+
+
 def test_a_missing_compiler_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependencyError, match="apt-get install"):
@@ -316,3 +338,21 @@ def test_a_program_made_small_is_not_larger():
 def test_tuning_is_refused_for_another_processor():
     with pytest.raises(StrategyError, match="on this machine"):
         pj.compile(nn.Linear(4, 2), torch.ones(1, 4), target="cortex-m4", tune=True)
+
+
+def test_a_dimension_that_only_the_data_decides_is_named():
+    network = Calls(lambda x: x[x > 0].sum())
+    with pytest.raises(ExportError, match=r"whose dimension 0 only the data gives a size.*mask"):
+        pj.compile(network.eval(), torch.randn(2, 5))
+
+
+def test_numbers_become_truth_values_by_comparison_with_zero():
+    network = Calls(lambda x: (x.bool(), torch.bitwise_xor(x > 0, x > 1)))
+    x = torch.tensor([[-2.5, 0.0, 0.25, 300.0]])
+    assert max(differences(network.eval(), (x,))) == 0
+
+
+def test_bits_of_whole_numbers_are_refused():
+    network = Calls(lambda i: i & 3)
+    with pytest.raises(ExportError, match="__and__ of whole numbers"):
+        pj.compile(network.eval(), torch.randint(0, 9, (2, 3)))

@@ -318,7 +318,10 @@ def test_a_misaligned_arena_is_caught_in_debug_builds(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [(np.zeros((1, 4, 4, 3)), "shape"), (np.full((1, 4, 4, 4), np.nan), "not finite")],
+    [
+        (np.zeros((1, 4, 4, 3), np.float32), "shape"),
+        (np.full((1, 4, 4, 4), np.nan, np.float32), "not finite"),
+    ],
 )
 def test_inputs_that_do_not_fit_are_refused(values, message):
     b = Builder(0, (4, 4, 4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import penjing as pj
+from penjing.codegen.build import run_compiler
 from penjing.codegen.int8 import compile_integers
 from penjing.errors import ExportError, InputError, StrategyError
 from penjing.graph.capture import capture
@@ -254,6 +257,66 @@ def test_compile_makes_integers_of_a_quantized_network(tmp_path):
     model = QuantizedModule(quantized(CASES["linear"][0](), x))
     program = pj.compile(model, x, out=tmp_path)
     np.testing.assert_array_equal(program(x).numpy(), run(program.net, x.numpy())[0])
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A quantized network with its inputs."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 9)
+    return QuantizedModule(quantized(CASES["linear"][0](), x)), x
+
+
+def test_two_integer_programs_of_different_names_link_into_one(small, tmp_path):
+    for name in ("kws", "vww"):
+        pj.compile(*small, out=tmp_path, name=name)
+    calls = "".join(
+        f"static signed char {n}[{n.upper()}_ARENA_BYTES] __attribute__((aligned(8)));"
+        for n in ("kws", "vww")
+    )
+    (tmp_path / "both.c").write_text(
+        f'#include "kws.h"\n#include "vww.h"\n{calls}\n'
+        "int main(void) { kws_run(kws); vww_run(vww); return 0; }\n"
+    )
+    assert run_compiler(["cc", "both.c", "kws.c", "vww.c", "-o", "both"], tmp_path) == ""
+
+
+def test_the_files_of_a_named_integer_program_say_nothing_of_another_name(small):
+    files = pj.compile(*small, name="kws").files
+    assert not [n for n, text in files.items() if "net_run" in text or "NET_" in n + text]
+
+
+def test_the_folder_of_a_named_integer_program_checks_itself(small, tmp_path):
+    pj.compile(*small, out=tmp_path, name="kws")
+    done = subprocess.run(
+        ["make", "check", "CFLAGS=-O1 -std=c99"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "penjing: equal yes" in done.stdout
+
+
+def test_measure_reports_the_memory_that_an_integer_program_has(small):
+    program = pj.compile(*small)
+    figures = pj.measure(*small, runtime="c", n=1)
+    assert (figures.ram_bytes, figures.size_bytes) == (program.arena_bytes, program.flash_bytes)
+
+
+def test_an_integer_program_is_measured_on_one_thread(small):
+    with pytest.raises(StrategyError, match="run on one"):
+        pj.measure(*small, runtime="c", threads=2)
+
+
+def test_the_table_of_an_integer_program_has_nonzeros_and_encodings(small):
+    headings, first, *_ = pj.compile(*small).table.splitlines()
+    assert headings.split() == ["layer", "kernel", "nonzeros", "bytes", "encoding"]
+    assert first.endswith("dense")
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.uint8])
+def test_an_integer_program_takes_float32_only(small, kind):
+    model, x = small
+    with pytest.raises(InputError, match=f"{str(kind).removeprefix('torch.')}.*float32"):
+        pj.compile(model, x)(x.to(kind))
 
 
 def test_an_integer_program_refuses_what_it_cannot_be():

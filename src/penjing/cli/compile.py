@@ -63,11 +63,19 @@ def compile(  # noqa: PLR0913 - one parameter per option
     layout: Annotated[
         ImageLayout, typer.Option("--layout", help="With --mean: how the image's bytes lie.")
     ] = ImageLayout.NHWC,
+    ram_kb: Annotated[
+        float | None, typer.Option("--ram-kb", help="Memory that your device has, kB.")
+    ] = None,
+    flash_kb: Annotated[
+        float | None, typer.Option("--flash-kb", help="Flash that your device has, kB.")
+    ] = None,
     call: Call,
 ) -> None:
     """Compile a network to C; it is built, run and compared before it is put in place."""
     with call.answering():
         preprocessing = _preprocessing(mean, std, scale, layout)
+        given = {"ram_kb": ram_kb, "flash_kb": flash_kb}
+        bounds = {name: bound for name, bound in given.items() if bound is not None}
         source = call.open(net, want=("example_inputs",))
         with working("compiling"):
             program = compile_network(
@@ -81,6 +89,7 @@ def compile(  # noqa: PLR0913 - one parameter per option
                 threads=threads,
                 tune=tune,
                 preprocessing=preprocessing,
+                constraints=bounds or None,
             )
         figures = _figures(program, out)
         if call.as_json:

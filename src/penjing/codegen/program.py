@@ -21,6 +21,7 @@ from penjing.codegen.emit.source import Step
 from penjing.codegen.ir import Tensor
 from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.runtime import KINDS, Loaded
+from penjing.codegen.table import table
 from penjing.codegen.targets import Target
 from penjing.errors import InputError, StrategyError
 from penjing.graph.capture import call_args
@@ -135,14 +136,9 @@ class Program:
 
         A program for several threads says which layers run on one.
         """
-        steps = self.files.text.steps
-        rows = [("layer", "kernel", "nonzeros", "bytes", "encoding")]
-        rows += [(s.layer.source, s.kernel, _kept(s), f"{s.constant_bytes:,}", self._note(s))
-                 for s in steps]  # fmt: skip
-        wide = [max(len(row[i]) for row in rows) for i in range(4)]
-        return "\n".join(
-            f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}  {d:>{wide[3]}}  {e}".rstrip()
-            for a, b, c, d, e in rows
+        return table(
+            (s.layer.source, s.kernel, _kept(s), f"{s.constant_bytes:,}", self._note(s))
+            for s in self.files.text.steps
         )
 
     def _note(self, step: Step) -> str:

@@ -22,6 +22,7 @@ def compile_quantized(
     target: Target,
     optimize: Optimize,
     preprocessing: Normalize | None = None,
+    name: str = "net",
 ) -> IntegerProgram:
     """Compile a quantized network to integers in C and compare it with the reference.
 
@@ -30,6 +31,7 @@ def compile_quantized(
         target: A program for another processor is run on its test vector in the emulator.
         optimize: What the choice of kernels is for.
         preprocessing: Of an image whose bytes the program takes.
+        name: Prefix of files and public names, a C identifier.
 
     Returns:
         The program; its bits are those of the reference.
@@ -43,7 +45,7 @@ def compile_quantized(
     net = integers(network)
     if preprocessing is not None:
         net = with_bytes(net, preprocessing)
-    program = compile_integers(net, target, optimize)
+    program = compile_integers(net, target, optimize, name)
     if target.emulator:
         log = program.check()
         program, equal = program.counted(log), log.equal

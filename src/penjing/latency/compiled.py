@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.program import Program
 from penjing.codegen.runtime import KINDS
 from penjing.figures import LatencyFigures
 from penjing.latency.onnxruntime import Timing
 
 
-def time_program(program: Program, timing: Timing) -> LatencyFigures:
+def time_program(program: Program | IntegerProgram, timing: Timing) -> LatencyFigures:
     """Time calls of a program on its test vector's shapes.
 
     Args:
         program: For this machine.
-        timing: How often; its batch and threads are those that the program was compiled for.
+        timing: How often; its batch and threads are those that the program was compiled for. An
+            integer program takes the samples of a batch one after the other.
 
     Returns:
         Median, minimum and 95th percentile; the call from Python, some 10 microseconds, is in them.
     """
-    loaded = program.loaded
-    random = np.random.default_rng(0)
-    inputs = [
-        random.standard_normal(t.shape, dtype=np.float32)
-        if t.dtype == "f32"
-        else np.zeros(t.shape, KINDS[t.dtype])
-        for t in loaded.inputs
-    ]
+    call = _call_of(program, timing.batch)
     for _ in range(timing.warmup):
-        loaded.run(inputs)
+        call()
     spent = []
     for _ in range(timing.n):
         start = time.perf_counter()
-        loaded.run(inputs)
+        call()
         spent.append(1e3 * (time.perf_counter() - start))
     return LatencyFigures(
         runtime="penjing's C",
@@ -47,3 +43,20 @@ def time_program(program: Program, timing: Timing) -> LatencyFigures:
         min_ms=min(spent),
         p95_ms=float(np.percentile(spent, 95)),
     )
+
+
+def _call_of(program: Program | IntegerProgram, batch: int) -> Callable[[], object]:
+    """A call on random inputs, as the C function takes them."""
+    random = np.random.default_rng(0)
+    if isinstance(program, IntegerProgram):
+        shapes = [program.net.tensors[name].shape for name in program.net.inputs]
+        integers = [random.integers(-128, 128, (batch, *s)).astype(np.int8) for s in shapes]
+        return lambda: program.run(*integers)
+    loaded = program.loaded
+    inputs = [
+        random.standard_normal(t.shape, dtype=np.float32)
+        if t.dtype == "f32"
+        else np.zeros(t.shape, KINDS[t.dtype])
+        for t in loaded.inputs
+    ]
+    return lambda: loaded.run(inputs)

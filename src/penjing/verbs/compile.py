@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 from torch import nn
@@ -14,7 +17,7 @@ from penjing.codegen.pipeline import Settings
 from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.program import Program
 from penjing.codegen.targets import Target, target_of
-from penjing.errors import StrategyError, UnavailableError
+from penjing.errors import BudgetError, InfeasibleError, StrategyError, UnavailableError
 from penjing.exporters import c_name, compile_checked, compile_quantized
 from penjing.graph.capture import Example
 from penjing.quantization.module import QuantizedModule
@@ -22,6 +25,7 @@ from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.soundness import check_finite
 
 OPTIMIZE = ("latency", "flash", "ram")
+KIB = 1024
 
 
 @arguments_checked
@@ -38,13 +42,14 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     stream_dim: int | None = None,
     tune: bool = False,
     preprocessing: Normalize | None = None,
+    constraints: Mapping[str, float] | None = None,
 ) -> Program | IntegerProgram:
     """Compile a network, dense or sparse, to C; it is built, run and compared before it returns.
 
     Args:
         model: Network to compile; only read. Zeros in its weights are left out where that pays. A
-            quantized one becomes integers throughout, the same bits on every target; `name`,
-            `batch`, `threads`, `stream_dim` and `tune` are then as they are by default.
+            quantized one becomes integers throughout, the same bits on every target; `batch`,
+            `threads`, `stream_dim` and `tune` are then as they are by default.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords). Shapes are fixed by it,
             the batch too.
         target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or a `Target`.
@@ -60,6 +65,9 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
             fastest; kept on disk. Without it a cost model chooses.
         preprocessing: The program then takes the bytes of an image and normalises them itself; the
             example stays what the network takes.
+        constraints: What your device has, where that is less than the emulated board: "ram_kb" for
+            the arena (with inputs, outputs and state), "flash_kb" for instructions and constants,
+            in kB of 1024 bytes.
 
     Returns:
         A program that is called like the network, on arrays or tensors, with `.source`,
@@ -71,7 +79,9 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         CaptureError: The network does not export.
         ExportError: An op that cannot be compiled, with its source line.
         VerificationError: The program computes something else; nothing was written.
-        InfeasibleError: It does not fit the memory of the target; the message names the layers.
+        InfeasibleError: It does not fit the memory of the target, or the constraints; the message
+            names the layers.
+        BudgetError: A constraint of another name, or that is no positive number.
         MissingDependencyError: No compiler (or no emulator) for the target.
         StrategyError: An unknown target or aim, or preprocessing that does not fit the inputs.
         OSError: The folder cannot be written.
@@ -89,13 +99,15 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         raise StrategyError(f"threads is {threads}; it is a whole number from 1")
     if preprocessing is not None and stream_dim is not None:
         raise StrategyError("streams take no images: leave preprocessing or stream_dim out")
+    device = _device(target_of(target), constraints) if constraints else target_of(target)
     if isinstance(model, QuantizedModule):
-        if (name, batch or 1, threads, stream_dim, tune) != ("net", 1, 1, None, False):
+        if (batch or 1, threads, stream_dim, tune) != (1, 1, None, False):
             raise StrategyError(
-                "integer programs are called net, take one sample on one thread, do not stream and "
-                "are not tuned"
+                "integer programs take one sample on one thread, do not stream and are not tuned: "
+                "leave batch, threads, stream_dim and tune out"
             )
-        integer = compile_quantized(model.network, target_of(target), optimize, preprocessing)
+        integer = compile_quantized(model.network, device, optimize, preprocessing, c_name(name))
+        _check_flash(integer)
         if out is not None:
             integer.save(out)
         return integer
@@ -107,7 +119,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
     check_finite(model)
     _check_static(model)
     settings = Settings(
-        target=target_of(target),
+        target=device,
         optimize=optimize,
         name=c_name(name),
         threads=threads,
@@ -115,6 +127,7 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         preprocessing=preprocessing,
     )
     program = compile_checked(model, example_inputs, settings, batch, stream_dim)
+    _check_flash(program)
     if out is not None:
         program.save(out)
     return program
@@ -135,4 +148,43 @@ def _check_static(model: nn.Module) -> None:
     raise UnavailableError(
         f"{what} are not compiled: compile {parts} one by one and decide between them, or export "
         "the network to .onnx"
+    )
+
+
+def _device(target: Target, constraints: Mapping[str, float]) -> Target:
+    """The target with no more memory than the constraints leave.
+
+    Raises:
+        BudgetError: A constraint of another name, or that is no positive number.
+    """
+    has = {"ram_kb": target.ram_bytes, "flash_kb": target.flash_bytes}
+    for name, bound in constraints.items():
+        if name not in has:
+            raise BudgetError(
+                f"no constraint of a program is called {name!r}; known are {', '.join(has)}"
+            )
+        if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not bound > 0:
+            raise BudgetError(f"constraint {name!r} is {bound!r}; give a positive number of kB")
+    bytes_of = {
+        name: limit if name not in constraints else int(min(KIB * constraints[name], limit or inf))
+        for name, limit in has.items()
+    }
+    return replace(target, ram_bytes=bytes_of["ram_kb"], flash_bytes=bytes_of["flash_kb"])
+
+
+def _check_flash(program: Program | IntegerProgram) -> None:
+    """Refuse a program whose instructions do not fit beside its constants.
+
+    Raises:
+        InfeasibleError: The message has both.
+    """
+    limit = program.target.flash_bytes
+    if limit is None or program.flash_bytes <= limit:
+        return
+    raise InfeasibleError(
+        f"the program takes {program.flash_bytes:,} bytes of flash, {program.code_bytes:,} of them "
+        f"instructions and {program.constant_bytes:,} constants; {limit:,} are there. Compile with "
+        "optimize='flash', prune or quantize the network; program.table has the bytes of every "
+        "layer",
+        {"flash_kb": program.flash_bytes / KIB},
     )

@@ -9,12 +9,23 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.pipeline import Settings
+from penjing.codegen.program import Program
+from penjing.codegen.targets import HOST
 from penjing.counts.figures import program_figures
 from penjing.errors import ExportError, InputError, StrategyError, UnavailableError
-from penjing.exporters import Exported, compile_checked, onnx_feeds, write_integers, write_program
+from penjing.exporters import (
+    Exported,
+    compile_checked,
+    compile_quantized,
+    onnx_feeds,
+    write_integers,
+    write_program,
+)
 from penjing.figures import Figures, LatencyFigures
-from penjing.graph.capture import Example, Program, capture
+from penjing.graph.capture import Example, capture
+from penjing.graph.capture import Program as Captured
 from penjing.graph.form import identity
 from penjing.latency.compiled import time_program
 from penjing.latency.onnxruntime import Timing, time_onnx, time_pair
@@ -119,7 +130,7 @@ class _Measured:
         network: The integer network; None in floats.
     """
 
-    program: Program
+    program: Captured
     figures: Figures
     network: QuantizedNetwork | None = None
 
@@ -180,17 +191,25 @@ def _sentence(timed: LatencyFigures, warmup: int) -> str:
 
 def _compiled(model: nn.Module, example_inputs: Example, timing: Timing, latency: bool) -> Figures:
     """Figures of the C program."""
-    settings = Settings(threads=timing.threads)
-    program = compile_checked(model, example_inputs, settings, timing.batch)
-    figures = program_figures(capture(model, example_inputs))
+    program: Program | IntegerProgram
+    if isinstance(model, QuantizedModule):
+        if timing.threads > 1:
+            raise StrategyError(f"threads is {timing.threads}; integer programs run on one")
+        program = compile_quantized(model.network, HOST, "latency")
+        memory = "arena of the C program, inputs and outputs in it, one sample after the other"
+    else:
+        settings = Settings(threads=timing.threads)
+        program = compile_checked(model, example_inputs, settings, timing.batch)
+        memory = f"arena, inputs and outputs of the C program, batch {timing.batch}"
+    figures = _Measured.of(model, example_inputs).figures
     how = {
         **figures.how,
         "size_bytes": "flash of the C program: instructions and constants",
-        "ram_bytes": f"arena, inputs and outputs of the C program, batch {timing.batch}",
+        "ram_bytes": memory,
     }
-    figures = replace(figures, size_bytes=program.flash_bytes, ram_bytes=program.ram_bytes)
+    figures = replace(figures, size_bytes=program.flash_bytes, ram_bytes=program.ram_bytes, how=how)
     if not latency:
-        return replace(figures, how=how)
+        return figures
     timed = time_program(program, timing)
-    how["latency_ms"] = _sentence(timed, timing.warmup)
+    how = {**how, "latency_ms": _sentence(timed, timing.warmup)}
     return replace(figures, latency_ms=timed.median_ms, latency=timed, how=how)

@@ -8,6 +8,7 @@ knows no pipeline, cache or memory wait.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -103,12 +104,24 @@ def build(target: Target, folder: Path, sources: Sequence[str], flags: Sequence[
     return out
 
 
-def build_bare(target: Target, folder: Path) -> Path:
-    """Link `net.c` with the least that starts a core, to see what a network takes.
+def named(text: str, name: str) -> str:
+    """C that was written for a program called net, for one of another name.
+
+    Example:
+        >>> named('#include "net.h" /* network */ net_run(arena); NET_ALIGN', "kws")
+        '#include "kws.h" /* network */ kws_run(arena); KWS_ALIGN'
+    """
+    text = re.sub(r"\bnet(?=\b|_)", name, text)
+    return re.sub(r"\bNET(?=\b|_)", name.upper(), text)
+
+
+def build_bare(target: Target, folder: Path, name: str = "net") -> Path:
+    """Link a network with the least that starts a core, to see what it takes.
 
     Args:
         target: A board.
-        folder: Where net.c and net.h lie, with `void net_run(void *arena)`.
+        folder: Where its C file and header lie, with `void net_run(void *arena)`.
+        name: Of the files, and before public names: "net" in `net_run`.
 
     Returns:
         The program; it is to be measured, not run.
@@ -121,32 +134,33 @@ def build_bare(target: Target, folder: Path) -> Path:
         raise ExportError(f"{target.name!r} is no board; only a board's program stands alone")
     out = folder / "bare.elf"
     _write_board(target.board, folder)
-    (folder / "bare.c").write_text(files(__name__).joinpath("bare.c").read_text())
+    (folder / "bare.c").write_text(named(files(__name__).joinpath("bare.c").read_text(), name))
     sections = ["-DNDEBUG", "-ffunction-sections", "-fdata-sections"]
     link = ["--specs=nano.specs", "-nostartfiles", "-T", "board.ld", "-Wl,--gc-sections"]
     command = [compiler(target), *target.flags, *_WARNINGS, *sections]
-    _compile([*command, "bare.c", "net.c", *link, "-o", out.name, "-lm"], folder)
+    _compile([*command, "bare.c", f"{name}.c", *link, "-o", out.name, "-lm"], folder)
     return out
 
 
-def stack_bytes(target: Target, folder: Path) -> int:
-    """Run `net.c` once and see how deep its stack goes.
+def stack_bytes(target: Target, folder: Path, name: str = "net") -> int:
+    """Run a network once and see how deep its stack goes.
 
     Args:
         target: A board.
-        folder: Where net.c and net.h lie, with `void net_run(void *arena)`.
+        folder: Where its C file and header lie, with `void net_run(void *arena)`.
+        name: Of the files, and before public names: "net" in `net_run`.
 
     Returns:
         Bytes below the caller's, of the path that was taken.
 
     Raises:
         MissingDependencyError: Compiler or emulator are absent.
-        ExportError: The compiler refuses net.c, the target has no board, or 64 KiB are too few.
+        ExportError: The compiler refuses the file, the target has no board, or 64 KiB are too few.
     """
     if target.board is None:
         raise ExportError(f"{target.name!r} is no board; stacks are measured on boards")
-    (folder / "stack.c").write_text(files(__name__).joinpath("stack.c").read_text())
-    return int(run(target, build(target, folder, ["stack.c", "net.c"], ("-DNDEBUG",))))
+    (folder / "stack.c").write_text(named(files(__name__).joinpath("stack.c").read_text(), name))
+    return int(run(target, build(target, folder, ["stack.c", f"{name}.c"], ("-DNDEBUG",))))
 
 
 def run(target: Target, program: Path, timeout_s: float = 120.0) -> str:

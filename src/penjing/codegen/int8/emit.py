@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from penjing.codegen.emulator import named
 from penjing.codegen.int8.arena import ALIGN, Arena
 from penjing.codegen.int8.convolutions import (
     CONV_FUNCTIONS,
@@ -49,6 +50,22 @@ _HELPER = """#if defined(__GNUC__) /* which of these a program calls depends on 
 #endif
 """
 _TOGETHER = "\N{NO-BREAK SPACE}"
+
+_OPENING = """#include "net.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <string.h>
+"""
+_PROFILE = """#ifdef NET_PROFILE
+#define NET_DONE(n) net_done(n);
+#else
+#define NET_DONE(n)
+#endif
+"""
+_ENTRY = """void net_run(void *arena) {
+    int8_t *const m = (int8_t *)arena;
+    assert((uintptr_t)arena % NET_ARENA_ALIGN == 0);"""
 
 _DECLARATIONS = """
 #ifdef __cplusplus
@@ -109,25 +126,26 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def program_text(net: IntegerNet, steps: Sequence[Step], arena: Arena) -> tuple[str, Text]:
-    """`net.c`, and what was written while it was made."""
+def program_text(
+    net: IntegerNet, steps: Sequence[Step], arena: Arena, name: str = "net"
+) -> tuple[str, Text]:
+    """The C file, and what was written while it was made."""
     text = Text(net, arena)
     calls = [
-        f"{_comment(net, step)}\n{_wrapped(_call(text, step))}\n    NET_DONE({n})"
+        f"{_comment(net, step)}\n{_wrapped(_call(text, step))}\n    {name.upper()}_DONE({n})"
         for n, step in enumerate(steps)
     ]
+    wide_sums = ["#define PJ_WIDE_SUMS\n"] if text.largest >= 1 << (_Q31 - 1) else []
     return "\n".join(
         [
-            *_c_comment(_OVERVIEW),
-            '#include "net.h"\n\n#include <assert.h>\n#include <stddef.h>\n#include <string.h>\n',
-            *(["#define PJ_WIDE_SUMS\n"] if text.largest >= 1 << (_Q31 - 1) else []),
+            *_c_comment(named(_OVERVIEW, name)),
+            named(_OPENING, name),
+            *wide_sums,
             _HELPER,
-            "#ifdef NET_PROFILE\n#define NET_DONE(n) net_done(n);",
-            "#else\n#define NET_DONE(n)\n#endif\n",
+            named(_PROFILE, name),
             *_functions(steps),
             *text.constants,
-            "void net_run(void *arena) {\n    int8_t *const m = (int8_t *)arena;",
-            "    assert((uintptr_t)arena % NET_ARENA_ALIGN == 0);",
+            named(_ENTRY, name),
             *calls,
             "}\n",
         ]
@@ -167,24 +185,24 @@ def _filled(text: str, next_indent: str) -> str:
     return filled.replace(_TOGETHER, " ")
 
 
-def header_text(net: IntegerNet, arena: Arena, target: Target) -> str:
-    """`net.h`."""
-    board = "" if target.board is None else _BOARD
-    said = f"An int8 network for {target.name}. {_CONTRACT}{board}"
+def header_text(net: IntegerNet, arena: Arena, target: Target, name: str = "net") -> str:
+    """The header."""
+    board, big = "" if target.board is None else _BOARD, name.upper()
+    said = f"An int8 network for {target.name}. {named(_CONTRACT, name)}{board}"
     lines = [
         *_c_comment(said),
-        "#ifndef NET_H\n#define NET_H\n#include <stdint.h>\n",
-        f"#define NET_ARENA_BYTES {arena.size_bytes}",
-        f"#define NET_ARENA_ALIGN {ALIGN}",
+        f"#ifndef {big}_H\n#define {big}_H\n#include <stdint.h>\n",
+        f"#define {big}_ARENA_BYTES {arena.size_bytes}",
+        f"#define {big}_ARENA_ALIGN {ALIGN}",
     ]
     pictures = images(net)
     for role, names in (("INPUT", net.inputs), ("OUTPUT", net.outputs)):
-        for n, name in enumerate(names):
-            tensor, picture = net.tensors[name], pictures.get(name)
-            key, kind = f"NET_{role}_{n}", "int8_t" if picture is None else "uint8_t"
+        for n, tensor_name in enumerate(names):
+            tensor, picture = net.tensors[tensor_name], pictures.get(tensor_name)
+            key, kind = f"{big}_{role}_{n}", "int8_t" if picture is None else "uint8_t"
             lines += [] if picture is None else _image_note(picture)
             lines += [
-                f"\n#define {key}(arena) (({kind} *)(arena) + {arena.offsets[name]})",
+                f"\n#define {key}(arena) (({kind} *)(arena) + {arena.offsets[tensor_name]})",
                 f"#define {key}_BYTES {tensor.size_bytes}",
                 f"#define {key}_HEIGHT {tensor.shape[0]}",
                 f"#define {key}_WIDTH {tensor.shape[1]}",
@@ -193,7 +211,7 @@ def header_text(net: IntegerNet, arena: Arena, target: Target) -> str:
             if picture is None:
                 lines.append(f"#define {key}_SCALE {_literal(tensor.scale)}")
                 lines.append(f"#define {key}_ZERO_POINT ({tensor.zero_point})")
-    return "\n".join([*lines, _DECLARATIONS])
+    return "\n".join([*lines, named(_DECLARATIONS, name)])
 
 
 def _literal(value: float) -> str:

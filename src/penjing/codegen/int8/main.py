@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from penjing.codegen.emit.files import COUNTER
+from penjing.codegen.emulator import named
 from penjing.codegen.int8.steps import Step
 from penjing.quantization.integers import IntegerNet
 
@@ -15,7 +16,7 @@ _PER_LINE = 24
 
 _MAIN = r"""/* Checks the network against what penjing's reference computes, and counts.
  * `penjing measure --from-log` reads back the lines that it prints; on a board, printf must reach
- * you by semihosting, RTT or a serial line. -DNET_PROFILE counts every layer. */
+ * you by semihosting, RTT or a serial line. Defining NET_PROFILE counts every layer. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -66,27 +67,25 @@ int main(void) {
 }
 """
 
+_FILL = "    memcpy(NET_INPUT_{n}(arena.bytes), check_input_{n}, NET_INPUT_{n}_BYTES);"
+
 _COMPARE = """    for (int i = 0; i < NET_OUTPUT_{n}_BYTES; ++i) {{
         const int d = NET_OUTPUT_{n}(arena.bytes)[i] - check_output_{n}[i];
         largest = d > largest ? d : -d > largest ? -d : largest;
     }}"""
 
 
-def main_text(net: IntegerNet, steps: Sequence[Step], target: str) -> str:
+def main_text(net: IntegerNet, steps: Sequence[Step], target: str, name: str = "net") -> str:
     """The text of `main.c`."""
-    fill = [
-        f"    memcpy(NET_INPUT_{n}(arena.bytes), check_input_{n}, NET_INPUT_{n}_BYTES);"
-        for n in range(len(net.inputs))
-    ]
     values = {
         "COUNTER": COUNTER,
         "STEPS": str(len(steps)),
         "NAMES": ", ".join(f'"{s.layer.name}"' for s in steps),
-        "FILL": "\n".join(fill),
-        "COMPARE": "\n".join(_COMPARE.format(n=n) for n in range(len(net.outputs))),
+        "FILL": named("\n".join(_FILL.format(n=n) for n in range(len(net.inputs))), name),
+        "COMPARE": named("\n".join(_COMPARE.format(n=n) for n in range(len(net.outputs))), name),
         "TARGET": target,
     }
-    text = _MAIN
+    text = named(_MAIN, name)
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     return text

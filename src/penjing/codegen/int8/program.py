@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,22 +16,21 @@ import torch
 from numpy.typing import NDArray
 
 from penjing.codegen import emulator
-from penjing.codegen.build import Sizes, object_sizes
+from penjing.codegen.build import Sizes, object_sizes, shared_library
 from penjing.codegen.cycles import CycleEstimate, estimate_cycles
 from penjing.codegen.int8.arena import Arena, plan
 from penjing.codegen.int8.emit import header_text, program_text
+from penjing.codegen.int8.files import check_vector, cmake, describe, makefile
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.main import check_text, main_text
 from penjing.codegen.int8.steps import SPARSE, Optimize, Step, schedule
-from penjing.codegen.int8.weights import ENCODINGS
 from penjing.codegen.log import Log, read_log
+from penjing.codegen.table import table
 from penjing.codegen.targets import HOST, Target, target_of
-from penjing.errors import ExportError, InfeasibleError, InputError
+from penjing.errors import InfeasibleError, InputError
 from penjing.files import write_text
-from penjing.quantization.integers import IntegerLayer, IntegerNet
-from penjing.quantization.reference import execute
+from penjing.quantization.integers import IntegerNet
 
-_SEED = 0
 _UNLIKE = "this program leaves out zeros, the published ones compute them: it may lie outside"
 
 
@@ -45,9 +43,11 @@ class IntegerProgram:
         target: What it is compiled for.
         steps: Kernels in order.
         arena: Memory plan.
-        files: Text by file name: net.c, net.h, main.c, check.h, Makefile, CMakeLists.txt, net.json.
+        files: Text by file name: net.c, net.h, main.c, check.h, Makefile, CMakeLists.txt, net.json,
+            "net" being the name.
         layer_bytes: Constants of every layer, by its name.
         instructions: Executed in one call, counted in the emulator of a board; None before that.
+        name: Prefix of files and public names.
     """
 
     net: IntegerNet
@@ -57,18 +57,38 @@ class IntegerProgram:
     files: Mapping[str, str]
     layer_bytes: Mapping[str, int]
     instructions: int | None = None
+    name: str = "net"
 
     def __repr__(self) -> str:
         constants = sum(self.layer_bytes.values())
         return (
-            f"IntegerProgram({len(self.steps)} layers for {self.target.name}, arena "
+            f"IntegerProgram({self.name!r}, {len(self.steps)} layers for {self.target.name}, arena "
             f"{self.arena_bytes:,} bytes, constants {constants:,} bytes)"
         )
 
     @property
     def source(self) -> str:
-        """The network itself, `net.c`."""
-        return self.files["net.c"]
+        """The C file."""
+        return self.files[f"{self.name}.c"]
+
+    @property
+    def header(self) -> str:
+        """The header."""
+        return self.files[f"{self.name}.h"]
+
+    @property
+    def table(self) -> str:
+        """Per layer its kernel, the nonzeros among its weights, its bytes, how they are written."""
+        return table(
+            (
+                step["name"],
+                step["kernel"],
+                f"{step['nonzero']:,} of {step['weights']:,}" if "weights" in step else "",
+                f"{step['constant_bytes']:,}",
+                step.get("encoding", ""),
+            )
+            for step in json.loads(self.files[f"{self.name}.json"])["steps"]
+        )
 
     @property
     def arena_bytes(self) -> int:
@@ -87,7 +107,7 @@ class IntegerProgram:
 
     @cached_property
     def _sizes(self) -> Sizes | None:
-        return object_sizes(self.files, "net.c", self.target)
+        return object_sizes(self.files, f"{self.name}.c", self.target)
 
     @property
     def code_bytes(self) -> int:
@@ -123,15 +143,16 @@ class IntegerProgram:
         return replace(found, source=f"{found.source}; {_UNLIKE}")
 
     def counted(self, log: Log) -> IntegerProgram:
-        """The same program with what a run of `check` counted, in `net.json` too."""
+        """The same program with what a run of `check` counted, in its description too."""
         if log.unit != "instructions":
             return self
         program = replace(self, instructions=log.count)
         counts: dict[str, Any] = {"instructions": log.count}
         if program.cycles is not None:
             counts["estimated_cycles"] = asdict(program.cycles)
-        described = json.dumps(json.loads(self.files["net.json"]) | counts, indent=1) + "\n"
-        return replace(program, files={**self.files, "net.json": described})
+        described = f"{self.name}.json"
+        text = json.dumps(json.loads(self.files[described]) | counts, indent=1) + "\n"
+        return replace(program, files={**self.files, described: text})
 
     def save(self, folder: str | Path) -> Path:
         """Write all files into a folder, which is made when missing."""
@@ -143,7 +164,8 @@ class IntegerProgram:
         """What a whole program takes that starts the core and runs this network, nothing else."""
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
-            return emulator.size(self.target, emulator.build_bare(self.target, Path(folder)))
+            built = emulator.build_bare(self.target, Path(folder), self.name)
+            return emulator.size(self.target, built)
 
     def stack_bytes(self) -> int:
         """Stack of one call on a board, next to the arena; it is run in the emulator to see.
@@ -154,7 +176,7 @@ class IntegerProgram:
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
-            return emulator.stack_bytes(self.target, Path(folder))
+            return emulator.stack_bytes(self.target, Path(folder), self.name)
 
     def check(self) -> Log:
         """Build and run `main.c`: the check vector, and instructions per layer on a board.
@@ -168,21 +190,21 @@ class IntegerProgram:
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
-            flags = ("-DNET_PROFILE",)
-            built = emulator.build(self.target, Path(folder), ["main.c", "net.c"], flags)
+            flags, sources = (f"-D{self.name.upper()}_PROFILE",), ["main.c", f"{self.name}.c"]
+            built = emulator.build(self.target, Path(folder), sources, flags)
             return read_log(emulator.run(self.target, built))
 
     def __call__(self, *inputs: Any) -> Any:
         """Run on this machine: floats in the network's own layout, one result or a tuple back.
 
         Args:
-            inputs: Arrays or tensors with the batch in dimension 0; images as uint8.
+            inputs: float32 arrays or tensors with the batch in dimension 0; images as uint8.
 
         Returns:
             float32 tensors where tensors were given, else arrays.
 
         Raises:
-            InputError: An input has another shape, or values that are not numbers.
+            InputError: An input has another shape or dtype, or values that are not numbers.
         """
         if len(inputs) != len(self.net.inputs):
             raise InputError(f"{len(self.net.inputs)} inputs are wanted, {len(inputs)} were given")
@@ -206,7 +228,7 @@ class IntegerProgram:
         for sample in range(len(inputs[0])):
             for name, values in zip(self.net.inputs, inputs, strict=True):
                 self._view(arena, name)[:] = values[sample].reshape(-1)
-            self._library.net_run(arena.ctypes.data_as(ctypes.c_void_p))
+            self._entry(arena.ctypes.data_as(ctypes.c_void_p))
             for name, result in zip(self.net.outputs, results, strict=True):
                 result[sample].reshape(-1)[:] = self._view(arena, name)
         return tuple(results)
@@ -219,10 +241,14 @@ class IntegerProgram:
         tensor = self.net.tensors[self.net.inputs[number]]
         if isinstance(values, torch.Tensor):
             values = values.detach().cpu().numpy()
-        picture = tensor.name in images(self.net)
-        if picture and np.asarray(values).dtype != np.uint8:
-            raise InputError(f"input {number} is {np.asarray(values).dtype}; the image is of uint8")
-        array = np.asarray(values, np.uint8 if picture else np.float32)
+        array, picture = np.asarray(values), tensor.name in images(self.net)
+        if picture and array.dtype != np.uint8:
+            raise InputError(f"input {number} is {array.dtype}; the image is of uint8")
+        if not picture and array.dtype != np.float32:
+            raise InputError(
+                f"input {number} is {array.dtype}; the program takes float32, which it quantizes "
+                "itself: convert it first, and images of bytes by compile(preprocessing=...)"
+            )
         if array.shape[1:] != tensor.given:
             raise InputError(
                 f"input {number} has the shape {array.shape}; it is (batch, "
@@ -235,29 +261,17 @@ class IntegerProgram:
         return tensor.arrange(tensor.quantize(array))
 
     @cached_property
-    def _library(self) -> ctypes.CDLL:
-        with tempfile.TemporaryDirectory() as name:
-            folder = self.save(name)
-            library = folder / "net.so"
-            command = [
-                emulator.compiler(HOST),
-                *HOST.flags,
-                "-std=c99",
-                "-DNDEBUG",
-                "-shared",
-                "-fPIC",
-            ]
-            done = subprocess.run(
-                [*command, "net.c", "-o", library.name],
-                cwd=folder, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                raise ExportError(f"the system compiler refuses the program: {done.stderr[-2000:]}")
-            return ctypes.CDLL(str(library))
+    def _entry(self) -> Callable[[ctypes.c_void_p], None]:
+        """The C function, built for this machine."""
+        library = shared_library(self.files, [f"{self.name}.c"], HOST, ("-DNDEBUG",))
+        return getattr(ctypes.CDLL(str(library)), f"{self.name}_run")  # type: ignore[no-any-return]
 
 
 def compile_integers(
-    net: IntegerNet, target: str | Target = "host", optimize: Optimize = "latency"
+    net: IntegerNet,
+    target: str | Target = "host",
+    optimize: Optimize = "latency",
+    name: str = "net",
 ) -> IntegerProgram:
     """Make a C program of an integer network.
 
@@ -266,6 +280,7 @@ def compile_integers(
         target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or any `Target`.
         optimize: What decides between dense and sparse kernels: estimated instructions ("latency",
             "ram") or bytes ("flash").
+        name: Prefix of files and public names, a C identifier.
 
     Returns:
         The program.
@@ -278,18 +293,19 @@ def compile_integers(
     found = target_of(target)
     steps = schedule(net, found, optimize)
     arena = plan(net, steps)
-    source, text = program_text(net, steps, arena)
+    source, text = program_text(net, steps, arena, name)
     _check_fits(found, arena, steps, net, text.bytes)
+    described = describe(net, steps, arena, text.bytes, found)
     files = {
-        "net.c": source,
-        "net.h": header_text(net, arena, found),
-        "main.c": main_text(net, steps, found.name),
-        "check.h": check_text(*_check_vector(net)),
-        "Makefile": _makefile(found),
-        "CMakeLists.txt": _cmake(found),
-        "net.json": json.dumps(_description(net, steps, arena, text.bytes, found), indent=1) + "\n",
+        f"{name}.c": source,
+        f"{name}.h": header_text(net, arena, found, name),
+        "main.c": main_text(net, steps, found.name, name),
+        "check.h": check_text(*check_vector(net)),
+        "Makefile": makefile(found, name),
+        "CMakeLists.txt": cmake(found, name),
+        f"{name}.json": json.dumps(described, indent=1) + "\n",
     }
-    return IntegerProgram(net, found, steps, arena, files, text.bytes)
+    return IntegerProgram(net, found, steps, arena, files, text.bytes, name=name)
 
 
 def _check_fits(
@@ -324,88 +340,3 @@ def _check_fits(
 def _largest(sizes: Mapping[str, int]) -> str:
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:3]
     return ", ".join(f"{name} {size:,}" for name, size in largest)
-
-
-def _check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[np.int8]]]:
-    generator, pictures = np.random.default_rng(_SEED), images(net)
-    shapes = [net.tensors[name].shape for name in net.inputs]
-    inputs = [generator.integers(-128, 128, (1, *s)).astype(np.int8) for s in shapes]
-    values = execute(net, *inputs)
-    written = [
-        x.view(np.uint8) if name in pictures else x
-        for name, x in zip(net.inputs, inputs, strict=True)
-    ]
-    return written, [values[name] for name in net.outputs]
-
-
-def _makefile(target: Target) -> str:
-    flags = " ".join((*target.flags, "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic"))
-    settings = (
-        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\nifndef DEBUG\nCFLAGS += -DNDEBUG\nendif\n\n"
-    )
-    objects = "net.o: net.c net.h\n\nmain.o: main.c net.h check.h\n\n"
-    if target.board is not None:
-        return (
-            f"# Objects: link them with your board's start-up code and linker script.\n{settings}"
-            f"all: net.o main.o\n\n{objects}"
-            "clean:\n\trm -f main.o net.o\n\n.PHONY: all clean\n"
-        )
-    return (
-        f"{settings}main: main.o net.o\n\n{objects}check: main\n\t./main\n\n"
-        "clean:\n\trm -f main main.o net.o\n\n.PHONY: check clean\n"
-    )
-
-
-def _cmake(target: Target) -> str:
-    rows = [
-        "cmake_minimum_required(VERSION 3.13)",
-        "project(net C)",
-        "set(CMAKE_C_STANDARD 99)",
-        "add_library(net STATIC net.c)",
-        "target_include_directories(net PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})",
-        f"target_compile_options(net PUBLIC {' '.join(target.flags)})",
-    ]
-    if target.board is None:
-        rows += [
-            "add_executable(net_example main.c)",
-            "target_link_libraries(net_example PRIVATE net)",
-            "enable_testing()",
-            "add_test(NAME net_example COMMAND net_example)",
-        ]
-    return "\n".join(rows) + "\n"
-
-
-def _picture(layer: IntegerLayer, described: Mapping[str, Any]) -> dict[str, Any]:
-    """An image in the description: its bytes have no grid."""
-    kept = {key: described[key] for key in ("offset", "shape")}
-    return {**kept, "dtype": "uint8_t", "preprocessing": layer.attributes["preprocessing"]}
-
-
-def _description(
-    net: IntegerNet, steps: tuple[Step, ...], arena: Arena, sizes: Mapping[str, int], target: Target
-) -> dict[str, Any]:
-    def grid(name: str) -> dict[str, Any]:
-        t = net.tensors[name]
-        where = arena.offsets[name]
-        return {"offset": where, "shape": t.shape, "scale": t.scale, "zero_point": t.zero_point}
-
-    pictures = images(net)
-    return {
-        "schema": 1,
-        "target": target.name,
-        "arena_bytes": arena.size_bytes,
-        "inputs": [
-            _picture(pictures[n], grid(n)) if n in pictures else grid(n) for n in net.inputs
-        ],
-        "outputs": [grid(name) for name in net.outputs],
-        "steps": [
-            {
-                "name": s.layer.name,
-                "kernel": s.kernel,
-                **({"encoding": ENCODINGS[s.kernel]} if s.kernel in ENCODINGS else {}),
-                "constant_bytes": sizes.get(s.layer.name, 0),
-                "scratch_bytes": s.scratch_bytes,
-            }
-            for s in steps
-        ],
-    }

@@ -29,7 +29,7 @@ from penjing.codegen.lower import (
 from penjing.codegen.lower.trace import DTYPES, Op, Rule, Trace, Value, identifier
 from penjing.errors import InputError
 from penjing.graph.call import op_name
-from penjing.graph.capture import Program, describe
+from penjing.graph.capture import Program, describe, is_hinted
 
 __all__ = ["lower"]
 
@@ -136,6 +136,12 @@ class _Walk:
         flat = [v for v in pytree.tree_leaves(result) if isinstance(v, TorchTensor)]
         op = Op(node, self._arguments(node), tuple(flat), self._source(node))
         rule = RULES.get(op_name(node))
+        undecided = _undecided(node)
+        if undecided:
+            op.refuse(
+                f"whose dimension {undecided[0]} only the data gives a size: make it the same for "
+                "all inputs, such as by a mask in place of a selection"
+            )
         if rule is None or not isinstance(node.target, torch._ops.OpOverload):
             op.refuse()
         return rule(self.trace, op)
@@ -173,6 +179,17 @@ class _Walk:
             for position, value in enumerate(found)
             if isinstance(value, Value)
         ]
+
+
+def _undecided(node: fx.Node) -> list[int]:
+    """Dimensions of a result that shapes of the inputs do not tell."""
+    return [
+        dim
+        for value in pytree.tree_leaves(node.meta.get("val"))
+        if isinstance(value, TorchTensor)
+        for dim, size in enumerate(value.shape)
+        if not is_hinted(size)
+    ]
 
 
 def _is_live(value: Any) -> bool:

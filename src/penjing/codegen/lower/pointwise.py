@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
+import torch
+
 from penjing.codegen.lower.movement import moved
 from penjing.codegen.lower.trace import Op, Rule, Trace, Value
 
@@ -50,6 +52,18 @@ def _unary(name: str, *keys: tuple[str, float]) -> Rule:
 def _binary(name: str) -> Rule:
     def rule(trace: Trace, op: Op) -> Value:
         return _map(trace, op, lambda a, b: (name, a, b), _self(op), op.arguments["other"])
+
+    return rule
+
+
+def _of_bits(name: str) -> Rule:
+    """Of truth values; of whole numbers it would be another op."""
+
+    def rule(trace: Trace, op: Op) -> Value:
+        if op.results[0].dtype != torch.bool:
+            op.refuse("of whole numbers")
+        operands = [v for v in (_self(op), op.arguments.get("other")) if v is not None]
+        return _map(trace, op, lambda *terms: (name, *terms), *operands)
 
     return rule
 
@@ -226,10 +240,6 @@ _TWO = {
     "ge": "ge",
     "logical_and": "and",
     "logical_or": "or",
-    "bitwise_and": "and",
-    "bitwise_or": "or",
-    "__and__": "and",
-    "__or__": "or",
     "multiply": "mul",
     "fmod": "fmod",
     "atan2": "atan2",
@@ -244,7 +254,10 @@ RULES: Mapping[str, Rule] = {
     **{name: _unary(name) for name in _SAME},
     **{name: _binary(expression) for name, expression in _TWO.items()},
     "square": _square,
-    "bitwise_not": _unary("logical_not"),
+    **{name: _of_bits("and") for name in ("bitwise_and", "__and__")},
+    **{name: _of_bits("or") for name in ("bitwise_or", "__or__")},
+    **{name: _of_bits("ne") for name in ("bitwise_xor", "__xor__")},
+    "bitwise_not": _of_bits("logical_not"),
     "add": _scaled("add"),
     "sub": _scaled("sub"),
     "rsub": _scaled("rsub"),
