@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tests.training.toys import Net, X, Y, equal, task
+from tests.verbs.deep import Deep
 from torch import nn
 from torch.nn import functional as F
 
@@ -99,6 +100,29 @@ def test_fresh_weights_are_those_of_the_layers_own_initialisation():
     )
     assert equal(first, second)
     assert not (first[0].weight[:, None] == net()[0].weight).all(-1).any()
+
+
+def kept(model):
+    return [name for name, layer in model.layers.named_children() if list(layer.parameters())]
+
+
+@pytest.mark.parametrize("scope", ["layers", "depth"])
+def test_a_shallower_student_keeps_evenly_spaced_layers_without_data(scope):
+    parent = Deep().eval()
+    student = shrink_like(parent, torch.randn(4, 6), pruning_ratio=0.5, scope={scope}).model
+    assert kept(student) == ["0", "2"]
+    assert torch.equal(student.layers[2].up.weight, parent.layers[2].up.weight)
+
+
+def test_a_student_shrinks_in_width_and_depth_at_once():
+    student = shrink_like(
+        Deep().eval(),
+        torch.randn(4, 6),
+        pruning_ratio=0.5,
+        scope={"inner", "residual", "layers"},
+    ).model
+    assert kept(student) == ["0", "2"]
+    assert student.layers[0].up.out_features < Deep().layers[0].up.out_features
 
 
 def test_unknown_layers_are_refused_by_a_loss_that_reads_none_too():

@@ -13,13 +13,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from penjing.errors import StrategyError
 from penjing.graph.blocks import Block, find_blocks, without
 from penjing.graph.capture import Program
 from penjing.graph.whole import find_layers
 from penjing.plan import BLOCKS, LAYERS, Group, Plan
+from penjing.pruning.importance import even
 from penjing.statistics.stream import Samples
 
 SAMPLES = 256  # that an ablation looks at
@@ -54,6 +55,7 @@ class Branches:
         free: Those that may go.
         samples: Unlabelled samples to judge by; None when there are none.
         name: Of their group: "blocks", or "layers" for whole ones.
+        evenly: They go evenly spaced, and nothing is judged: how a shallower network begins.
     """
 
     program: Program
@@ -61,6 +63,7 @@ class Branches:
     free: tuple[Block, ...]
     samples: Samples | None
     name: str = BLOCKS
+    evenly: bool = False
 
     @classmethod
     def of(
@@ -69,6 +72,8 @@ class Branches:
         untouched: frozenset[str] = frozenset(),
         samples: Samples | None = None,
         name: str = BLOCKS,
+        *,
+        evenly: bool = False,
     ) -> Branches:
         """Find the branches of a program.
 
@@ -77,11 +82,12 @@ class Branches:
             untouched: Layers, or tensors, that must stay: a branch that holds one does too.
             samples: Unlabelled samples, or None.
             name: "blocks" for single branches, "layers" for whole layers.
+            evenly: They go evenly spaced.
         """
         every = find_layers(program) if name == LAYERS else find_blocks(program)
         held = {b.name: {f.rpartition(".")[0] for f in b.owned} | {*b.owned} for b in every}
         free = tuple(b for b in every if not held[b.name] & untouched)
-        return cls(program, every, free, samples, name)
+        return cls(program, every, free, samples, name, evenly)
 
     @property
     def removable(self) -> bool:
@@ -141,6 +147,8 @@ class Branches:
             there widths and accuracy. A branch is measured again only when it is next in line:
             lazy greedy, Minoux 1978.
         """
+        if self.evenly:
+            return self._spaced()
         outputs = Outputs(self.program, self._batches)
         alone = [outputs.lost([block]) for block in self.free]
         sizes = added(self.program, self.free, self._batches)
@@ -160,6 +168,13 @@ class Branches:
             order.append(block)
             lost.append(lost[-1] + cost)
         return Judged(tuple(order), tuple(lost), statistics.median(ratios) if ratios else 1.0)
+
+    def _spaced(self) -> Judged:
+        """Branches in an order in which those that stay lie evenly; each counts alike."""
+        scores = even(nn.Identity(), self.group).tolist()
+        order = sorted(self.free, key=lambda block: scores[self.every.index(block)])
+        lost = tuple((gone + 1) / len(order) for gone in range(len(order)))
+        return Judged(tuple(order), lost, 1.0)
 
     @cached_property
     def _batches(self) -> list[list[Any]]:

@@ -15,6 +15,7 @@ from penjing.plan import BITS, BLOCKS, LAYERS, WEIGHTS, Group, Groups, Plan
 from penjing.pruning.ablation import Branches
 from penjing.pruning.density import Densities
 from penjing.pruning.depth import with_branches
+from penjing.pruning.importance import even
 from penjing.pruning.selection import (
     ignored_groups,
     is_kind,
@@ -99,7 +100,9 @@ class Removable:
             return None
         name = LAYERS if LAYERS in self.choices.scope else BLOCKS
         untouched = kept_whole(self.model, self.choices.ignored_layers)
-        return Branches.of(self.network.program, untouched, self.calibration, name)
+        evenly = self.choices.importance in ("even", even)
+        program = self.network.program
+        return Branches.of(program, untouched, self.calibration, name, evenly=evenly)
 
     @cached_property
     def shortens(self) -> bool:

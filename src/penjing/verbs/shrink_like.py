@@ -1,4 +1,4 @@
-"""`shrink_like`: the narrower network of the same make, which every pruned one must beat."""
+"""`shrink_like`: the smaller network of the same make, which every pruned one must beat."""
 
 from __future__ import annotations
 
@@ -31,21 +31,23 @@ def shrink_like(  # noqa: PLR0913 - the names of `prune`
     scope: Iterable[str] = ("inner", "residual"),
     seed: int = 0,
 ) -> Pruned:
-    """Make the student that anybody would make first: the same network, narrower everywhere.
+    """Make the student that anybody would make first: the same network, narrower or shallower.
 
-    Every width shrinks by the same share. No data is looked at and no unit is judged; train it
-    with `finetune` or `distill` under the minutes that a pruned network gets, and compare.
+    Every width shrinks by the same share, or evenly spaced layers go. No data is looked at and no
+    unit is judged; train it with `finetune` or `distill` under the minutes that a pruned network
+    gets, and compare.
 
     Args:
         model: The parent. Left alone.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords).
-        pruning_ratio: Share of the units of every group that go, 0 <= x < 1.
+        pruning_ratio: Share of the units of every group that go, or of the layers, 0 <= x < 1.
         constraints: Upper bounds instead, as for `prune`: {"macs": "50%"} makes it of equal cost.
         weights: "selected" begins with evenly spaced units of the parent, "fresh" with every
             layer's own initialisation.
         round_to: Widths are rounded up to a multiple of this.
         ignored_layers: Modules, names, globs or types that keep their width.
-        scope: Which groups shrink, as for `prune`.
+        scope: What shrinks, as for `prune`: by default widths alone. "layers" removes evenly
+            spaced layers, "depth" residual branches: instead, or beside widths by the same share.
         seed: Of the fresh weights.
 
     Returns:
@@ -54,6 +56,7 @@ def shrink_like(  # noqa: PLR0913 - the names of `prune`
     Raises:
         InputError: Bad example inputs, or "fresh" for a network with parameters that no layer can
             initialise.
+        StrategyError: Nothing in `scope` can shrink.
         BudgetError: A ratio or constraint that makes no sense, or that none can meet.
         CaptureError: The network does not export.
 
