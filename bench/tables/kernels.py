@@ -22,6 +22,8 @@ def zeros_table() -> str:
         {
             **{key: shared(value(key)) for key in ("network", "batch", "threads")},
             **{f"{100 * share:g} % zeros": _times_faster(share) for share in ZEROS},
+            "even at": _break_even,
+            "90 %, against int8": _against_integers,
         },
     )
 
@@ -32,6 +34,28 @@ def _times_faster(share: float) -> Callable[[Rows], str]:
         return f"{same[-1]['times_faster']:.2f}" if same else ""
 
     return cell
+
+
+def _break_even(found: Rows) -> str:
+    """The least share of zeros from which compiled code is no slower, between rows by a line."""
+    points = sorted((r["sparsity"], r["times_faster"]) for r in found)
+    if points[0][0] > 0:
+        return ""
+    slower = [i for i, (_, faster) in enumerate(points) if faster < 1]
+    if not slower:
+        return f"{points[0][0]:.0%}"
+    if slower[-1] == len(points) - 1:
+        return "never"
+    (a, low), (b, high) = points[slower[-1]], points[slower[-1] + 1]
+    return f"{a + (b - a) * (1 - low) / (high - low):.0%}"
+
+
+def _against_integers(found: Rows) -> str:
+    """How many times faster 90 % zeros in floats are than ONNX Runtime's dense integers."""
+    timed = [r for r in found if r["sparsity"] == 0.9 and "onnxruntime_int8_median_ms" in r]
+    if not timed:
+        return ""
+    return f"{timed[-1]['onnxruntime_int8_median_ms'] / timed[-1]['penjing_median_ms']:.2f}"
 
 
 def zeros_picture() -> str:
