@@ -23,6 +23,7 @@ from penjing.testing.random_networks import check, draw_steps
 from penjing.testing.tiny import randomise
 
 EXAMPLES = settings(max_examples=10, deadline=None, derandomize=True, database=None)
+FEW = settings(EXAMPLES, max_examples=4)  # where one network proves as much as another
 CHANNELS = st.sampled_from([2, 4, 6])
 STEP = st.one_of(
     st.tuples(st.just("conv"), CHANNELS),
@@ -156,7 +157,7 @@ def test_the_module_equals_the_graph_form(steps, data):
         )
 
 
-@EXAMPLES
+@FEW
 @given(STEPS, st.data())
 def test_a_plan_from_json_cuts_alike(steps, data):
     _, net = analysed(steps)
@@ -200,7 +201,7 @@ def test_cutting_twice_is_cutting_once_by_the_union(steps, data):
     assert all(torch.equal(twice[name], once[name]) for name in once)
 
 
-@EXAMPLES
+@FEW
 @given(STEPS)
 def test_a_network_cut_by_nothing_is_the_network(steps):
     model, net = analysed(steps)
@@ -209,7 +210,7 @@ def test_a_network_cut_by_nothing_is_the_network(steps):
     assert all(torch.equal(value, state[name]) for name, value in shrunk.state_dict().items())
 
 
-@settings(EXAMPLES, max_examples=4)
+@FEW
 @given(
     st.lists(st.sampled_from(sorted(ON_MAPS)), max_size=4),
     st.lists(st.sampled_from(sorted(ON_TOKENS)), max_size=3),
