@@ -19,6 +19,7 @@ from penjing import files
 from penjing.errors import ExportError, VerificationError
 from penjing.exporters._fresh import fresh_inputs
 from penjing.exporters.exported import Exported
+from penjing.exporters.saturation import saturation_notes
 from penjing.exporters.session import open_session, runtime_errors, runtime_name
 from penjing.graph.capture import Example, Program, capture, quiet_eval
 from penjing.graph.form import graph_form
@@ -126,7 +127,11 @@ def write_integers(network: QuantizedNetwork, path: str | Path) -> Exported:
 
     def fill(part: Path) -> None:
         converted.save(part, external_data=False)
-        found.append(_compare(part, program, reference, INTEGER_TOLERANCE))
+        try:
+            found.append(_compare(part, program, reference, INTEGER_TOLERANCE))
+        except VerificationError as error:
+            why = "; ".join(saturation_notes(network))
+            raise VerificationError(f"{error} {why}".strip()) from error
 
     target = files.write_with(path, fill)
     return replace(found[0], path=target, size_bytes=target.stat().st_size)

@@ -17,6 +17,7 @@ from penjing.counts.figures import program_figures
 from penjing.errors import BudgetError, ExportError, InputError, StrategyError
 from penjing.exporters import onnx_feeds, write_integers, write_program
 from penjing.exporters.execution import execution_of
+from penjing.exporters.saturation import saturation_notes
 from penjing.figures import Figures
 from penjing.graph.call import op_name
 from penjing.graph.capture import Example, Program, capture, check_network, dims_of
@@ -492,6 +493,7 @@ def notes_of(network: QuantizedNetwork) -> tuple[str, ...]:
         f"integers, {s['fallback']} in floats"
     ]
     notes += network.notes
+    notes += saturation_notes(network)
     notes += [
         f"{node} runs in integers in compiled C; ONNX Runtime has no integer form of it and "
         "computes it in floats on the same matrices"
