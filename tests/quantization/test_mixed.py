@@ -52,7 +52,7 @@ def test_hardly_any_mixture_of_the_same_bytes_is_better() -> None:
     rivals = []
     for choice in product((2, 4, 8), repeat=4):
         bits = dict(zip(done.model.network.layer_bits, choice, strict=True))
-        if weight_bytes(bits) <= 1000:
+        if 900 < weight_bytes(bits) <= 1000:  # with fewer bytes more is lost
             rivals.append(lost(quantized(weight_bits_dict=bits)))
     assert sum(rival < lost(done) for rival in rivals) <= 0.1 * len(rivals)
 
