@@ -18,7 +18,7 @@ WHAT_GOES = {
 def sparsity_table() -> str:
     """Accuracy with zeros, by choice and share."""
     found = rows("sparsity-resnet20")
-    keys = ("pattern", "importance", "allocation", "repair", "samples", "sparsity")
+    keys = ("pattern", "importance", "allocation", "repair", "samples", "tune_steps", "sparsity")
     drawn = table(
         alike(found, *keys),
         {
@@ -37,6 +37,8 @@ def sparsity_table() -> str:
 
 
 def _repair(row: Row) -> str:
+    if row["repair"] == "tune":
+        return f"tuned, {row['tune_steps']:,} steps"
     return {"auto": "least squares", None: "off"}.get(row["repair"], str(row["repair"]))
 
 

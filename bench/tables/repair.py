@@ -38,12 +38,12 @@ def _of_network(name: str) -> str:
     first = found[0]
     bar = f" Quality bar of the benchmark: {BARS[name]:.0f}." if name in BARS else ""
     drawn = table(
-        alike([*found, *tuned], "scope", "fewer_macs", "repair"),
+        alike([*found, *tuned], "scope", "fewer_macs", "repair", "samples", "tune_steps"),
         {
             "fewer MACs": mean("measured_fewer_macs", "{:.2f}x"),
             "fewer parameters": mean("fewer_params", "{:.2f}x"),
             "scope": shared(value("scope")),
-            "repair": shared(_repair),
+            "repair": shared(lambda row: _repair(row, first["samples"])),
             "seeds": seeds,
             f"{first['metric']} right after": spread("pruned"),
             "difference, 95 % interval (worst seed)": lambda same: interval(
@@ -62,8 +62,10 @@ def _worst(same: Rows) -> Row:
     return min(same, key=lambda r: r["pruned"])
 
 
-def _repair(row: Row) -> str:
-    return f"tuned, {row['tune_steps']} steps" if row["repair"] == "tune" else "least squares"
+def _repair(row: Row, usual: int) -> str:
+    more = "" if row["samples"] == usual else f", {row['samples']:,} samples"
+    tuned = row["repair"] == "tune"
+    return (f"tuned, {row['tune_steps']:,} steps" if tuned else "least squares") + more
 
 
 def _cleared(name: str, found: Rows) -> str:

@@ -22,10 +22,10 @@ def rows(name: str) -> Rows:
 
 
 def grouped(found: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], Rows]:
-    """Rows by the values of some fields, in order."""
+    """Rows by the values of some fields, in order; a field that a row lacks is None."""
     out: dict[tuple[Any, ...], Rows] = defaultdict(list)
     for row in found:
-        out[tuple(row[k] for k in keys)].append(row)
+        out[tuple(row.get(k) for k in keys)].append(row)
     return dict(sorted(out.items(), key=lambda item: str(item[0])))
 
 

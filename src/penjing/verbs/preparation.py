@@ -23,7 +23,7 @@ from penjing.verbs.choices import Choices
 from penjing.verbs.costs import CandidateCosts
 from penjing.verbs.evidence import Evidence, checked
 from penjing.verbs.removable import Removable
-from penjing.verbs.soundness import check_finite, check_fits, whole_batches
+from penjing.verbs.soundness import check_finite, check_fits, telling_batches
 from penjing.verbs.strategies import Strategies
 from penjing.verbs.trials import Measure, watched
 
@@ -81,9 +81,9 @@ class Preparation:
             check_fits(self.calibration, self.network.program)
         self.strategies.check()
 
-    def whole_batches(self, samples: Calibration) -> list[Batch]:
+    def telling_batches(self, samples: Calibration) -> list[Batch]:
         """Samples in batches that the network takes; of a fixed batch, only whole ones."""
-        return whole_batches(self.network.program, samples)
+        return telling_batches(self.network.program, samples)
 
     @cached_property
     def strategies(self) -> Strategies:

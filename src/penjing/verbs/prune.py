@@ -325,7 +325,7 @@ class Work:
         """Everything that can be told without timing or labels."""
         choices, strategies = self.preparation.choices, self.preparation.strategies
         agreement = None
-        batches = [] if samples is None else self.preparation.whole_batches(samples)
+        batches = [] if samples is None else self.preparation.telling_batches(samples)
         if batches:
             from penjing.task import agreement as share_alike
 

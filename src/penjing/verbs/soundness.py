@@ -15,6 +15,7 @@ from penjing.task.batches import describe
 
 RUNNING = ("running_mean", "running_var")  # other buffers may hold infinity, masks for instance
 BATCH = 128  # samples that the report's agreement is measured on at a time
+TELLING = 2000  # samples that it is measured on, at most: half a percent is known of it then
 
 
 def check_finite(model: nn.Module) -> None:
@@ -61,6 +62,16 @@ def _row(value: Any, dim: int) -> Any:
     if not isinstance(value, Tensor):
         return type(value)
     return value.dtype, (*value.shape[:dim], *value.shape[dim + 1 :])
+
+
+def telling_batches(program: Program, samples: Calibration) -> list[Batch]:
+    """Samples that a report's agreement is measured on: the first few thousand, in `whole_batches`.
+
+    Args:
+        program: The network.
+        samples: Unlabelled samples.
+    """
+    return whole_batches(program, Calibration.of(samples, limit=TELLING))
 
 
 def whole_batches(program: Program, samples: Calibration) -> list[Batch]:

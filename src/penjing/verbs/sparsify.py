@@ -49,7 +49,7 @@ from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.repairs import REPAIRS, Repair, repair_name, settled
-from penjing.verbs.soundness import check_finite, check_fits, whole_batches
+from penjing.verbs.soundness import check_finite, check_fits, telling_batches
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 HISTOGRAMS = 6  # the largest weights are drawn
@@ -516,7 +516,7 @@ class Work:
         """Share of calibration samples on which both networks answer alike."""
         if self.how.samples is None:
             return None
-        batches = whole_batches(self.program, self.how.samples)
+        batches = telling_batches(self.program, self.how.samples)
         if not batches:
             return None
         changed = copy.deepcopy(self.model)
