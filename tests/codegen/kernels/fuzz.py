@@ -38,13 +38,14 @@ KERNELS_OF_A_LAYER = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel, a layer and what it should give."""
+    """A kernel, a layer, and what each of its outputs should be."""
 
     name: str
     kernel: Kernel
     net: Net
     inputs: tuple[np.ndarray, ...]
-    want: np.ndarray
+    want: tuple[np.ndarray, ...]
+    target: Target = HOST
 
     @property
     def layer(self) -> Layer:
@@ -52,19 +53,24 @@ class Case:
         return self.net.layers[0]
 
 
-def cases(seed: int, layers: int, target: Target = HOST) -> list[Case]:
-    """Random layers with a few of the kernels that take them."""
+Made = tuple[Net, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
+"""A net of one layer, its inputs and outputs."""
+
+
+def cases(seed: int, layers: int) -> list[Case]:
+    """Random layers with a few of the kernels that take them, for one thread or more."""
     random = np.random.RandomState(seed)
     found = []
     kernels = (*host_kernels(), *compact_kernels())
     for i in range(layers):
-        make = (_conv, _conv, _conv, _linear, _mean)[random.randint(5)]
+        make = (_conv, _conv, _conv, _linear, _mean, _recurrent)[random.randint(6)]
         net, inputs, want = make(random, f"layer_{seed}_{i}")
+        target = replace(HOST, threads=int(random.choice([1, 1, 2, 3])))
         able = [k for k in kernels if k.takes(net, net.layers[0], target)]
         for j, k in enumerate(random.permutation(len(able))[:KERNELS_OF_A_LAYER]):
             layer = replace(net.layers[0], name=f"{net.layers[0].name}_{j}")
             one = replace(net, layers=(layer,))
-            found.append(Case(layer.name, able[k], one, inputs, want))
+            found.append(Case(layer.name, able[k], one, inputs, want, target))
     return found
 
 
@@ -79,9 +85,7 @@ def _weight(random: np.random.RandomState, shape: tuple[int, ...]) -> np.ndarray
     return weight.astype(np.float32)
 
 
-def _conv(
-    random: np.random.RandomState, name: str
-) -> tuple[Net, tuple[np.ndarray, ...], np.ndarray]:
+def _conv(random: np.random.RandomState, name: str) -> Made:
     rank = random.randint(1, 3)
     groups = int(random.choice([1, 1, 1, 2, 3]))
     channels, each = groups * random.randint(1, 9), random.randint(1, 7)
@@ -111,9 +115,7 @@ def _conv(
     return _net(random, name, "conv", (x, weight, bias, want), attributes)
 
 
-def _linear(
-    random: np.random.RandomState, name: str
-) -> tuple[Net, tuple[np.ndarray, ...], np.ndarray]:
+def _linear(random: np.random.RandomState, name: str) -> Made:
     rows, ins, outs = random.randint(1, 20), random.randint(1, 300), random.randint(1, 80)
     x = random.randn(rows, ins).astype(np.float32)
     weight = _weight(random, (outs, ins))
@@ -124,9 +126,7 @@ def _linear(
     return _net(random, name, "linear", (x, weight, bias, want), {})
 
 
-def _mean(
-    random: np.random.RandomState, name: str
-) -> tuple[Net, tuple[np.ndarray, ...], np.ndarray]:
+def _mean(random: np.random.RandomState, name: str) -> Made:
     shape = tuple(int(v) for v in random.randint(1, 30, random.choice([3, 4])))
     x, mode = random.randn(*shape).astype(np.float32), str(random.choice(["sum", "mean"]))
     dims = tuple(range(2, len(shape)))
@@ -134,7 +134,54 @@ def _mean(
     want = want / prod(shape[2:]) if mode == "mean" else want
     layer = Layer("reduce", name, ("x",), ("y",), {"mode": mode, "dims": dims})
     tensors = {"x": Tensor("x", shape), "y": Tensor("y", tuple(want.shape))}
-    return Net(("x",), ("y",), (layer,), tensors), (x,), want.numpy()
+    return Net(("x",), ("y",), (layer,), tensors), (x,), (want.numpy(),)
+
+
+def _recurrent(random: np.random.RandomState, name: str) -> Made:
+    kind, gates = (("gru", 3), ("lstm", 4))[random.randint(2)]
+    length, batch, hidden = random.randint(1, 5), random.randint(1, 20), random.randint(1, 40)
+    p = random.randn(length, batch, gates * hidden).astype(np.float32)
+    states = random.uniform(-1, 1, (gates - 2, batch, hidden)).astype(np.float32)
+    weight = _weight(random, (gates * hidden, hidden)) / np.float32(np.sqrt(hidden))
+    bias = random.randn(gates * hidden).astype(np.float32) if kind == "gru" else None
+    reverse = bool(random.randint(2))
+    steps, last = _stepped(p, states, (weight, bias), reverse=reverse)
+    ins, outs = ("p", "h", "c")[: gates - 1], ("y", "h_end", "c_end")[: gates - 1]
+    weights = {"weight": weight, "bias": bias}
+    layer = Layer(kind, name, ins, outs, {"reverse": reverse}, weights)
+    inputs, want = (p, *states), (steps, *last)
+    shapes = zip((*ins, *outs), (*inputs, *want), strict=True)
+    tensors = {n: Tensor(n, value.shape) for n, value in shapes}
+    return Net(ins, outs, (layer,), tensors), inputs, want
+
+
+def _stepped(
+    p: np.ndarray,
+    states: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray | None],
+    *,
+    reverse: bool,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """All steps of a GRU (one state) or an LSTM (two), and the last states."""
+    weight, bias = (None if w is None else w.astype(np.float64) for w in weights)
+    h, *cell = states.astype(np.float64)
+    steps = np.empty((*p.shape[:2], h.shape[-1]))
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    for t in range(len(p))[:: -1 if reverse else 1]:
+        given = np.split(p[t].astype(np.float64), len(weight) // h.shape[-1], axis=1)
+        made = np.split(h @ weight.T + (0 if bias is None else bias), len(given), axis=1)
+        if cell:
+            i, f, n, o = (a + b for a, b in zip(given, made, strict=True))
+            cell = [sigmoid(f) * cell[0] + sigmoid(i) * np.tanh(n)]
+            h = sigmoid(o) * np.tanh(cell[0])
+        else:
+            r, q = (sigmoid(a + b) for a, b in zip(given[:2], made[:2], strict=True))
+            h = (1 - q) * np.tanh(given[2] + r * made[2]) + q * h
+        steps[t] = h
+    return steps, [h, *cell]
 
 
 def _net(
@@ -143,7 +190,7 @@ def _net(
     kind: str,
     made: tuple[np.ndarray, np.ndarray, np.ndarray | None, torch.Tensor],
     attributes: dict[str, object],
-) -> tuple[Net, tuple[np.ndarray, ...], np.ndarray]:
+) -> Made:
     """The layer, perhaps with a residual and an activation."""
     x, weight, bias, want = made
     act = ACTIVATIONS[random.randint(len(ACTIVATIONS))]
@@ -156,7 +203,7 @@ def _net(
     layer = Layer(kind, name, names, ("y",), {**attributes, "activation": act}, weights)
     shapes = [*(v.shape for v in inputs), tuple(want.shape)]
     tensors = {n: Tensor(n, s) for n, s in zip((*names, "y"), shapes, strict=True)}
-    return Net(names, ("y",), (layer,), tensors), tuple(inputs), activated(want, act).numpy()
+    return Net(names, ("y",), (layer,), tensors), tuple(inputs), (activated(want, act).numpy(),)
 
 
 @dataclass(frozen=True)
@@ -192,11 +239,12 @@ static void *held(FILE *file, size_t bytes) {
     if (posix_memalign(&memory, 64, bytes) || fread(memory, 1, bytes, file) != bytes) exit(3);
     return memory;
 }
-static void run(FILE *in, FILE *out, void (*layer)(void *const *), const size_t *bytes, int n) {
+static void run(FILE *in, FILE *out, void (*layer)(void *const *), const size_t *bytes, int n,
+                int first) {
     void *memory[8];
     for (int i = 0; i < n; i++) memory[i] = held(in, bytes[i]);
     layer(memory);
-    fwrite(memory[n - 2], 1, bytes[n - 2], out);
+    for (int i = first; i < n - 1; i++) fwrite(memory[i], 1, bytes[i], out);
     for (int i = 0; i < n; i++) free(memory[i]);
 }
 """
@@ -205,20 +253,21 @@ static void run(FILE *in, FILE *out, void (*layer)(void *const *), const size_t 
 def failures(found: Sequence[Case], folder: Path, compiler: str, flags: Sequence[str]) -> list[str]:
     """Run the cases in one program; what differs, or what the sanitizers say."""
     programs = [
-        alone(Roomy(c.kernel, i % 3), c.net, c.layer, HOST, c.name)  # type: ignore[arg-type]
+        alone(Roomy(c.kernel, i % 3), c.net, c.layer, c.target, c.name)  # type: ignore[arg-type]
         for i, c in enumerate(found)
     ]
     functions = {k: v for p in programs for k, v in p.code.functions.items()}
     memory = [p.buffers(c.inputs) for p, c in zip(programs, found, strict=True)]
-    for buffers, program in zip(memory, programs, strict=True):
-        buffers[len(program.places) - 1][...] = np.nan  # the output: what is not written stays so
+    for case, buffers in zip(found, memory, strict=True):
+        for output in buffers[len(case.inputs) : -1]:
+            output[...] = np.nan  # what is not written stays so
     calls = ""
     for case, buffers in zip(found, memory, strict=True):
         sizes = ", ".join(str(b.nbytes) for b in buffers)
         calls += (
             f"    {{ const size_t bytes[] = {{{sizes}}}; "
             f'fprintf(stderr, "{case.name}\\n"); '
-            f"run(in, out, {case.name}, bytes, {len(buffers)}); }}\n"
+            f"run(in, out, {case.name}, bytes, {len(buffers)}, {len(case.inputs)}); }}\n"
         )
     text = HEADER + "".join(functions.values()) + "".join(map(body_of, programs)) + MAIN
     text += (
@@ -240,17 +289,18 @@ def _differences(
 ) -> list[str]:
     told, at = [], 0
     for case, program, buffers in zip(found, programs, memory, strict=True):
-        place, size = program.places[-1], buffers[len(program.places) - 1].size
-        got = np.frombuffer(raw, np.float32, size, at).copy()
-        at += 4 * size
-        worst = float(
-            np.abs(view(got, place) - case.want).max() / max(1.0, np.abs(case.want).max())
-        )
-        if not worst < TOLERANCE:
-            told.append(f"{case.name}: {case.kernel} differs by {worst}: {_said(case)}")
-        view(got, place)[...] = np.nan
-        if not np.isnan(got).all():
-            told.append(f"{case.name}: {case.kernel} writes where it must not: {_said(case)}")
+        for place, buffer, want in zip(
+            program.places[len(case.inputs) :], buffers[len(case.inputs) : -1], case.want,
+            strict=True,
+        ):  # fmt: skip
+            got = np.frombuffer(raw, np.float32, buffer.size, at).copy()
+            at += got.nbytes
+            worst = float(np.abs(view(got, place) - want).max() / max(1.0, np.abs(want).max()))
+            if not worst < TOLERANCE:
+                told.append(f"{case.name}: {case.kernel} differs by {worst}: {_said(case)}")
+            view(got, place)[...] = np.nan
+            if not np.isnan(got).all():
+                told.append(f"{case.name}: {case.kernel} writes where it must not: {_said(case)}")
     return told
 
 

@@ -35,5 +35,5 @@ def test_what_a_dense_product_adds_is_not_read_beyond_its_end(tmp_path: Path) ->
     tensors = {"x": Tensor("x", (2, 5)), "z": Tensor("z", (2, 73)), "y": Tensor("y", (2, 73))}
     net = Net(("x", "z"), ("y",), (layer,), tensors)
     want = torch.relu(torch.from_numpy(x @ weight.T + z)).numpy()
-    case = Case("added", DenseLinear(), net, (x, z), want)
+    case = Case("added", DenseLinear(), net, (x, z), (want,))
     assert failures([case], tmp_path, "gcc", FLAGS) == []
