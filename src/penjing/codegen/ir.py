@@ -51,12 +51,14 @@ class Tensor:
         shape: Static, the batch included.
         dtype: Of one element.
         grid: Quantization grid of integers that stand for reals; None for floats and indices.
+        zeros: Share of zeros in the example: what pays is chosen by it, no result depends on it.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: DType = "f32"
     grid: Any = None
+    zeros: float = 0.0
 
     @property
     def elements(self) -> int:

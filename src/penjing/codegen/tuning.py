@@ -25,7 +25,7 @@ from penjing.codegen.build import (
     find_compiler,
     shared_library,
 )
-from penjing.codegen.ir import Layer, Net
+from penjing.codegen.ir import Layer, Net, Tensor
 from penjing.codegen.kernel import Blob, Kernel
 from penjing.codegen.kernels.standalone import Alone, alone
 from penjing.codegen.runtime import aligned
@@ -102,6 +102,7 @@ def _key(net: Net, layer: Layer, program: Alone, target: Target) -> str:
         str(constants), str(sorted(program.code.functions)),
         "".join(program.code.functions.values()), call,
         compiler_version(compiler), " ".join(target.flags), cpu_name(), str(target.threads),
+        f"{net.tensors[layer.inputs[0]].zeros:.1f}" if "x[k] != 0.0f" in call else "",
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
@@ -119,7 +120,7 @@ def _times(net: Net, layer: Layer, candidates: Sequence[Candidate], target: Targ
     texts = {f"{c.program.name}.c": _repeated(c.program) for c in candidates}
     library = ctypes.CDLL(str(shared_library(texts, list(texts), target, flags)))
     random = np.random.RandomState(0)
-    values = tuple(random.randn(*net.tensors[n].shape).astype(np.float32) for n in layer.inputs)
+    values = tuple(_example(net.tensors[n], random) for n in layer.inputs)
     calls = []
     for c in candidates:
         held = [_hold(library, blob) for blob in c.program.code.blobs]
@@ -132,6 +133,13 @@ def _times(net: Net, layer: Layer, candidates: Sequence[Candidate], target: Targ
         for i, (entry, pointers, _) in enumerate(calls):
             best[i] = min(best[i], _seconds(entry, pointers, counts[i]) / counts[i])
     return [1e9 * b for b in best]
+
+
+def _example(tensor: Tensor, random: np.random.RandomState) -> np.ndarray:
+    """Random values, as many of them zero as in the example."""
+    values = random.randn(*tensor.shape).astype(np.float32)
+    values[random.rand(*tensor.shape) < tensor.zeros] = 0.0
+    return values
 
 
 def _repeated(program: Alone) -> str:

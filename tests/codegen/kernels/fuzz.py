@@ -117,7 +117,9 @@ def _conv(random: np.random.RandomState, name: str) -> Made:
 
 def _linear(random: np.random.RandomState, name: str) -> Made:
     rows, ins, outs = random.randint(1, 20), random.randint(1, 300), random.randint(1, 80)
+    rows = 1 if random.rand() < 0.4 else rows
     x = random.randn(rows, ins).astype(np.float32)
+    x *= random.rand(rows, ins) >= random.choice(SPARSITIES)
     weight = _weight(random, (outs, ins))
     bias = random.randn(outs).astype(np.float32) if random.rand() < 0.8 else None
     want = torch.from_numpy(x).double() @ torch.from_numpy(weight).double().T
@@ -203,6 +205,7 @@ def _net(
     layer = Layer(kind, name, names, ("y",), {**attributes, "activation": act}, weights)
     shapes = [*(v.shape for v in inputs), tuple(want.shape)]
     tensors = {n: Tensor(n, s) for n, s in zip((*names, "y"), shapes, strict=True)}
+    tensors["x"] = replace(tensors["x"], zeros=float((x == 0).mean()))
     return Net(names, ("y",), (layer,), tensors), tuple(inputs), (activated(want, act).numpy(),)
 
 

@@ -107,6 +107,7 @@ def _products() -> tuple[Kernel, ...]:
     shared = [Split(product=product) for product in once]
     return (
         *(DenseLinear(rows=m, vectors=v) for m, v in LINEAR_TILES),
+        *(DenseLinear(vectors=v, skip=True) for v in (8, 4)),
         WindowLinear(),
         *(RunLinear(rows=m) for m in (1, 4)),
         *blocks,

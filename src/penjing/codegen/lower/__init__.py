@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -144,7 +145,16 @@ class _Walk:
             )
         if rule is None or not isinstance(node.target, torch._ops.OpOverload):
             op.refuse()
-        return rule(self.trace, op)
+        made = rule(self.trace, op)
+        self._count_zeros(pytree.tree_leaves(made), flat)
+        return made
+
+    def _count_zeros(self, made: Sequence[Any], real: Sequence[TorchTensor]) -> None:
+        for value, result in zip(made, real, strict=False):
+            tensor = self.trace.tensors.get(value.name) if isinstance(value, Value) else None
+            if tensor is not None and tensor.dtype == "f32" and result.numel():
+                zeros = 1 - int(result.count_nonzero()) / result.numel()
+                self.trace.tensors[tensor.name] = replace(tensor, zeros=zeros)
 
     def _arguments(self, node: fx.Node) -> dict[str, Any]:
         schema = getattr(node.target, "_schema", None)

@@ -1,0 +1,47 @@
+"""Dense linear layers that leave out inputs that are zero."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from penjing.codegen.emit.files import Files
+from penjing.codegen.kernels import DenseLinear
+from penjing.codegen.pipeline import Settings, compile_captured
+from penjing.codegen.runtime import Loaded
+from penjing.graph.capture import capture
+from penjing.pruning.activity import quiet
+
+KERNELS = (DenseLinear(vectors=2), DenseLinear(vectors=2, skip=True))
+
+
+def compiled(model: nn.Module, x: torch.Tensor) -> tuple[Files, list[str]]:
+    """The program, and the kernel of each linear layer."""
+    files = compile_captured(capture(model, x), [x], Settings(kernels=KERNELS))
+    layers = json.loads(files.content[f"{files.name}.json"])["layers"]
+    return files, [la["kernel"] for la in layers if la["kernel"].endswith("_linear")]
+
+
+def test_a_quieted_layer_skips_and_equals_the_network_whatever_is_zero() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 70), nn.Tanh(), nn.Linear(70, 37)).eval()
+    quieted = quiet(model, [torch.randn(64, 24)], sparsity=0.8, layers="2").model
+    files, kernels = compiled(quieted, torch.randn(1, 24))
+    program = Loaded(files, flags=("-O1",))
+    inputs = [torch.randn(1, 24) * scale for scale in (0.0, 0.1, 1.0, 100.0)]
+    exact = quieted.double()
+    worst = max(
+        np.abs(program.run([x.numpy()])[0] - exact(x.double()).detach().numpy()).max()
+        for x in inputs
+    )
+    assert kernels == ["dense_linear", "skip_linear"]
+    assert worst < 1e-5
+
+
+@pytest.mark.parametrize("x", [torch.ones(1, 24), torch.zeros(2, 24)], ids=["few zeros", "rows"])
+def test_a_layer_for_which_skipping_does_not_pay_is_dense(x: torch.Tensor) -> None:
+    assert compiled(nn.Linear(24, 70), x)[1] == ["dense_linear"]
