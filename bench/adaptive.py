@@ -252,7 +252,7 @@ def gating(given: argparse.Namespace) -> None:
         workdir=cache_folder() / f"gating-{name}-{images}-{epochs}-{given.target}-{given.static}",
     ).model
     spent = time.process_time() - started
-    done = pj.measure_gates(tuned, task, split="test", samples=SAMPLES)
+    done = pj.measure_gates(tuned, pj.Task(test=task.test), split="test", samples=SAMPLES)
     data = done.report.data
     right = job.correct(tuned.eval())
     macs = tuned.macs_of(done.opened)

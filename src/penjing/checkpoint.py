@@ -257,6 +257,8 @@ def read(path: str | Path) -> Saved:
 
 def _record(model: nn.Module, example: Example | None, plan: Plan | None) -> Record | None:
     record = record_of(model)
+    if record is not None and example is None and isinstance(model, SlimmableNetwork):
+        example = model.example_inputs  # its dtype may be another since
     plans = (plan,) if plan is not None else record.plans if record is not None else ()
     if example is not None:
         return Record.of(example, plans)

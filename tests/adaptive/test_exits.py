@@ -348,7 +348,7 @@ def quick():
     for head in made.heads:  # heads that answer differently for different samples
         nn.init.normal_(head.weight, generator=generator)
         nn.init.zeros_(head.bias)
-    made.policy = ExitPolicy(criterion="patience", thresholds=(2, 2))
+    made.policy = ExitPolicy(criterion="patience", thresholds=(NEVER, 2))
     return made
 
 
@@ -360,16 +360,28 @@ def test_stage_files_do_what_the_network_does(quick, tmp_path):
     torch.testing.assert_close(done.outputs, wanted.outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_one_file_with_conditions_does_what_the_network_does(quick, tmp_path):
+@pytest.fixture(scope="module")
+def exported(quick, tmp_path_factory):
+    """A network in training mode, and the file that was written of it."""
+    made = copy.deepcopy(quick).train()
+    return made, pj.export(made, VECTORS, tmp_path_factory.mktemp("exits") / "net.onnx")
+
+
+def test_one_file_with_conditions_does_what_the_network_does(quick, exported):
     import onnxruntime as ort
 
-    written = pj.export(quick, VECTORS, tmp_path / "net.onnx")
+    _, written = exported
     session = ort.InferenceSession(written.path)
     wanted = quick.infer(VECTORS)
     for x, scores, exit_taken in zip(VECTORS, wanted.outputs, wanted.exits, strict=True):
         said, taken = session.run(None, {written.inputs[0]: x[None].numpy()})
         assert taken.tolist() == [int(exit_taken)]
         np.testing.assert_allclose(said[0], scores.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_in_training_mode_is_exported_and_stays_in_it(exported):
+    made, _ = exported
+    assert all(module.training for module in made.modules())
 
 
 class Named(nn.Module):
@@ -391,12 +403,6 @@ def test_stage_files_of_a_network_called_by_names_take_any_batch(tmp_path):
     done = StageRunner(tmp_path)(VECTORS.flip(0).numpy(), VECTORS.numpy())
     wanted = made.infer(second=VECTORS.flip(0), first=VECTORS).outputs
     torch.testing.assert_close(done.outputs, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_a_network_in_training_mode_is_exported_and_stays_in_it(quick, tmp_path):
-    made = copy.deepcopy(quick).train()
-    pj.export(made, VECTORS, tmp_path / "net.onnx")
-    assert all(module.training for module in made.modules())
 
 
 def test_a_calibration_measures_samples_one_by_one():

@@ -114,6 +114,14 @@ def test_it_is_saved_and_loaded_without_pickle(trained, tmp_path):
             torch.testing.assert_close(again(X), trained(X))
 
 
+def test_in_another_dtype_widths_are_cut_saved_and_loaded(tmp_path):
+    net = made().to(torch.bfloat16)
+    again, given = pj.load(pj.save(net, tmp_path / "net")), X.to(torch.bfloat16)
+    with again.at(0.34), net.at(0.34):
+        assert torch.equal(again(given), net(given))
+        torch.testing.assert_close(net.at_width(0.34)(given), net(given), rtol=0.05, atol=0.05)
+
+
 def test_a_width_by_itself_is_saved_like_any_network(trained, tmp_path):
     cut = trained.at_width(0.34)
     again = pj.load(pj.save(cut, tmp_path / "net", X[:1]))

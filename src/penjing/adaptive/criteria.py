@@ -77,7 +77,15 @@ class ExitPolicy:
         if memory:
             before, run = memory
             agreed = torch.where(decided == before, run + 1, agreed)
-        return agreed >= self.thresholds[index], (decided, agreed)
+        return agreed >= self._wanted(index), (decided, agreed)
+
+    def _wanted(self, index: int) -> int:
+        """Exits in a row that must agree; more than there are where none may leave.
+
+        A whole number, since ONNX compares whole numbers with whole ones, and none is infinite.
+        """
+        most = len(self.thresholds) + 1
+        return min(math.ceil(min(self.thresholds[index], most)), most)
 
     def route(self, logits: Sequence[Tensor]) -> Tensor:
         """The exit of every sample, given what every exit would say.

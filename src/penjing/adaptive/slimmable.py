@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
+import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
@@ -72,7 +73,7 @@ class SlimmableNetwork(nn.Module):
         super().__init__()
         _check_nested(plans)
         self.model = model
-        self.example_inputs = example_inputs
+        self._example_inputs, self._dtype = example_inputs, _dtype_of(model)
         network = Network.of(model, example_inputs)
         shares = sorted(plans)
         cuts = {share: network.cut(plans[share]) for share in shares}
@@ -185,18 +186,23 @@ class SlimmableNetwork(nn.Module):
         with self.at(width):  # which refuses one that is not there
             if width == FULL:
                 return copy.deepcopy(self.model)
-            cut = Network.of(self.model, self._example()).cut(self._widths[width].plan)
+            cut = Network.of(self.model, self.example_inputs).cut(self._widths[width].plan)
             made = make(self.model, cut)
             made.write({name: tensor.detach() for name, tensor in self.tensors(width).items()})
             return made.model.train(self.training)
 
-    def _example(self) -> Example:
-        """The example where the network is now."""
-        home = device_of(self)
-        moved: Example = pytree.tree_map(
-            lambda leaf: leaf.to(home) if isinstance(leaf, Tensor) else leaf, self.example_inputs
-        )
-        return moved
+    @property
+    def example_inputs(self) -> Example:
+        """The example where the network is now; what was of the weights' dtype follows it."""
+        home, dtype = device_of(self), _dtype_of(self)
+
+        def moved(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return leaf.to(home, dtype if leaf.dtype == self._dtype else leaf.dtype)
+
+        example: Example = pytree.tree_map(moved, self._example_inputs)
+        return example
 
 
 def norm_tensors(network: Network) -> frozenset[str]:
@@ -238,6 +244,11 @@ def _own_tensors(cut: Cut, width: Width) -> nn.Module:
     held = {name: program.tensors[name].detach().clone() for name in sorted(width.own)}
     constants = frozenset(held) - program.parameters - program.buffers
     return skeleton(held, program.parameters & frozenset(held), constants)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Of the floating weights; None where there are none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:

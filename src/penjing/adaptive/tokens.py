@@ -172,8 +172,10 @@ class Shortening:
         if self.method == "norm":
             return self.call(functions.drop_by_norm, (stream, r, self.protected)), None
         if self.method == "attention":
-            scale = Call(site.attention).arg("scale")
-            given = (stream, query, key, r, self.protected, scale)
+            call = Call(site.attention)
+            mask, causal = call.arg("attn_mask"), bool(call.arg("is_causal"))
+            mask = None if mask is None or self.hides_nothing(mask) else self.at[mask]
+            given = (stream, query, key, r, self.protected, call.arg("scale"), mask, causal)
             return self.call(functions.drop_by_attention, given), None
         merging = (stream, key, tokens.size, r, self.protected)
         made = self.call(functions.merge_tokens, merging)

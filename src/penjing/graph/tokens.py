@@ -57,24 +57,28 @@ def merge_tokens(
     return together[..., :-1] / size_BK[..., None], size_BK
 
 
-def drop_by_attention(
+def drop_by_attention(  # noqa: PLR0913 - called by graphs, with what an attention layer takes
     x_BTD: Tensor,
     queries_BHTE: Tensor,
     keys_BHTE: Tensor,
     r: int,
     protected: int,
     scale: float | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
 ) -> Tensor:
     """Drop the `r` tokens that get the least attention, the others in order.
 
     Args:
         x_BTD: The stream.
-        queries_BHTE: Of the attention before it; with a protected token its attention counts, else
-            the mean over all.
+        queries_BHTE: Of the attention before it; with a protected token, where it sees others, its
+            attention counts, else the mean over all.
         keys_BHTE: Likewise.
         r: Tokens that go.
         protected: Tokens at the front that stay, 0 or 1.
         scale: Of the scores; None is one over the root of the head dim.
+        mask: Of the attention: True where a token sees another, or a number added to the scores.
+        causal: Whether a token sees only itself and those before it.
 
     Returns:
         The shorter stream.
@@ -82,10 +86,20 @@ def drop_by_attention(
     Source:
         Liang et al. 2022, arXiv:2202.07800 (EViT; there the rest becomes one token more).
     """
-    asking = queries_BHTE[:, :, :1] if protected else queries_BHTE
+    if protected and not causal:
+        queries_BHTE = queries_BHTE[:, :, :1]
+        mask = mask[..., :1, :] if mask is not None else None
     factor = 1 / math.sqrt(keys_BHTE.shape[-1]) if scale is None else scale
-    scores = asking @ keys_BHTE.transpose(-2, -1) * factor
-    return _kept(x_BTD, scores.softmax(-1).mean((1, 2)), r, protected)
+    scores = queries_BHTE @ keys_BHTE.transpose(-2, -1) * factor
+    if causal:
+        mask = torch.ones_like(scores[:1, :1], dtype=torch.bool).tril()
+    if mask is not None:
+        boolean = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, -math.inf) if boolean else scores + mask
+    looked_BHTT = scores.softmax(-1)
+    if mask is not None:
+        looked_BHTT = looked_BHTT.nan_to_num()  # rows that see nothing
+    return _kept(x_BTD, looked_BHTT.mean((1, 2)), r, protected)
 
 
 def drop_by_norm(x_BTD: Tensor, r: int, protected: int) -> Tensor:

@@ -20,7 +20,7 @@ from penjing.task import Task
 from penjing.task.definition import Split
 
 WARMUP = 5  # samples before the first one that counts
-REPEATS = 3  # calls per sample, of which the fastest counts: the machine has other things to do
+REPEATS = 7  # calls per sample, of which the fastest counts: the machine has other things to do
 
 
 def time_samples(
