@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import penjing as pj
-from penjing.distillation import Logits
+from penjing.distillation import Contrastive, Distillation, Logits, Relational
 from penjing.errors import InputError
 from penjing.graph.capture import capture
 from penjing.pruning.allocation import Genetic
 from penjing.pruning.saliency import Snip
 from penjing.task import Calibration, Task
+from penjing.training import Fit, Teacher, fit
 from penjing.training.settled import settled
 
 
@@ -164,6 +165,25 @@ def test_training_counts_samples(verb: str) -> None:
     scores = torch.cat([called(net, batch) for batch, _ in task.train])
     whole = F.cross_entropy(scores, torch.cat([labels for _, labels in task.train]))
     assert report.data.epochs[0].loss == pytest.approx(float(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", [Relational(), Contrastive()], ids=["relational", "contrastive"])
+@pytest.mark.parametrize("inside", [False, True], ids=["everywhere", "inside alone"])
+def test_inner_layers_are_compared_sample_by_sample(loss: Distillation, inside: bool) -> None:
+    """The loss of the first step is that of the same values with samples in dimension 0."""
+    student, teacher = Net(), Net()
+    with torch.no_grad():
+        teacher.over.weight_ih_l0.mul_(-1)
+        values = (net.over(DATA[0])[0].transpose(0, 1) for net in (student, teacher))
+        mine, theirs = ((value,) for value in values)
+        wanted = float(loss(mine, theirs))
+    data = [DATA[0].transpose(0, 1)] if inside else DATA[:1]
+    models = [BatchFirst(net) if inside else net for net in (student, teacher)]
+    name = "net.over" if inside else "over"
+    lesson = Teacher(models[1], loss, {name: name})
+    task = settled(Task(train=data), models[0])
+    fitted = fit(models[0], task, Fit(epochs=1, progress=False), [lesson])
+    assert fitted.epochs[0].loss == pytest.approx(wanted, rel=1e-4)
 
 
 def test_quantize_takes_them() -> None:

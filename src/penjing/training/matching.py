@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from penjing.errors import InputError
 from penjing.task import Task, evaluating, random_kept
+from penjing.task.batches import Batch
 from penjing.task.randomness import device_of
 from penjing.training.places import Places, place_names
 
@@ -84,17 +85,62 @@ def check_layers(layers: Mapping[str, str], student: nn.Module, teacher: nn.Modu
                 raise InputError(f"the {whose} has no module {name!r}; near it: {near}")
 
 
+def batch_dims_of(model: nn.Module, names: tuple[str, ...], task: Task) -> dict[str, int]:
+    """Dimension of the batch in the output of each module, found with a sample less.
+
+    Inside a network it may be another one than in its inputs, as where `forward` transposes them
+    for a recurrent layer. Networks that run with no other batch have it first.
+
+    Args:
+        model: In any mode; left as it is.
+        names: Of its modules.
+        task: Its first training batch is run twice.
+
+    Returns:
+        By name, where it is another than 0.
+    """
+    listener = Listener(model, names)
+    with closing(listener), evaluating(model), torch.no_grad(), random_kept(task.train):
+        batch = _first_batch(task, model)
+        task.predict(model, batch.inputs)
+        whole = [tensor.shape for tensor in listener.take()]
+        try:
+            task.predict(model, batch.part(0, batch.samples - 1).inputs)
+        except (InputError, RuntimeError):
+            return {}
+        less = [tensor.shape for tensor in listener.take()]
+    found = {name: _changed(*shapes) for name, *shapes in zip(names, whole, less, strict=True)}
+    return {name: dim for name, dim in found.items() if dim}
+
+
+def _changed(one: torch.Size, other: torch.Size) -> int:
+    """The first dimension in which two shapes differ; 0 where they do not."""
+    pairs = enumerate(zip(one, other, strict=True))
+    return next((dim for dim, (a, b) in pairs if a != b), 0)
+
+
+def _first_batch(task: Task, model: nn.Module) -> Batch:
+    batch = next(task.batches("train"), None)
+    if batch is None:
+        raise InputError("train gave no batches; is the loader empty?")
+    return batch.to(device_of(model))
+
+
 class Listener:
     """Keeps the last output of chosen modules until it is closed.
 
     Args:
         model: Whose modules.
         names: Which.
+        batch_dims: Dimension of the batch in the output of each, where it is not 0.
     """
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: nn.Module, names: tuple[str, ...], batch_dims: Mapping[str, int] | None = None
+    ) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.names = names
+        self.batch_dims = batch_dims or {}
         self._places = Places(model, names)
         self._hooks = [
             self._places.modules[name].register_forward_hook(partial(self._keep, name))
@@ -108,14 +154,15 @@ class Listener:
         self.tensors[name] = tensor
 
     def take(self) -> tuple[Tensor, ...]:
-        """The tensors in the order of the names, and forget them.
+        """The tensors in the order of the names, the batch first, and forget them.
 
         Raises:
             InputError: A module was not run.
         """
         if missing := [name for name in self.names if name not in self.tensors]:
             raise InputError(f"module {missing[0]!r} was not run in this forward; match others")
-        taken = tuple(self.tensors[name] for name in self.names)
+        dims = self.batch_dims
+        taken = tuple(self.tensors[name].movedim(dims.get(name, 0), 0) for name in self.names)
         self.tensors.clear()
         return taken
 
@@ -130,10 +177,7 @@ def _stages(model: nn.Module, task: Task) -> dict[str, _Seen]:
     """The last module of every stage, in order; the output of the whole network is none."""
     seen: dict[str, _Seen] = {}
     with evaluating(model), torch.no_grad(), random_kept(task.train), _watched(model, seen):
-        batch = next(task.batches("train"), None)
-        if batch is None:
-            raise InputError("train gave no batches; is the loader empty?")
-        task.predict(model, batch.to(device_of(model)).inputs)
+        task.predict(model, _first_batch(task, model).inputs)
     ends: dict[tuple[int, ...], str] = {}
     for name, one in sorted(seen.items(), key=lambda item: item[1].order):
         if one.positions and max(one.positions) > 1:

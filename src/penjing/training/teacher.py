@@ -15,7 +15,7 @@ from penjing.errors import InputError, StrategyError
 from penjing.task import evaluating
 from penjing.task.randomness import device_of
 from penjing.training.callbacks import Callback
-from penjing.training.matching import Listener, check_layers, match
+from penjing.training.matching import Listener, batch_dims_of, check_layers, match
 from penjing.training.run import Run, tensors_of
 
 Losses = Distillation | Sequence[Distillation]
@@ -68,9 +68,10 @@ class Teacher(Callback):
         if not any(loss.of_features for losses in self.losses.values() for loss in losses):
             return
         self.matched = self.layers or match(run.model, self.model, run.task.first)
-        self._listeners = (
-            Listener(run.model, tuple(self.matched)),
-            Listener(self.model, tuple(self.matched.values())),
+        sides = ((run.model, tuple(self.matched)), (self.model, tuple(self.matched.values())))
+        dims = [batch_dims_of(*side, run.task.first) for side in sides]
+        self._listeners = tuple(
+            Listener(*side, found) for side, found in zip(sides, dims, strict=True)
         )
 
     def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
