@@ -84,8 +84,9 @@ def mixed_table() -> str:
 
 def joint_table() -> str:
     """Integer networks of the same bytes: channels, zeros and bits, alone and together."""
-    return table(
-        alike([r for r in rows("joint") if "infeasible" not in r], "network", "share", "way"),
+    found = rows("joint")
+    drawn = table(
+        alike([row for row in found if "infeasible" not in row], "network", "share", "way"),
         {
             "network": shared(named),
             "bytes asked": shared(lambda r: f"{100 * r['share']:g} %"),
@@ -100,6 +101,16 @@ def joint_table() -> str:
             "CPU-s": most("cpu_seconds", "{:.0f}"),
         },
     )
+    return f"{drawn}\n\n{_not_so_small([row for row in found if 'infeasible' in row])}".strip()
+
+
+def _not_so_small(missing: Rows) -> str:
+    """The ways that do not get down to some number of bytes, in words."""
+    ways: dict[str, list[str]] = {}
+    for row in missing:
+        ways.setdefault(f"{named(row)}, {100 * row['share']:g} %", []).append(row["way"])
+    told = "; ".join(f"{what}: {', '.join(some)}" for what, some in sorted(ways.items()))
+    return f"Infeasible, since nothing else may give way: {told}." if told else ""
 
 
 def _layers_of_bits(row: Row) -> str:

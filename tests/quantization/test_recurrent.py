@@ -34,6 +34,14 @@ def quantized(request: pytest.FixtureRequest) -> pj.Quantized:
     return pj.quantize(Net(request.param).eval(), X[:1], calibration=[X])
 
 
+@pytest.fixture(scope="module")
+def exported(quantized: pj.Quantized, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `quantized`, which takes longer to write than all that is asked of it."""
+    path = tmp_path_factory.mktemp("file") / "net.onnx"
+    pj.export(quantized.model, X[:1], path)
+    return path
+
+
 def test_matrices_have_a_scale_per_row(quantized: pj.Quantized) -> None:
     grid = quantized.model.network.weights["inside.weight_hh_l0"]
     assert (grid.axis, grid.bits) == (0, 8)
@@ -106,25 +114,23 @@ def test_the_network_is_far_smaller(quantized: pj.Quantized) -> None:
 
 
 def test_the_file_for_onnx_runtime_computes_the_same(
-    quantized: pj.Quantized, tmp_path: Path
+    quantized: pj.Quantized, exported: Path
 ) -> None:
     """With inputs of products left in floats; see the next test."""
     step = float(quantized.model.network.activations["linear"].scale)
-    assert off(quantized, tmp_path, accuracy_level="1") <= 1.01 * step
+    assert off(quantized, exported, accuracy_level="1") <= 1.01 * step
 
 
-def test_products_of_rounded_inputs_stay_near(quantized: pj.Quantized, tmp_path: Path) -> None:
+def test_products_of_rounded_inputs_stay_near(quantized: pj.Quantized, exported: Path) -> None:
     """ONNX Runtime's default also rounds what an `nn.RNN` reads to 8 bits, in `MatMulNBits`."""
     step = float(quantized.model.network.activations["linear"].scale)
-    assert off(quantized, tmp_path, accuracy_level="4") <= 4 * step
+    assert off(quantized, exported, accuracy_level="4") <= 4 * step
 
 
-def off(quantized: pj.Quantized, folder: Path, *, accuracy_level: str) -> float:
+def off(quantized: pj.Quantized, path: Path, *, accuracy_level: str) -> float:
     """How far ONNX Runtime's outputs are from the simulation with recurrence in floats."""
     import onnxruntime
 
-    path = folder / "net.onnx"
-    pj.export(quantized.model, X[:1], path)
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy_level)
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -133,11 +139,10 @@ def off(quantized: pj.Quantized, folder: Path, *, accuracy_level: str) -> float:
     return float((floats(X) - torch.from_numpy(real)).abs().max())
 
 
-def test_the_file_holds_bytes(quantized: pj.Quantized, tmp_path: Path) -> None:
+def test_the_file_holds_bytes(exported: Path) -> None:
     import onnx
 
-    pj.export(quantized.model, X[:1], tmp_path / "net.onnx")
-    graph = onnx.load(tmp_path / "net.onnx").graph
+    graph = onnx.load(exported).graph
     matrices = [t for t in graph.initializer if len(t.dims) > 1 and min(t.dims) >= 8]
     assert {t.data_type for t in matrices} <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
 
