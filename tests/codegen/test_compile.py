@@ -15,11 +15,13 @@ from tests.codegen.networks import Calls, networks
 from torch import nn
 
 import penjing as pj
+from penjing.codegen import emulator
 from penjing.codegen.build import run_compiler, warnings_of, write_folder
 from penjing.codegen.emit.files import FLAGS
 from penjing.codegen.ir import Net, Tensor
 from penjing.codegen.layout import copy_layer, lay_out
-from penjing.codegen.pipeline import Settings, compile_captured, example_of
+from penjing.codegen.log import read_log
+from penjing.codegen.pipeline import Settings, compile_captured, example_of, program_of
 from penjing.codegen.reference import reference_kernels
 from penjing.codegen.runtime import Loaded
 from penjing.codegen.targets import target_of
@@ -356,3 +358,17 @@ def test_bits_of_whole_numbers_are_refused():
     network = Calls(lambda i: i & 3)
     with pytest.raises(ExportError, match="__and__ of whole numbers"):
         pj.compile(network.eval(), torch.randint(0, 9, (2, 3)))
+
+
+@pytest.mark.skipif(emulator.missing(target_of("cortex-m4")) != "", reason="no emulator")
+def test_a_microcontroller_leaves_out_the_zeros_of_floats():
+    network = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    x, counts = torch.randn(1, 8, 9, 7), []
+    for kept in (1.0, 0.1):
+        with torch.no_grad():
+            for layer in (network[0], network[2]):
+                layer.weight.mul_(torch.rand(layer.weight.shape) < kept)
+        captured = capture(network.eval(), x)
+        settings = Settings(target=target_of("cortex-m4"))
+        counts.append(read_log(program_of(captured, [x], settings).check()).count)
+    assert counts[1] < 0.5 * counts[0]

@@ -17,7 +17,13 @@ from penjing.codegen.emit import Files, write_files
 from penjing.codegen.fusion import fuse
 from penjing.codegen.ir import Net
 from penjing.codegen.kernel import Kernel
-from penjing.codegen.kernels import Turn, compact_kernels, host_kernels
+from penjing.codegen.kernels import (
+    BOARD_TILES,
+    Turn,
+    board_kernels,
+    compact_kernels,
+    host_kernels,
+)
 from penjing.codegen.layout import lay_out
 from penjing.codegen.lower import lower
 from penjing.codegen.preprocessing import Normalize, position_of, with_image
@@ -150,13 +156,20 @@ def compile_net(
         target = replace(target, threads=settings.threads)
         settings = replace(settings, target=target)
     if fast is None:
-        fast = host_kernels() if target.board is None else ()
-        fast += compact_kernels() if fast and settings.optimize == "flash" else ()
+        fast = _kernels(target, settings.optimize)
     sets = [tuple(fast)] if settings.optimize == "latency" or not fast else [tuple(fast), ()]
     written = [_written(net, kernels, vectors, settings) for kernels in sets]
     if settings.optimize == "ram":
         return min(written, key=lambda files: files.arena.size_bytes)
     return min(written, key=lambda files: _flash(files, target)) if len(written) > 1 else written[0]
+
+
+def _kernels(target: Target, optimize: Optimize) -> tuple[Kernel, ...]:
+    """The kernels that suit a target, besides the plain ones."""
+    small = optimize == "flash"
+    if target.board is None:
+        return (*host_kernels(), *(compact_kernels() if small else ()))
+    return (*board_kernels(), *(compact_kernels(BOARD_TILES) if small else ()))
 
 
 def _written(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penjing.codegen.encodings import INDICES
 from penjing.codegen.kernel import Kernel
 from penjing.codegen.kernels.block_linear import BlockLinear
@@ -22,6 +24,7 @@ from penjing.codegen.kernels.split import Split
 from penjing.codegen.kernels.turn import Turn
 
 __all__ = [
+    "BOARD_TILES",
     "BlockLinear",
     "ColumnLinear",
     "DenseConv",
@@ -39,6 +42,7 @@ __all__ = [
     "Style",
     "Turn",
     "WindowLinear",
+    "board_kernels",
     "compact_kernels",
     "host_kernels",
 ]
@@ -51,6 +55,10 @@ BLOCK_TILES = ((2, 8), (4, 4), (4, 5), (8, 2), (8, 3), (2, 4), (4, 2))
 """Filters that share their zeros and vectors at once."""
 WAYS: tuple[dict[str, bool], ...] = ({}, {"staged": True}, {"flat": True})
 """How a convolution reads its input."""
+COMPACT_TILES = ((1, 8), (2, 8), (4, 4), (8, 2))
+"""The same, where weights shall be small."""
+BOARD_TILES = ((1, 4), (2, 4))
+"""The same on microcontrollers, whose code shall be small as well."""
 LINEAR_TILES = ((1, 8), (1, 4), (6, 4), (4, 4), (2, 8), (4, 2), (2, 4))
 """Rows and vectors at once."""
 BLOCKS = [(lanes, along) for lanes in (16, 8, 4) for along in (False, True)]
@@ -62,11 +70,37 @@ def host_kernels() -> tuple[Kernel, ...]:
     return (*_convolutions(), *_products(), PlaneMean())
 
 
-def compact_kernels() -> tuple[Kernel, ...]:
-    """Every way to write sparse weights, for programs that shall be small."""
+def board_kernels() -> tuple[Kernel, ...]:
+    """Float kernels for microcontrollers: small tiles, and inputs read where they lie.
+
+    What staging gains is aligned loads from a cache; a board has none, and its memory is short.
+    """
+    style = Style(vectors=4)
+    once: list[Kernel] = [DenseLinear(rows=1, vectors=4), WindowLinear()]
+    return (
+        SparseConv(style=style),
+        KernelConv(style=style),
+        DenseConv(filters=4, style=Style(vectors=1)),
+        Depthwise(vectors=4),
+        *once,
+        ColumnLinear(conv=SparseConv(style=style)),
+        *(Recurrent(product=product) for product in once),
+        PlaneMean(),
+    )
+
+
+def compact_kernels(tiles: Sequence[tuple[int, int]] = COMPACT_TILES) -> tuple[Kernel, ...]:
+    """Every way to write sparse weights, for programs that shall be small.
+
+    Args:
+        tiles: Filters that share their zeros, and vectors at once.
+
+    Returns:
+        The kernels.
+    """
     convolutions = [
         SparseConv(style=Style(vectors=v), bundle=b, index=i, codebook=c)
-        for b, v in ((1, 8), (2, 8), (4, 4), (8, 2))
+        for b, v in tiles
         for i in INDICES
         for c in (False, True)
     ]
