@@ -161,6 +161,11 @@ def test_prune_writes_network_plan_and_report(net, tmp_path):
     assert names == {"model", "plan.json", "report.json", "report.html"}
 
 
+def test_prune_says_what_is_left_where_the_file_has_a_task(labelled, tmp_path):
+    done = run("prune", labelled, "--pruning-ratio", "0.5", "--out", tmp_path / "half")
+    assert "accuracy on test: original " in done.stdout
+
+
 def test_prune_repeats_a_plan(net, tmp_path):
     run("prune", net, "--pruning-ratio", "0.5", "--out", tmp_path / "one")
     run("prune", net, "--plan", tmp_path / "one" / "plan.json", "--out", tmp_path / "two")

@@ -206,6 +206,17 @@ def test_the_report_has_the_metrics_of_the_test_data(judged):
     assert judged.report.data.metrics_before["accuracy"] == 1.0
 
 
+def test_the_report_says_what_every_step_kept():
+    tuned = fit({"macs": "50%"}, task=task(), recovery="finetune", epochs=2)
+    rows = [r for r in tuned.report.data.recovery if r.figure == "accuracy"]
+    assert [(r.split, r.step) for r in rows] == [
+        (split, step) for split in ("val", "test") for step in ("cut", "repaired", "fine-tuned")
+    ]
+    ours = {s: task().evaluate(tuned.model, s)["accuracy"] for s in ("val", "test")}
+    assert [r.after for r in rows if r.step == "fine-tuned"] == list(ours.values())
+    assert rows[1].before == rows[0].after
+
+
 def test_the_report_has_rows_per_class(judged):
     assert judged.report.data.per_class
 

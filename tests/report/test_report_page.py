@@ -10,6 +10,7 @@ from penjing.figures import EpochFigures, Figures, GroupFigures, LatencyFigures,
 from penjing.plan import Lock
 from penjing.report import CandidateFigures, Report, ReportData
 from penjing.report.html import breakable
+from penjing.task import Recovered
 
 HOSTILE = "<script>alert('x')</script>\"&\u202e\ud800"
 
@@ -53,6 +54,7 @@ def test_a_full_report_has_every_section(full):
         "repair",
         "weights",
         "training",
+        "recovery",
         "locked",
         "proof",
         "making",
@@ -74,6 +76,7 @@ def test_an_empty_report_has_no_section():
         ("repair", "repair"),
         ("histograms", "weights"),
         ("epochs", "training"),
+        ("recovery", "recovery"),
         ("locked", "locked"),
         ("proof", "proof"),
     ],
@@ -211,6 +214,28 @@ def test_values_that_are_not_finite_are_left_out_of_the_charts():
     odd = (float("nan"), float("inf"), 0.5, 0.6)
     tried = tuple(CandidateFigures(f"c{i}", macs=10, metric=m) for i, m in enumerate(odd))
     assert page(ReportData("compress", "n", candidates=tried)).count('class="mark meets"') == 3
+
+
+def test_every_step_of_a_recovery_is_drawn_once_for_each_split(full):
+    drawn = page(full).split('id="recovery"')[1].split("</svg>")[0]
+    assert drawn.count("<polyline") == 2
+    assert drawn.count("<circle") == 8  # the original and three steps, twice
+    assert "fine-tuned on test: 93.02 % (0.996 of it)" in drawn
+
+
+def test_a_step_without_a_finite_figure_stays_in_the_table(full):
+    broken = dataclasses.replace(full.recovery[0], after=float("nan"))
+    text = page(dataclasses.replace(full, recovery=(broken, *full.recovery[1:])))
+    section = text.split('id="recovery"')[1].split("</section>")[0]
+    assert section.count('role="img"') == 1  # the loss alone
+    assert "not a number" in section
+
+
+def test_a_chain_of_many_steps_names_those_that_have_room():
+    rows = tuple(Recovered(f"cut {i}", "val", "accuracy", 0.9, 0.9, 0.8) for i in range(30))
+    drawn = page(ReportData("prune", "", recovery=rows)).split('id="recovery"')[1]
+    names = drawn.split("</svg>")[0].count('text-anchor="middle"')
+    assert 4 <= names <= 6
 
 
 def test_a_single_network_that_was_measured_makes_a_page():

@@ -36,6 +36,13 @@ def test_the_table_has_a_line_per_figure_that_was_had(full):
     ]
 
 
+def test_every_step_of_a_recovery_is_told_for_each_split(full):
+    assert line(Report(full), "accuracy on test") == (
+        "accuracy on test: original 93.39 %, cut 28.10 % (0.301 of it), "
+        "repaired 91.48 % (0.980 of it), fine-tuned 93.02 % (0.996 of it)"
+    )
+
+
 def test_a_figure_that_was_not_had_has_no_line():
     assert "latency" not in str(Report(ReportData("prune", "a net", Figures(2, 2, 2))))
 

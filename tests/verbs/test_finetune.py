@@ -54,6 +54,18 @@ def test_the_test_split_is_told_when_there_is_one():
     assert tuned.report.data.metrics_after == job.evaluate(tuned.model, "test")
 
 
+def test_the_report_says_how_much_of_the_teacher_is_reached():
+    teacher, job = Net(), task(test=[(X[40:], Y[40:])])
+    data = tune(Net(), job, teacher=teacher, epochs=2).report.data
+    rows = [r for r in data.recovery if r.figure == "accuracy"]
+    assert [(r.split, r.step) for r in rows] == [
+        (split, step) for split in ("val", "test") for step in ("as given", "fine-tuned")
+    ]
+    assert rows[0].original == job.evaluate(teacher, "val")["accuracy"]
+    assert rows[3].after == data.metrics_after["accuracy"]
+    assert tune(Net(), job, epochs=1).report.data.recovery == ()
+
+
 def test_the_report_has_rows_per_class():
     data = tune(Net(), task(classes=["low", "high"])).report.data
     assert [row.name for row in data.per_class] == ["low", "high"]

@@ -20,6 +20,7 @@ from penjing.codegen.cycles import CycleEstimate
 from penjing.errors import InfeasibleError, PenjingError
 from penjing.report import Report
 from penjing.report._comparison import rows
+from penjing.report._recovery import lines
 
 ARGUMENTS = "penjing.arguments"
 DONE, INFEASIBLE, WRONG = 0, 1, 2
@@ -103,9 +104,9 @@ def show_report(report: Report) -> None:
             words = f"[{colour}]{escape(row.words)}[/]" if colour else escape(row.words)
             table.add_row(escape(row.label), row.before or "-", row.after or "-", words)
         console.print(table)
-    ends = ("budget ", "note: ", "equal to ")
+    ends, steps = ("budget ", "note: ", "equal to "), set(lines(report.data.recovery))
     for line in str(report).splitlines():
-        if line.startswith(ends):
+        if line.startswith(ends) or line in steps:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

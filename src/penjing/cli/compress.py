@@ -45,10 +45,23 @@ class Recovery(StrEnum):
     OFF = "off"
 
 
+class Runtime(StrEnum):
+    """What is timed."""
+
+    ONNX = "onnxruntime"
+    C = "c"
+
+
 RECOVERIES: Mapping[Recovery, Literal["auto", "finetune"] | None] = {
     Recovery.AUTO: "auto",
     Recovery.FINETUNE: "finetune",
     Recovery.OFF: None,
+}
+
+
+RUNTIMES: Mapping[Runtime, Literal["onnxruntime", "c"]] = {
+    Runtime.ONNX: "onnxruntime",
+    Runtime.C: "c",
 }
 
 
@@ -73,6 +86,9 @@ def compress(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--recovery", help="auto trains where the drop needs it, finetune always."),
     ] = Recovery.AUTO,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of one fine-tuning.")] = 3,
+    runtime: Annotated[
+        Runtime, typer.Option("--runtime", help="What is timed; c leaves zeros out.")
+    ] = Runtime.ONNX,
     threads: Threads = 1,
     cutting: Cutting,
     seed: Seed = 0,
@@ -98,6 +114,7 @@ def compress(  # noqa: PLR0913 - each is an option of the command
             workdir=out,
             recovery=RECOVERIES[recovery],
             epochs=epochs,
+            runtime=RUNTIMES[runtime],
             threads=threads,
             seed=seed,
             **cutting.arguments(),
@@ -125,5 +142,8 @@ def finish(result: Compressed, out: Path, command: str, *, as_json: bool) -> Non
         return
     show_report(report)
     show_text(f"network: {out / 'model'}")
-    show_text(f"onnx: {onnx or 'not written: ONNX cannot express this network'}")
+    why = "ONNX cannot express this network"
+    if "runtime" in result.report.data.choices:
+        why = "the C program was timed; `penjing export` writes it"
+    show_text(f"onnx: {onnx or f'not written: {why}'}")
     show_text(f"report: {page}")

@@ -19,7 +19,7 @@ from penjing.cli.options import (
     Seed,
     given,
 )
-from penjing.cli.outcome import deliver
+from penjing.cli.outcome import deliver, judged
 from penjing.errors import PlanError
 from penjing.plan import Plan
 from penjing.verbs.prune import prune as prune_network
@@ -59,6 +59,9 @@ def prune(  # noqa: PLR0913 - each is an option of the command
                 seed=seed,
                 **cutting.arguments(),
             )
+        if source.task is not None:
+            with working("judging"):
+                pruned = judged(pruned, source)
         deliver(pruned, out, example, context, as_json=call.as_json, plan=pruned.plan)
 
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from penjing.compression.candidate import Candidate
 from penjing.compression.clock import Clock
+from penjing.compression.compiled import CompiledStopwatch
 from penjing.compression.folder import RunFolder, key_of
 from penjing.compression.progress import Progress
 from penjing.compression.stopwatch import Stopwatch
@@ -22,8 +23,9 @@ from penjing.figures import EpochFigures
 from penjing.graph.capture import Example
 from penjing.plan import Plan
 from penjing.report import ReportData
+from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task, Tasks
-from penjing.training import Fit, Teacher, fit
+from penjing.training import Callback, Fit, Teacher, fit
 from penjing.verbs.preparation import Preparation
 from penjing.verbs.prune import Work, one_cut
 
@@ -50,13 +52,18 @@ class Bench:
     reference: nn.Module
     example: Example
     yardstick: Yardstick
-    stopwatch: Stopwatch
+    stopwatch: Stopwatch | CompiledStopwatch
     folder: RunFolder
     clock: Clock
     identity: Mapping[str, str]
     fitting: Fit
     progress: Progress
     models: dict[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def leaves_out_zeros(self) -> bool:
+        """Whether the runtime is faster where weights are zero: penjing's C is."""
+        return isinstance(self.stopwatch, CompiledStopwatch)
 
     @property
     def home(self) -> torch.device:
@@ -128,7 +135,8 @@ class Bench:
     def _name(self, plan: Plan, trained: bool) -> str:
         kept = {g.name: len(plan.kept(g.name)) for g in self.preparation.groups}
         macs = self.preparation.costs["macs"](kept) / self.preparation.original["macs"]
-        return f"{100 * macs:.2f}% of the MACs" + (", fine-tuned" if trained else "")
+        zeros = f", {_zeros(self.preparation, plan):.1%} zeros" if plan.sparsity else ""
+        return f"{100 * macs:.2f}% of the MACs{zeros}" + (", fine-tuned" if trained else "")
 
     def _trained(
         self, work: Work, key: str, original: Candidate
@@ -145,10 +153,11 @@ class Bench:
         if isinstance(task, Tasks) and task.judges:
             task = replace(task, reference=original.data.metrics_after)
         losses = {n: Logits(kind=t.kind, class_dim=t.class_dim) for n, t in task.parts.items()}
-        teacher = Teacher(self.reference, losses)
+        hooks: list[Callback] = [Teacher(self.reference, losses)]
+        hooks += [KeepZeros()] if work.cut.plan.sparsity else []
         student = work.model.to(self.home)
         with self.progress.paused():
-            result = fit(student, task, settings, [teacher])
+            result = fit(student, task, settings, hooks)
         work.model.cpu()
         if result.stopped.startswith("the time limit"):
             self.folder.put_off(key, result.seconds)
@@ -206,6 +215,12 @@ class Bench:
     ) -> ReportData:
         data = work.report_data(self.preparation.model, None)
         return replace(data, epochs=epochs, metrics_after=metrics)
+
+
+def _zeros(preparation: Preparation, plan: Plan) -> float:
+    """Share of zeros among the weights of the layers that a plan gives some."""
+    sizes = {name: preparation.network.program.tensors[name].numel() for name in plan.sparsity}
+    return sum(share * sizes[n] for n, share in plan.sparsity.items()) / sum(sizes.values())
 
 
 def original_key(identity: Mapping[str, str]) -> str:

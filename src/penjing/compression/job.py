@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penjing.compression.bench import Bench
 from penjing.compression.candidate import Candidate, Verdict, judge
-from penjing.compression.constraints import EXACT, MEASURED, Bound
+from penjing.compression.constraints import MEASURED, Bound
 from penjing.compression.search import Line, Trial, largest_within_costs, smallest_within_drop
+from penjing.compression.spaces import Space
 from penjing.errors import InfeasibleError
-from penjing.plan import Plan
-
-LEAST = 1e-9  # of the original's MACs: a bound that only the smallest network comes near
 
 
 @dataclass(eq=False, slots=True)
@@ -25,6 +23,8 @@ class Job:
         original: The network as it came.
         always_train: Fine-tune every candidate.
         may_train: Fine-tune where the drop is not permitted otherwise.
+        spaces: Kinds of candidates, in the order in which they are searched.
+        without_zeros: Why no candidate has zeros though the runtime gains by them; else empty.
         judged: Every candidate so far with its verdict, in the order they were tried.
         ended: Why the search ended early; empty otherwise.
     """
@@ -34,6 +34,8 @@ class Job:
     original: Candidate
     always_train: bool
     may_train: bool
+    spaces: tuple[Space, ...]
+    without_zeros: str = ""
     judged: dict[str, tuple[Candidate, Verdict]] = field(default_factory=dict)
     ended: str = ""
 
@@ -44,17 +46,22 @@ class Job:
             InfeasibleError: An exact budget lies below what is permitted.
         """
         self.bench.progress.say("units", "judging what each is worth")
-        top = self.plan(1.0)
-        ceiling = self._share(top)
+        lines = [(space, self._searched(space)) for space in self.spaces]
+        if self.may_train and not self.always_train and "max_drop" in self.bounds:
+            self._train(lines)
+
+    def _searched(self, space: Space) -> Line:
+        """Candidates of one kind up to the boundary."""
+        ceiling = space.share(space.plan(self.bounds, 1.0))
         searched = self.measured or self.only_drop
-        line = self._line(self.floor() if searched else ceiling, ceiling, self.always_train)
+        floor = space.floor(self.bounds) if searched else ceiling
+        line = self._line(space, (floor, ceiling), self.always_train)
         if self.only_drop:
             smallest_within_drop(line)
         else:
             largest_within_costs(line)
-        self.ended = line.ended
-        if self.may_train and not self.always_train and "max_drop" in self.bounds:
-            self._train(line)
+        self.ended = self.ended or line.ended
+        return line
 
     @property
     def measured(self) -> bool:
@@ -75,43 +82,26 @@ class Job:
         meeting = [(c, v) for c, v in self.judged.values() if v.meets]
         if self.only_drop:
             meeting = [(c, v) for c, v in meeting if c.key != self.original.key]
-            return min(meeting, key=lambda m: (m[0].macs, m[0].drop or 0.0), default=None)
-        return min(meeting, key=lambda m: (m[0].drop or 0.0, m[0].macs), default=None)
+            return min(meeting, key=lambda m: (self._size(m[0]), m[0].drop or 0.0), default=None)
+        return min(meeting, key=lambda m: (m[0].drop or 0.0, self._size(m[0])), default=None)
 
-    def plan(self, share: float) -> Plan:
-        """The allocation's answer within the exact budgets and a share of the original's MACs."""
-        preparation = self.bench.preparation
-        original = preparation.original
-        budgets = {n: b.limit(original[n]) for n, b in self.bounds.items() if n in EXACT}
-        if share < 1:
-            budgets["macs"] = min(share * original["macs"], budgets.get("macs", float("inf")))
-        return preparation.plan(preparation.demand(budgets=budgets or {"macs": original["macs"]}))
+    def _size(self, candidate: Candidate) -> float:
+        """What makes a candidate small: latency where zeros count, which no MACs show."""
+        if not self.bench.leaves_out_zeros:
+            return candidate.macs
+        latency = candidate.value("latency_ms")
+        return float("inf") if latency is None else latency
 
-    def floor(self) -> float:
-        """Smallest share of the original's MACs that the choices permit."""
-        try:
-            return self._share(self.plan(LEAST))
-        except InfeasibleError as error:
-            nearest = error.nearest.get("macs", self.bench.preparation.original["macs"])
-            # just above, so that rounding to a point of the line stays permitted
-            return nearest / self.bench.preparation.original["macs"] + 1e-4
+    def _line(self, space: Space, ends: tuple[float, float], trained: bool) -> Line:
+        floor, ceiling = ends
+        return Line(self._trial(space, trained), min(floor, ceiling), ceiling)
 
-    def _share(self, plan: Plan) -> float:
-        preparation = self.bench.preparation
-        kept = {g.name: len(plan.kept(g.name)) for g in preparation.groups}
-        return preparation.costs["macs"](kept) / preparation.original["macs"]
-
-    def _line(self, floor: float, ceiling: float, trained: bool) -> Line:
-        return Line(self._trial(trained), min(floor, ceiling), ceiling)
-
-    def _trial(self, trained: bool) -> Trial:
+    def _trial(self, space: Space, trained: bool) -> Trial:
         def trial(share: float) -> tuple[Candidate, Verdict] | None:
-            plan = self.plan(share)
-            if (
-                self.bench.clock.over
-                and self.judged
-                and not self.bench.known(plan, trained=trained)
-            ):
+            plan = space.plan(self.bounds, share)
+            again = trained and not self.always_train  # when every kind has had its time
+            late = self.bench.clock.over if again else self._late(space)
+            if late and self.judged and not self.bench.known(plan, trained=trained):
                 return None
             made = self.bench.candidate(plan, self.original, trained=trained)
             if made is None:
@@ -122,21 +112,29 @@ class Job:
 
         return trial
 
-    def _train(self, line: Line) -> None:
+    def _late(self, space: Space) -> bool:
+        """Whether the time is over, of which kinds that are still to come have an equal part."""
+        behind = len(self.spaces) - 1 - self.spaces.index(space)
+        clock = self.bench.clock
+        return clock.over or clock.left < clock.limit * behind / len(self.spaces)
+
+    def _train(self, lines: Sequence[tuple[Space, Line]]) -> None:
         """Fine-tune where that alone can bring the drop within its bound, or a smaller network."""
         chosen = self.chosen
         if chosen is not None and not self.only_drop:
             return
+        tried = [(s, ln, x, made) for s, ln in lines for x, made in ln.tried.items()]
         if chosen is not None:
-            share = min(s for s, made in line.tried.items() if made[0].key == chosen[0].key)
-            below = self._line(line.floor, share, True)
+            same = [t for t in tried if t[3][0].key == chosen[0].key]
+            space, line, share, _ = min(same, key=lambda t: t[2])
+            below = self._line(space, (line.floor, share), True)
             smallest_within_drop(below)
             self.ended = self.ended or below.ended
             return
-        within = [(made, share) for share, made in line.tried.items() if made[1].costs_meet]
+        within = [t for t in tried if t[3][1].costs_meet]
         if within:
-            best = min(within, key=lambda w: (w[0][0].drop or 0.0, w[1]))
-            if self._trial(True)(best[1]) is None:
+            space, _, share, _ = min(within, key=lambda t: (t[3][0].drop or 0.0, t[2]))
+            if self._trial(space, True)(share) is None:
                 self.ended = "the time was over before fine-tuning was"
 
 

@@ -13,6 +13,7 @@ from penjing import checkpoint, files
 from penjing.compression.candidate import Candidate, row
 from penjing.compression.folder import ONNX
 from penjing.compression.job import Job
+from penjing.compression.recovering import recovered
 from penjing.graph.capture import Example
 from penjing.plan import Plan
 from penjing.report import ClassFigures, Report, ReportData, environment
@@ -42,6 +43,7 @@ def report_data(
     task = bench.yardstick.task
     comparison = compare(there, bench.reference, data, task=None if task is None else task.compared)
     network.cpu()
+    on_test = (before, after) if split == "test" and before else None
     return replace(
         chosen.data,
         kind="compress",
@@ -52,6 +54,7 @@ def report_data(
         higher_is_better=_directions(bench.yardstick.task),
         agreement=comparison.agreement,
         per_class=_classes(comparison),
+        recovery=recovered(job, chosen, network, on_test),
         candidates=tuple(row(c, v, c.key == chosen.key) for c, v in job.judged.values()),
         choices=_choices(job, chosen, recovery, split),
         constraints={name: bound.text for name, bound in job.bounds.items()},
@@ -171,10 +174,23 @@ def _choices(job: Job, chosen: Candidate, recovery: str | None, split: str) -> d
         **chosen.data.choices,
         "calibration samples": str(samples.samples if samples else 0),
         "recovery": training,
+        **(
+            {"runtime": "penjing's C", "zeros": _zeros(job, chosen)}
+            if bench.leaves_out_zeros
+            else {}
+        ),
         "candidates compared on": f"{judged} ({bench.yardstick.name})",
         "final figures on": split,
         "minutes": f"{bench.clock.limit / 60:g}",
     }
+
+
+def _zeros(job: Job, chosen: Candidate) -> str:
+    """Whether networks with zeros were tried, and whether one was chosen."""
+    if not any(space.cost == "effective_macs" for space in job.spaces):
+        return job.without_zeros or "not tried"
+    names = [candidate.name for candidate, _ in job.judged.values() if " zeros" in candidate.name]
+    return f"{len(names)} networks tried, {'one' if chosen.name in names else 'none'} chosen"
 
 
 def _held(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import nn
@@ -16,12 +16,14 @@ from torch import nn
 from penjing.compression import summary
 from penjing.compression.bench import Bench, on_cpu, original_key
 from penjing.compression.clock import Clock
+from penjing.compression.compiled import CompiledStopwatch
 from penjing.compression.constraints import MEASURED, Bound, parse
 from penjing.compression.folder import RunFolder, key_of
 from penjing.compression.identity import identity_of, in_words
 from penjing.compression.job import Job, refusal
 from penjing.compression.progress import Progress
 from penjing.compression.several import together
+from penjing.compression.spaces import Space
 from penjing.compression.stopwatch import Stopwatch
 from penjing.compression.yardstick import Yardstick, divide
 from penjing.errors import BudgetError, InputError, StrategyError, UnavailableError
@@ -29,6 +31,7 @@ from penjing.graph.capture import Example, capture, dims_of
 from penjing.plan import BITS, WEIGHTS
 from penjing.pruning.allocation.protocol import Allocation
 from penjing.pruning.importance.protocol import Importance, Prepares
+from penjing.pruning.patterns import Pattern
 from penjing.pruning.selection import Key
 from penjing.report import CandidateFigures, Report
 from penjing.task import Calibration, Task, Tasks, random_kept
@@ -42,6 +45,7 @@ from penjing.verbs.preparation import Preparation
 from penjing.verbs.repairs import Repair
 
 Recovery = Literal["auto", "finetune"] | None
+Runtime = Literal["onnxruntime", "c"]
 
 RUNTIME_CHANNELS = 4
 """Channels come in multiples of this where latency is bounded: ONNX Runtime's blocked convolutions
@@ -59,6 +63,7 @@ class PruneOptions(TypedDict, total=False):
     pruning_ratio_dict: Mapping[Any, float] | None
     max_pruning_ratio: float
     scope: Iterable[str]
+    pattern: str | Pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     workdir: str | Path | None = None,
     recovery: Recovery = "auto",
     epochs: int = 3,
+    runtime: Runtime = "onnxruntime",
     threads: int = 1,
     transform_fn: Callable[[Any], Any] | None = None,
     seed: int = 0,
@@ -137,13 +143,17 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         recovery: "auto" fine-tunes with the original as teacher where the drop needs it and the
             task has train data, "finetune" every candidate, None no candidate.
         epochs: Of one fine-tuning.
+        runtime: What flash_kb and latency_ms are measured on, on this machine: "onnxruntime", or
+            "c", the program that `penjing.compile` makes. That one leaves zeros out, so where one
+            of these or max_drop alone is bounded, networks with zeros beside narrower widths are
+            tried too, and the fastest counts as the smallest.
         threads: Of the timed runtime.
         transform_fn: Makes a batch of each item that `calibration` yields.
         seed: Of everything random; the same seed, candidates and latencies give the same network.
         progress: Show on a terminal where the search is.
         **options: As of `penjing.prune`: importance, allocation, repair, round_to, ignored_layers,
-            pruning_ratio_dict, max_pruning_ratio, scope. Where latency is bounded, round_to is 4
-            unless it is given: the runtime is fast on multiples of it.
+            pruning_ratio_dict, max_pruning_ratio, scope, pattern (of zeros). Where latency is
+            bounded, round_to is 4 unless it is given: the runtime is fast on multiples of it.
 
     Returns:
         The network, its report and every candidate.
@@ -167,13 +177,14 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     """
     judged, single = together(task, constraints)
     bounds = _checked(single, device, minutes)
-    settings = _Settings(recovery, epochs, threads, minutes, seed, progress)
+    settings = _Settings(recovery, epochs, runtime, threads, minutes, seed, progress)
     settings.check(judged)
     judged = None if judged is None else settled(judged, model)
     dims = dims_of(model, example_inputs)
     samples = _samples(judged, calibration, transform_fn, seed, dims)
     used, held_out = divide(samples, judged)
     choices = _choices(options, bounds, seed)
+    asked = _zeros_asked(options, bounds, runtime)
     with ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="penjing-"))
         parts = judged.parts.values() if judged else ()
@@ -185,13 +196,17 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         stack.callback(told.close)
         told.say("network", "finding groups")
         bench = _bench(model, example_inputs, data, choices, (settings, bounds, Path(path), told))
-        return _search(bench, bounds, settings, example_inputs, keep=workdir is not None)
+        spaces, why = _spaces(bench, asked)
+        return _search(
+            bench, (bounds, spaces, why), settings, example_inputs, keep=workdir is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
     recovery: Recovery
     epochs: int
+    runtime: Runtime
     threads: int
     minutes: float
     seed: int
@@ -206,6 +221,10 @@ class _Settings:
             raise InputError(
                 "recovery='finetune' needs data to train on; give task=Task(train=loader, ...), or "
                 "recovery=None"
+            )
+        if self.runtime not in get_args(Runtime):
+            raise StrategyError(
+                f"runtime is {self.runtime!r}; known are {', '.join(get_args(Runtime))}"
             )
         if isinstance(self.threads, bool) or self.threads < 1:
             raise InputError(f"threads is {self.threads!r}; it is a whole number, at least 1")
@@ -262,18 +281,55 @@ def _choices(options: PruneOptions, bounds: Mapping[str, Bound], seed: int) -> C
     if "latency_ms" in bounds and given.get("round_to") is None:
         given["round_to"] = RUNTIME_CHANNELS
     scope = given.get("scope", ("inner", "residual"))
-    given["scope"] = frozenset({scope} if isinstance(scope, str) else scope)
-    if WEIGHTS in given["scope"]:
-        raise StrategyError(
-            f"scope holds {WEIGHTS!r}, and no constraint of compress counts zeros; cut and make "
-            "zeros by penjing.prune with a bound on effective_macs, nonzero or size_kb"
-        )
+    given["scope"] = frozenset({scope} if isinstance(scope, str) else scope) - {WEIGHTS}
     if BITS in given["scope"]:
         raise StrategyError(
             f"scope holds {BITS!r}, and compress returns networks in floats; choose bits by "
             "penjing.prune with a bound on size_kb, then call penjing.quantize"
         )
+    given["pattern"] = Pattern.parse(given.get("pattern", Pattern()))
     return Choices(**given, seed=seed)
+
+
+def _zeros_asked(
+    options: PruneOptions, bounds: Mapping[str, Bound], runtime: Runtime
+) -> bool | None:
+    """Whether candidates have zeros: True alone, False none, None both where that can pay.
+
+    Raises:
+        StrategyError: Zeros are in scope where nothing that is bounded gains by them.
+    """
+    scope = options.get("scope")
+    pays = runtime == "c" and (bool(set(MEASURED) & set(bounds)) or set(bounds) == {"max_drop"})
+    if scope is None:
+        return None if pays else False
+    asked = WEIGHTS in ({scope} if isinstance(scope, str) else set(scope))
+    if asked and not pays:
+        raise StrategyError(
+            f"scope holds {WEIGHTS!r}, and nothing that is bounded gains by zeros: ONNX Runtime "
+            "multiplies by them like by any number, and macs, params and ram_kb count them. Use "
+            "runtime='c' and bound latency_ms, flash_kb or max_drop alone, or make zeros by "
+            "penjing.prune with a bound on effective_macs, nonzero or size_kb"
+        )
+    return asked
+
+
+def _spaces(bench: Bench, asked: bool | None) -> tuple[tuple[Space, ...], str]:
+    """Kinds of candidates that are tried, and why none has zeros where the runtime gains by them.
+
+    Raises:
+        StrategyError: Zeros were asked for, and the choices do not allow them.
+    """
+    widths = Space(bench.preparation)
+    if asked is False:
+        return (widths,), ""
+    try:
+        zeros = Space(bench.preparation.with_zeros(), "effective_macs")
+    except StrategyError as error:
+        if asked:
+            raise
+        return (widths,), f"no network with zeros was tried: {error}"
+    return ((zeros,) if asked else (widths, zeros)), ""
 
 
 def _bench(
@@ -293,6 +349,8 @@ def _bench(
     preparation = Preparation.of(worker, example, data.used, choices)
     identity = identity_of(worker, data.task, data.used, data.held_out, choices)
     identity = {**identity, "threads": str(settings.threads)}
+    if settings.runtime != "onnxruntime":
+        identity["runtime"] = settings.runtime
     folder = RunFolder(path)
     limits = {f"constraint {n}": b.text for n, b in bounds.items()}
     recovery = {"recovery": in_words(settings.recovery), "epochs": str(settings.epochs)}
@@ -301,12 +359,8 @@ def _bench(
         reference=model,
         example=example,
         yardstick=Yardstick(data.task, model, data.held_out),
-        stopwatch=Stopwatch(
-            preparation.network.program,
-            example,
-            settings.threads,
-            bool(set(MEASURED) & set(bounds)),
-            folder.onnx(original_key(identity)),
+        stopwatch=_stopwatch(
+            preparation, example, settings, bounds, folder.onnx(original_key(identity))
         ),
         folder=folder,
         clock=Clock(folder, key_of({**identity, **limits, **recovery}), 60 * settings.minutes),
@@ -316,14 +370,29 @@ def _bench(
     )
 
 
+def _stopwatch(
+    preparation: Preparation,
+    example: Example,
+    settings: _Settings,
+    bounds: Mapping[str, Bound],
+    onnx: Path,
+) -> Stopwatch | CompiledStopwatch:
+    """What measures candidates on the runtime."""
+    needed = bool(set(MEASURED) & set(bounds))
+    if settings.runtime == "c":
+        return CompiledStopwatch(preparation.model, example, settings.threads, needed)
+    return Stopwatch(preparation.network.program, example, settings.threads, needed, onnx)
+
+
 def _search(
     bench: Bench,
-    bounds: Mapping[str, Bound],
+    wanted: tuple[Mapping[str, Bound], tuple[Space, ...], str],
     settings: _Settings,
     example_inputs: Example,
     *,
     keep: bool,
 ) -> Compressed:
+    bounds, spaces, why = wanted
     original = bench.original()
     if "max_drop" in bounds:
         bench.yardstick.check_bound(bounds["max_drop"].value, original.data.metrics_after)
@@ -334,6 +403,8 @@ def _search(
         original,
         always_train=settings.recovery == "finetune",
         may_train=settings.recovery == "auto" and trains,
+        spaces=spaces,
+        without_zeros=why,
     )
     job.run()
     bench.clock.note()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.program import Program
 from penjing.codegen.runtime import KINDS
 from penjing.figures import LatencyFigures
-from penjing.latency.onnxruntime import Timing
+from penjing.latency.onnxruntime import Timing, rounds_of
 
 
 def time_program(program: Program | IntegerProgram, timing: Timing) -> LatencyFigures:
@@ -26,22 +25,47 @@ def time_program(program: Program | IntegerProgram, timing: Timing) -> LatencyFi
     Returns:
         Median, minimum and 95th percentile; the call from Python, some 10 microseconds, is in them.
     """
+    return _figures(rounds_of([_warm(program, timing)], timing)[:, 0], timing)
+
+
+def time_programs(
+    program: Program, original: Program, timing: Timing
+) -> tuple[LatencyFigures, LatencyFigures]:
+    """Time two programs call by call, each first in every other round.
+
+    Args:
+        program: The one that is of interest.
+        original: The one it is compared with.
+        timing: As for `time_program`.
+
+    Returns:
+        Figures of the program, whose `ratio` is original / program, and of the original.
+    """
+    rounds = rounds_of([_warm(program, timing), _warm(original, timing)], timing)
+    ratio = float(np.median(rounds[:, 1] / rounds[:, 0]))
+    return _figures(rounds[:, 0], timing, ratio), _figures(rounds[:, 1], timing)
+
+
+def _warm(program: Program | IntegerProgram, timing: Timing) -> Callable[[], object]:
+    """A call on random inputs that has been made a few times."""
     call = _call_of(program, timing.batch)
     for _ in range(timing.warmup):
         call()
-    spent = []
-    for _ in range(timing.n):
-        start = time.perf_counter()
-        call()
-        spent.append(1e3 * (time.perf_counter() - start))
+    return call
+
+
+def _figures(
+    calls_ms: NDArray[np.float64], timing: Timing, ratio: float | None = None
+) -> LatencyFigures:
     return LatencyFigures(
         runtime="penjing's C",
         threads=timing.threads,
         batch=timing.batch,
-        n=timing.n,
-        median_ms=statistics.median(spent),
-        min_ms=min(spent),
-        p95_ms=float(np.percentile(spent, 95)),
+        n=len(calls_ms),
+        median_ms=float(np.median(calls_ms)),
+        min_ms=float(calls_ms.min()),
+        p95_ms=float(np.percentile(calls_ms, 95)),
+        ratio=ratio,
     )
 
 

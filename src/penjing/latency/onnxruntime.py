@@ -70,7 +70,7 @@ def time_onnx(
         InputError: The file has another batch size, or a feed is missing.
     """
     timing = timing or Timing()
-    rounds = _rounds([_call(Path(path), timing, feeds)], timing)
+    rounds = rounds_of([_call(Path(path), timing, feeds)], timing)
     return _figures(rounds[:, 0], timing)
 
 
@@ -100,7 +100,7 @@ def time_pair(
     timing = timing or Timing()
     other = feeds if original_feeds is None else original_feeds
     calls = [_call(Path(path), timing, feeds), _call(Path(original), timing, other)]
-    rounds = _rounds(calls, timing)
+    rounds = rounds_of(calls, timing)
     ratio = float(np.median(rounds[:, 1] / rounds[:, 0]))
     return _figures(rounds[:, 0], timing, ratio), _figures(rounds[:, 1], timing)
 
@@ -162,8 +162,16 @@ def _call(path: Path, timing: Timing, feeds: Feeds | None) -> Callable[[], objec
     return lambda: session.run(None, own)
 
 
-def _rounds(calls: list[Callable[[], object]], timing: Timing) -> NDArray[np.float64]:
-    """Milliseconds, one row per round and one column per function."""
+def rounds_of(calls: list[Callable[[], object]], timing: Timing) -> NDArray[np.float64]:
+    """Time functions in turns, each first in every other round.
+
+    Args:
+        calls: Warmed up.
+        timing: How often, and how long at most.
+
+    Returns:
+        Milliseconds, one row per round and one column per function.
+    """
     started = time.perf_counter()
     rows: list[list[float]] = []
     for round_ in range(timing.n):

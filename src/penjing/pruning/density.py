@@ -132,6 +132,17 @@ class Densities:
     def _by_name(self) -> dict[str, Target]:
         return {t.weight: t for t in self.targets}
 
+    def kept(self, sparsities: Mapping[str, float]) -> dict[str, int]:
+        """Parts that each layer keeps, by name of its group.
+
+        Args:
+            sparsities: As `sparsities` gives them.
+        """
+        return {
+            _name(t.weight): round(PARTS * (1 - sparsities.get(t.weight, 0.0)))
+            for t in self.targets
+        }
+
     def sparsities(self, kept: Mapping[str, int]) -> dict[str, float]:
         """Sparsity of every layer that is to have zeros, by name of its weight."""
         return {name: 1 - share for name, share in self.shares(kept).items() if share < 1}

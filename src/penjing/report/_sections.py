@@ -11,6 +11,7 @@ from markupsafe import Markup
 from penjing.figures import EpochFigures, Proof
 from penjing.report import _charts as charts
 from penjing.report import _coupling as couplings
+from penjing.report import _recovery as recovered
 from penjing.report import _tables as tables
 from penjing.report import _wording as wording
 from penjing.report._budget import bound_of, budgets, max_drop
@@ -84,6 +85,7 @@ def sections(data: ReportData) -> list[Section]:
         (data.gates, _gates),
         (data.histograms, _weights),
         (data.epochs, _training),
+        (data.recovery, _recovery),
         (data.coupling is not None and data.coupling.layers, _coupled),
         (data.locked, _locked),
         (data.proof, _proof),
@@ -365,6 +367,25 @@ def _curve(name: str, values: list[float]) -> Drawing | None:
     return Drawing(
         charts.line(values, Axis(title=name, show=show), label=label),
         f"{name.capitalize()} by epoch.",
+    )
+
+
+def _recovery(data: ReportData) -> Section:
+    names = recovered.figures(data.recovery)[:CURVES]
+    splits = list(dict.fromkeys(row.split for row in data.recovery))
+    legend = tuple((recovered.key(place), split) for place, split in enumerate(splits))
+    lead = "What every step keeps of the original: at a ratio of 1 the figure is the original's."
+    drawn = ((name, recovered.drawing(data.recovery, name)) for name in names)
+    return Section(
+        id="recovery",
+        title="What is recovered",
+        lead=(lead,),
+        drawings=tuple(
+            Drawing(made, f"{name.capitalize()} by step.", legend if len(splits) > 1 else ())
+            for name, made in drawn
+            if made is not None
+        ),
+        tables=(tables.recovery(data),),
     )
 
 

@@ -26,6 +26,7 @@ from penjing.report import _wording as wording
 from penjing.report._budget import Budget, budgets
 from penjing.report._comparison import Row, first_metric, rows
 from penjing.report.data import CandidateFigures, ClassFigures, Histogram, ReportData
+from penjing.task.recovery import Recovered
 
 T = TypeVar("T")
 
@@ -428,6 +429,24 @@ def _within(histogram: Histogram, counts: tuple[int, ...]) -> Cell:
         if 2 * reached >= total:
             return Cell(f"±{border:.2g}", border)
     return Cell()
+
+
+def recovery(data: ReportData) -> Table:
+    """Every step of a chain, and what it keeps."""
+    fields: list[_Field[Recovered]] = [
+        _text("step", lambda r: r.step),
+        _text("judged on", lambda r: r.split),
+        _text("figure", lambda r: r.figure),
+        _cell("before", lambda r: _valued(r.before, lambda v: wording.metric(r.figure, v))),
+        _cell("after", lambda r: _valued(r.after, lambda v: wording.metric(r.figure, v))),
+        _number("over the original", lambda r: _known(r.ratio), "{:.3f}".format),
+        _number("over the step before", lambda r: _known(r.change), "{:.3f}".format),
+    ]
+    return _table("Every step, before and after", data.recovery, fields)
+
+
+def _known(ratio: float) -> float | None:
+    return ratio if math.isfinite(ratio) else None
 
 
 def epochs(data: ReportData) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penjing.report import _recovery as recovered
 from penjing.report._budget import budgets
 from penjing.report._comparison import Row, rows
 from penjing.report.data import ReportData
@@ -35,6 +36,7 @@ def table(data: ReportData) -> str:
     """
     lines = [f"{KINDS[data.kind]}: {_one_line(data.title)}", *_figures(rows(data)), *_proof(data)]
     lines += [_budget_line(b.name, b.limit, b.words, b.actual) for b in budgets(data)]
+    lines += recovered.lines(data.recovery)
     lines += [f"note: {_one_line(note)}" for note in data.notes]
     return "\n".join(lines)
 

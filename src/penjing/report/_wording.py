@@ -105,7 +105,7 @@ def duration(seconds: float) -> str:
 
 def is_share(name: str, *values: float | None) -> bool:
     """Whether a metric is a share of samples, by its name and its values."""
-    words = name.lower().replace("-", "_").split("_")
+    words = name.lower().replace("-", "_").replace(" ", "_").split("_")
     known = name.lower() in SHARES or any(word in SHARES for word in words)
     return known and all(value is None or 0 <= value <= 1 or math.isnan(value) for value in values)
 

@@ -27,6 +27,7 @@ from penjing.figures import (
 )
 from penjing.plan import Group, Groups, Lock, Reach
 from penjing.report._decode import Malformed, decode
+from penjing.task.recovery import Recovered
 
 REPORT_VERSION = 1
 
@@ -246,6 +247,7 @@ class ReportData:
         exits: Every exit of a network that can answer early, its own end last.
         gates: Every block that is skipped where an input does not need it.
         epochs: Every epoch of training.
+        recovery: Figures of every step of a chain beside those of the original, by split.
         histograms: Weights before and after.
         locked: What was left alone, and why.
         coupling: Which groups cut which layers, and how much is within reach.
@@ -282,6 +284,7 @@ class ReportData:
     exits: tuple[ExitFigures, ...] = ()
     gates: tuple[GateFigures, ...] = ()
     epochs: tuple[EpochFigures, ...] = ()
+    recovery: tuple[Recovered, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     locked: tuple[Lock, ...] = ()
     coupling: Coupling | None = None

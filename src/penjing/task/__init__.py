@@ -5,7 +5,7 @@ from penjing.task.calibration import Calibration
 from penjing.task.comparison import ClassScores, Comparison, agreement, compare
 from penjing.task.definition import Task
 from penjing.task.randomness import evaluating, random_kept, random_state, set_random_state
-from penjing.task.recovery import Recovered, recovery
+from penjing.task.recovery import Recovered, chained, recovery
 from penjing.task.several import Tasks, one_or_several
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Task",
     "Tasks",
     "agreement",
+    "chained",
     "compare",
     "evaluating",
     "one_or_several",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ class Recovered:
 
     Args:
         step: Name of the step.
-        split: "val" or "test".
+        split: "val" or "test", or what else the step was judged on.
         figure: Name of the metric, or "loss".
         original: Of the original network.
         before: Of the step before; of the original in the first step.
@@ -79,18 +79,33 @@ def recovery(
     splits = [split for split in JUDGED if getattr(task, split) is not None]
     if not splits:
         raise InputError("the task has no val and no test data to judge by; give Task(val=loader)")
-    return tuple(row for split in splits for row in _rows(task, original, steps, split))
+    return tuple(
+        row
+        for split in splits
+        for row in chained(
+            split,
+            task.evaluate(original, split),
+            {step: task.evaluate(model, split) for step, model in steps.items()},
+        )
+    )
 
 
-def _rows(
-    task: Task | Tasks,
-    original: nn.Module,
-    steps: Mapping[str, nn.Module],
-    split: Literal["val", "test"],
-) -> Iterator[Recovered]:
-    first = before = task.evaluate(original, split)
-    for step, model in steps.items():
-        after = task.evaluate(model, split)
-        for figure, value in after.items():
-            yield Recovered(step, split, figure, first[figure], before[figure], value)
-        before = after
+def chained(
+    split: str, original: Mapping[str, float], steps: Mapping[str, Mapping[str, float]]
+) -> tuple[Recovered, ...]:
+    """The same from figures that are known.
+
+    Args:
+        split: What they were judged on.
+        original: Figures of the original network.
+        steps: Those of every network of the chain, by name of the step.
+
+    Returns:
+        A row per step and figure, in this order.
+    """
+    befores = [original, *steps.values()]
+    return tuple(
+        Recovered(step, split, figure, original[figure], before[figure], value)
+        for before, (step, after) in zip(befores, steps.items(), strict=False)
+        for figure, value in after.items()
+    )

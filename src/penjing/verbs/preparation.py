@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from penjing.figures import GroupFigures
 from penjing.graph.capture import Example
 from penjing.graph.network import Cut, Network
-from penjing.plan import WHOLE, Group, Plan
+from penjing.plan import WEIGHTS, WHOLE, Group, Plan
 from penjing.pruning.allocation.protocol import Allocation, Cost, Demand
 from penjing.pruning.allocation.space import SHARE
 from penjing.pruning.depth import cut_by
@@ -187,6 +187,23 @@ class Preparation:
     def original(self) -> dict[str, float]:
         """Costs of the network as it is, by name."""
         return {name: cost({}) for name, cost in self.costs.items()}
+
+    def kept(self, plan: Plan) -> dict[str, int]:
+        """Units, and parts of weights where zeros are in scope, that a plan keeps, by group."""
+        densities = self.removable.beside.densities
+        parts = {} if densities is None else densities.kept(plan.sparsity)
+        return {**parts, **{g.name: len(plan.kept(g.name)) for g in self.groups}}
+
+    def with_zeros(self) -> Preparation:
+        """The same network with zeros in scope too; what is known of its units stays known.
+
+        Raises:
+            StrategyError: The choices do not tell zeros and widths apart by their errors.
+        """
+        wider = replace(self, choices=replace(self.choices, scope=self.choices.scope | {WEIGHTS}))
+        wider.check()
+        vars(wider).update(judge=self.judge, evidence=self.evidence)  # as `cached_property` would
+        return wider
 
     # -------------------------------------------------------------- decisions
 

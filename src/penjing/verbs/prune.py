@@ -27,6 +27,7 @@ from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.budgets import absolute
 from penjing.pruning.density import choose_zeros
 from penjing.pruning.depth import Shortened, make_short, remove_blocks
+from penjing.pruning.importance import OBS
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.layers import Fewer
 from penjing.pruning.patterns import Pattern
@@ -45,6 +46,7 @@ from penjing.task import Calibration
 from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.choices import DEPTH, Choices
+from penjing.verbs.enough import too_few_samples
 from penjing.verbs.preparation import Preparation
 from penjing.verbs.repairs import Repair
 
@@ -445,6 +447,19 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
     )
 
 
+def unrepaired(preparation: Preparation, plan: Plan) -> nn.Module:
+    """The network of a plan as it is before repair, in eval mode, on the CPU.
+
+    Raises:
+        Mismatch: The cut network is not what it should be.
+    """
+    bare = replace(preparation, choices=replace(preparation.choices, repair=None))
+    cut = bare.cut(plan)
+    made = _made(bare, cut)
+    made.write(repaired(bare, cut)[0])
+    return made.model.eval()
+
+
 def _zeros_of(name: str, plan: Plan, tensors: Mapping[str, Tensor]) -> SparsityFigures:
     """What became zero in one layer."""
     weight = tensors[name]
@@ -465,7 +480,20 @@ def _notes(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
     """What the reader must know of what went, of what could not, and of bits."""
     bits = cut.plan.bits
     chosen = (f"bits for quantize(weight_bits_dict=plan.bits): {words(bits)}",) if bits else ()
-    return (*chosen, *_gone(preparation, cut))
+    return (*chosen, *_gone(preparation, cut), *_short_of_data(preparation, cut))
+
+
+def _short_of_data(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
+    """That calibration data is too little for the matrices that were made of it."""
+    strategies, samples = preparation.strategies, preparation.calibration
+    solves = isinstance(strategies.importance, OBS) or strategies.repair_name in {
+        "least_squares",
+        "tune",
+    }
+    if samples is None or not solves or cut.plan.is_empty:
+        return ()
+    told = too_few_samples(preparation.network.program, samples)
+    return (told,) if told else ()
 
 
 def _gone(preparation: Preparation, cut: Cut) -> tuple[str, ...]:

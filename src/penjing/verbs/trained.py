@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,10 +11,14 @@ from torch import nn
 from penjing.distillation import Logits
 from penjing.errors import InputError
 from penjing.report import ClassFigures, ReportData, environment
-from penjing.task import Comparison, Task, Tasks, agreement, compare
+from penjing.task import Comparison, Recovered, Task, Tasks, agreement, chained, compare
 from penjing.task.definition import Split
 from penjing.training import Callback, Fit, FitResult, Teacher
 from penjing.training.settings import in_words
+
+GIVEN = "as given"
+STEPS = {"finetune": "fine-tuned", "distill": "distilled", "train": "trained"}
+"""Names of the steps of a chain that begins with the teacher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Trained:
         split = self._split()
         metrics_before, metrics_after = self._metrics(split)
         comparison, notes = self._comparison(split)
+        like = comparison is not None  # else the teacher has other outputs, and no figures
         stopped = (self.result.stopped,) if self.result.stopped else ()
         return ReportData(
             kind=self.kind,
@@ -46,10 +51,37 @@ class Trained:
                 for r in (comparison.classes if comparison else ())
             ),
             epochs=self.result.epochs,
+            recovery=self._recovered(metrics_before, metrics_after) if like else (),
             choices={**choices, "judged on": split or "nothing"},
             environment=environment(),
             notes=(*stopped, *self.result.notes, *notes, *self._drops()),
         )
+
+    def _recovered(
+        self, before: Mapping[str, float], after: Mapping[str, float]
+    ) -> tuple[Recovered, ...]:
+        """Figures as given and trained beside the teacher's, on validation and on test.
+
+        Args:
+            before: Of the network as it was given, on test where there is such data.
+            after: Of the trained one.
+        """
+        if self.teacher is None or not before:
+            return ()
+        done, result, rows = STEPS[self.kind], self.result, tuple[Recovered, ...]()
+        if result.metrics_before:
+            steps = {GIVEN: result.metrics_before, done: result.metrics_after}
+            rows = chained("val", self._of_teacher("val"), steps)
+        if self._split() == "test":
+            own = self._of_teacher("test")
+            rows = (*rows, *chained("test", own, {GIVEN: before, done: after}))
+        return rows
+
+    def _of_teacher(self, split: Split) -> Mapping[str, float]:
+        assert self.teacher is not None  # asked only then
+        if isinstance(self.task, Tasks) and self.task.reference and split == "val":
+            return self.task.reference
+        return self.task.evaluate(self.teacher, split)
 
     def _drops(self) -> tuple[str, ...]:
         """What each of several tasks has lost against the teacher where epochs were chosen."""
