@@ -107,6 +107,17 @@ def test_dropout_that_never_rests_is_named_where_nothing_can_be_cut() -> None:
     assert "dropout draws random numbers, in eval mode too" in note
 
 
+@pytest.mark.parametrize(("samples", "short"), [(11, True), (12, False)])
+def test_samples_that_do_not_fill_a_gram_matrix_are_counted(samples: int, short: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
+    data = [torch.randn(samples, 6)]
+    for verb, wanted in ((pj.prune, {"pruning_ratio": 0.5}), (pj.sparsify, {"sparsity": 0.5})):
+        notes = verb(net, ROWS[:1], calibration=data, **wanted).report.data.notes
+        assert any("the Gram matrices of 2" in note for note in notes) == short
+        assert any("give at least 12" in note for note in notes) == short
+
+
 def test_statistics_of_the_batch_are_cut_with_it() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8, track_running_stats=False)

@@ -48,6 +48,7 @@ from penjing.task import Calibration
 from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
+from penjing.verbs.enough import too_few_samples
 from penjing.verbs.repairs import REPAIRS, Repair, repair_name, settled
 from penjing.verbs.soundness import check_finite, check_fits, telling_batches
 
@@ -510,7 +511,10 @@ class Work:
         blind = [t.weight for t in self.found[0] if not self.survey.sees(t)]
         names = ", ".join(name.removesuffix(".weight") for name in blind)
         why = "recurrent, or too many inputs for a Gram matrix"
-        return (f"judged by the size of the weights alone ({why}): {names}",) if blind else ()
+        told = f"judged by the size of the weights alone ({why}): {names}" if blind else ""
+        samples = self.how.samples
+        short = "" if samples is None else too_few_samples(self.program, samples)
+        return tuple(note for note in (told, short) if note)
 
     def _agreement(self) -> float | None:
         """Share of calibration samples on which both networks answer alike."""
