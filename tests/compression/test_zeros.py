@@ -127,7 +127,7 @@ def test_a_compiled_network_with_zeros_is_timed_against_the_dense_one():
     with torch.no_grad():
         thin.weight[:, torch.arange(256) % 16 != 0] = 0
     example = torch.zeros(1, 256)
-    watch = CompiledStopwatch(dense, example, threads=1, needed=True)
+    watch = CompiledStopwatch(dense, example, threads=1)
     figures = program_figures(capture(thin, example))
     measured = watch.add(thin, figures, None)
     assert measured.latency.runtime == "penjing's C"

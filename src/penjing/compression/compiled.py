@@ -9,8 +9,7 @@ from torch import nn
 
 from penjing.codegen.pipeline import Settings
 from penjing.codegen.program import Program
-from penjing.compression.stopwatch import CALLS, SECONDS, unmeasured
-from penjing.errors import ExportError
+from penjing.compression.stopwatch import CALLS, SECONDS
 from penjing.exporters import compile_checked
 from penjing.figures import Figures
 from penjing.graph.capture import Example
@@ -26,17 +25,13 @@ class CompiledStopwatch:
         original: The original, on the CPU; only read.
         example: Example inputs on the CPU.
         threads: Of the programs.
-        needed: Whether a bound needs bytes or latency, so that a network without them is an error.
         program: The original's, once it was needed.
-        missing: Why networks cannot be compiled; empty otherwise.
     """
 
     original: nn.Module
     example: Example
     threads: int
-    needed: bool
     program: Program | None = None
-    missing: str = ""
 
     def add(self, model: nn.Module, figures: Figures, path: Path) -> Figures:  # noqa: ARG002 - as its sibling
         """The figures with flash and latency of the compiled program.
@@ -47,26 +42,17 @@ class CompiledStopwatch:
             path: Not used: a program is built again from the network wherever it is wanted.
 
         Returns:
-            Figures with bytes and latency; without them, and the reason, where the network cannot
-            be compiled and no bound needs them.
+            Figures with bytes and latency.
 
         Raises:
-            ExportError: A bound needs the program, and it cannot be made.
+            ExportError: The network cannot be compiled.
             VerificationError: The program computes something else.
             MissingDependencyError: There is no C compiler.
         """
-        if self.missing:
-            return unmeasured(figures, self.missing)
         timing = Timing(threads=self.threads, n=CALLS, seconds=SECONDS)
-        try:
-            if self.program is None:
-                self.program = self._compiled(self.original)
-            program = self._compiled(model)
-        except ExportError as error:
-            if self.needed:
-                raise
-            self.missing = str(error)
-            return unmeasured(figures, self.missing)
+        if self.program is None:
+            self.program = self._compiled(self.original)
+        program = self._compiled(model)
         timed, _ = time_programs(program, self.program, timing)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         how = {

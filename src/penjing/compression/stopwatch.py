@@ -54,7 +54,7 @@ class Stopwatch:
             VerificationError: The file computes something else.
         """
         if self.missing:
-            return unmeasured(figures, self.missing)
+            return _unmeasured(figures, self.missing)
         timing = Timing(threads=self.threads, n=CALLS, seconds=SECONDS)
         try:
             theirs = self._original()
@@ -65,7 +65,7 @@ class Stopwatch:
             if self.needed:
                 raise
             self.missing = str(error)
-            return unmeasured(figures, self.missing)
+            return _unmeasured(figures, self.missing)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         how = {
             "size_bytes": "bytes of the ONNX file with all weights inside",
@@ -86,6 +86,5 @@ class Stopwatch:
         return self.path
 
 
-def unmeasured(figures: Figures, why: str) -> Figures:
-    """The figures, and why there is no latency."""
+def _unmeasured(figures: Figures, why: str) -> Figures:
     return replace(figures, how={**figures.how, "latency_ms": f"not measured: {why}"})

@@ -165,6 +165,7 @@ def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
         StrategyError: An unknown strategy or option.
         UnavailableError: A device, an energy budget, or a format of a later version.
         CheckpointError: A finished candidate in `workdir` is damaged.
+        ExportError: A bound or `runtime` needs a file or program that cannot be made.
         VerificationError: A cut or an exported file is not what it should be.
         OSError: The disk is full or the folder cannot be written.
 
@@ -378,9 +379,9 @@ def _stopwatch(
     onnx: Path,
 ) -> Stopwatch | CompiledStopwatch:
     """What measures candidates on the runtime."""
-    needed = bool(set(MEASURED) & set(bounds))
     if settings.runtime == "c":
-        return CompiledStopwatch(preparation.model, example, settings.threads, needed)
+        return CompiledStopwatch(preparation.model, example, settings.threads)
+    needed = bool(set(MEASURED) & set(bounds))
     return Stopwatch(preparation.network.program, example, settings.threads, needed, onnx)
 
 
