@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import penjing as pj
 from penjing.adaptive import GatedNetwork, GateRate
 from penjing.adaptive.gated import decide
+from penjing.adaptive.gated_files import conditional
 from penjing.errors import (
     CheckpointError,
     ExportError,
@@ -354,3 +355,20 @@ def test_the_report_shows_who_runs_what(trained, tmp_path):
     page = done.report.save(tmp_path / "gates.html").read_text().replace("<wbr>", "")
     assert "samples that run it" in page
     assert "blocks.2" in page
+
+
+def choice(sizes):
+    """A model that takes one of two values by one truth; the second has these sizes."""
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("Where", ["truth", "first", "second"], ["taken"])
+    kinds = {"truth": (TensorProto.BOOL, [1]), "first": (1, [1, 3]), "second": (1, sizes)}
+    inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
+    outputs = [helper.make_tensor_value_info("taken", 1, [1, 3])]
+    return helper.make_model(helper.make_graph([node], "choice", inputs, outputs))
+
+
+@pytest.mark.parametrize(("sizes", "op"), [([1, 3], "If"), ([1, 1], "Where")])
+def test_a_choice_between_values_of_one_shape_is_a_condition(sizes, op):
+    made = conditional(choice(sizes))
+    assert [node.op_type for node in made.graph.node] == [op]

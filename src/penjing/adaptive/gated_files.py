@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from penjing import files
 from penjing.adaptive.gated import GatedNetwork
-from penjing.errors import VerificationError
+from penjing.errors import ExportError, VerificationError
 from penjing.exporters import Exported, write_program
 from penjing.exporters._fresh import fresh_inputs
 from penjing.exporters.session import open_session, runtime_errors
@@ -59,6 +60,7 @@ def write_gated(network: GatedNetwork, example_inputs: Example, path: str | Path
         whole, trial = Path(folder) / "whole.onnx", Path(folder) / "turned.onnx"
         written = write_program(program, whole)
         model = onnx.load(whole)
+        _check_conditions(conditional(model), network)
         onnx.save(conditional(model, turned=True), trial)
         differences.append(_compare(trial, _turned(network), program))
 
@@ -94,21 +96,50 @@ def conditional(model: Any, *, turned: bool = False) -> Any:
             if size.dim_param:
                 size.dim_value = 1
     made = shape_inference.infer_shapes(made, data_prop=True)
-    single = {one.name for one in (*made.graph.value_info, *made.graph.input) if _is_single(one)}
-    _lazily(made.graph, single, turned=turned)
+    _lazily(made.graph, _known(made.graph), turned=turned)
     del made.graph.value_info[:]
     return made
 
 
-def _is_single(value: Any) -> bool:
-    """Whether a tensor is known to have one element."""
-    shape = value.type.tensor_type.shape
-    sizes = [size.dim_value for size in shape.dim]
-    return value.type.tensor_type.HasField("shape") and all(size == 1 for size in sizes)
+def _check_conditions(model: Any, network: GatedNetwork) -> None:
+    """Refuse a file in which a block is always run.
+
+    Raises:
+        ExportError: There are fewer conditions than gates.
+    """
+    found = sum(node.op_type == "If" for node in model.graph.node)
+    if found < len(network.sites):
+        raise ExportError(
+            f"{len(network.sites)} blocks have gates and only {found} were put into a condition: "
+            "ONNX does not tell the shapes of the others. Export the parts of the network instead"
+        )
 
 
-def _lazily(graph: Any, single: Collection[str], *, turned: bool) -> None:
-    """Make each `Where` an `If` that holds the nodes and weights that only its sides need."""
+Known = Mapping[str, tuple[int, tuple[int, ...]]]
+"""Name of a value -> its type and its sizes; 0 is a size that is not known."""
+
+
+def _known(graph: Any) -> Known:
+    """What was inferred about values."""
+    found = {}
+    for one in (*graph.input, *graph.value_info, *graph.output):
+        kind = one.type.tensor_type
+        if kind.HasField("shape"):
+            sizes = tuple(size.dim_value for size in kind.shape.dim)
+            found[one.name] = (kind.elem_type, sizes)
+    return found
+
+
+def _chooses(node: Any, known: Known) -> bool:
+    """Whether a node takes one of two values whole."""
+    if node.op_type != "Where" or any(name not in known for name in node.input):
+        return False
+    truth, first, second = (known[name] for name in node.input)
+    return prod(truth[1]) == 1 and first == second and prod(first[1]) > 0
+
+
+def _lazily(graph: Any, known: Known, *, turned: bool) -> None:
+    """Make each choice an `If` that holds the nodes and weights that only its sides need."""
     order = list(graph.node)  # held, so that each node is one object throughout
     readers: dict[str, list[Any]] = {}
     for node in order:
@@ -119,11 +150,14 @@ def _lazily(graph: Any, single: Collection[str], *, turned: bool) -> None:
     gone: set[int] = set()
     for place in reversed(range(len(order))):  # what is inside one cannot be inside an earlier one
         node = order[place]
-        if id(node) in gone or node.op_type != "Where" or node.input[0] not in single:
+        if id(node) in gone or not _chooses(node, known):
             continue
         sides = [_needed_for(name, node, order[:place], readers) for name in node.input[1:]]
         gone |= {id(one) for side in sides for one in side}
-        order[place] = _choice(graph, node, sides, readers, turned=turned)
+        kind, _ = known[node.input[1]]
+        order[place] = _choice(graph, node, sides, kind, readers)
+        if turned:
+            _turn(order[place])
     kept = [copy.deepcopy(node) for node in order if id(node) not in gone]
     del graph.node[:]
     graph.node.extend(kept)
@@ -148,31 +182,35 @@ def _choice(
     graph: Any,
     node: Any,
     sides: Sequence[Sequence[Any]],
+    kind: int,
     readers: Mapping[str, list[Any]],
-    *,
-    turned: bool,
 ) -> Any:
     """An `If` for a `Where`; weights go inside too, since only there they are laid out for it."""
-    from onnx import TensorProto, helper
+    from onnx import helper
 
     branches = []
     for label, name, side in zip(("then", "else"), node.input[1:], sides, strict=True):
         given = f"{node.output[0]}/{label}"
-        value = helper.make_tensor_value_info(given, TensorProto.FLOAT, None)
+        value = helper.make_tensor_value_info(given, kind, None)
         nodes = [*side, helper.make_node("Identity", [name], [given])]
-        ids = {id(one) for one in side}
+        inside = {id(one) for one in side}
         weights = [
             one
             for one in graph.initializer
-            if ids.issuperset(map(id, readers.get(one.name, [None])))
+            if inside.issuperset(map(id, readers.get(one.name, [None])))
         ]
         branches.append(helper.make_graph(nodes, given, [], [value], weights))
         for weight in weights:
             graph.initializer.remove(weight)
-    first, second = reversed(branches) if turned else branches
-    return helper.make_node(
-        "If", [node.input[0]], list(node.output), then_branch=first, else_branch=second
-    )
+    outputs = list(node.output)
+    first, second = branches
+    return helper.make_node("If", [node.input[0]], outputs, then_branch=first, else_branch=second)
+
+
+def _turn(choice: Any) -> None:
+    """Change the branches of an `If` round, in place."""
+    first, second = choice.attribute
+    first.name, second.name = second.name, first.name
 
 
 class Turned(nn.Module):
