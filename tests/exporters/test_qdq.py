@@ -22,13 +22,33 @@ from penjing.quantization.simulation import simulate, walk
 from penjing.task import Calibration
 from penjing.testing.tiny import example, make
 
-NAMES = ("residual_a", "depthwise")
+NAMES = ("residual_a", "depthwise", "encoder")
+
+
+class Encoder(torch.nn.Module):
+    """A layer of a transformer, and what reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.TransformerEncoderLayer(
+            16, 4, 32, activation="gelu", batch_first=True
+        )
+        self.read = torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.layer(x).mean(1))
 
 
 @cache
 def _network(name: str) -> QuantizedNetwork:
-    x = example(name, batch=64)
-    return quantize_program(capture(make(name), x[:1]), Calibration.of([x]), Settings())
+    if name == "encoder":
+        x = torch.randn(64, 10, 16, generator=torch.Generator().manual_seed(0))
+        program = capture(Encoder().eval(), x[:2])
+    else:
+        x = example(name, batch=64)
+        program = capture(make(name), x[:1])
+    return quantize_program(program, Calibration.of([x]), Settings())
 
 
 @pytest.fixture(scope="module")
