@@ -220,6 +220,12 @@ def test_an_op_without_an_integer_form_is_refused_with_its_line_and_the_reason()
         integers(network)
 
 
+def test_volumes_are_refused_with_the_op_and_its_line():
+    network = quantized(nn.Conv3d(2, 4, 3), torch.randn(4, 2, 5, 5, 5))
+    with pytest.raises(ExportError, match=r"conv3d 'conv3d' \(conv.py:\d+\).*2x5x5x5"):
+        integers(network)
+
+
 @pytest.mark.parametrize("part", ["weight", "bias"])
 def test_weights_that_are_not_finite_are_refused_by_name(part):
     network = quantized(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(4, 3, 6, 6))

@@ -34,6 +34,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
 _BYTE = 8
+_DIMENSIONS = 3  # of a sample: rows, columns and channels
 
 
 def around(one: Padding, other: Padding) -> Padding:
@@ -99,7 +100,7 @@ def shape_of(given: tuple[int, ...], *, channels_first: bool) -> Shape:
     """
     if channels_first and len(given) > 1:
         given = (*given[1:], given[0])
-    if len(given) > 3:
+    if len(given) > _DIMENSIONS:
         raise ExportError(f"a tensor of shape {given} has more than two positions per sample")
     height, width, channels = (*(1,) * (3 - len(given)), *given)
     return height, width, channels
@@ -248,7 +249,15 @@ class Builder:
         self, node: fx.Node, given: tuple[int, ...], *, channels_first: bool, grid: Grid,
         shape: Shape | None = None,
     ) -> Value:  # fmt: skip
-        """The tensor that a node's layer writes."""
+        """The tensor that a node's layer writes.
+
+        Raises:
+            ExportError: It has more dimensions than rows, columns and channels.
+        """
+        if shape is None and len(given) > _DIMENSIONS:
+            named = node if node.op == "call_function" else next(iter(node.users), node)
+            size = "x".join(map(str, given))
+            raise self.refuse(named, f"samples of {size} have more than rows, columns and channels")
         found = shape_of(given, channels_first=channels_first) if shape is None else shape
         first = channels_first and len(given) > 1
         self.tensors[node.name] = IntegerTensor(
