@@ -27,7 +27,7 @@ from penjing.sparse_training.keeping import KeepZeros
 from penjing.task import Task, Tasks
 from penjing.training import Callback, Fit, Teacher, fit
 from penjing.verbs.preparation import Preparation
-from penjing.verbs.prune import Work, one_cut
+from penjing.verbs.work import Work, one_cut
 
 
 @dataclass(eq=False, slots=True)

@@ -11,7 +11,7 @@ from penjing.compression.candidate import Candidate
 from penjing.compression.job import Job
 from penjing.plan import Plan
 from penjing.task import Recovered, chained, random_kept
-from penjing.verbs.prune import one_cut, unrepaired
+from penjing.verbs.work import one_cut, unrepaired
 
 CUT, REPAIRED, TUNED = "cut", "repaired", "fine-tuned"
 
