@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,3 +176,23 @@ def test_the_command_line_names_the_nearest_share(tmp_path: Path) -> None:
     words = ("--pruning-ratio", "0.6", "--round-to", "4")
     code, output = told(tmp_path, "BakedWidth", "IMAGE", *words)
     assert (code, "the nearest share was taken for" in output) == (0, True)
+
+
+@pytest.fixture(scope="module")
+def exported() -> torch.export.ExportedProgram:
+    return torch.export.export(nn.Sequential(nn.Linear(6, 4), nn.ReLU()).eval(), (ROWS,))
+
+
+@pytest.mark.parametrize("form", ["program", "module"])
+def test_an_exported_program_is_refused_with_what_to_give(
+    exported: torch.export.ExportedProgram, form: str
+) -> None:
+    given: Any = exported if form == "program" else exported.module()
+    with pytest.raises(InputError, match="unflatten"):
+        pj.compile(given, ROWS)
+
+
+def test_an_exported_program_that_is_unflattened_compiles(
+    exported: torch.export.ExportedProgram,
+) -> None:
+    assert pj.compile(torch.export.unflatten(exported), ROWS)(ROWS).shape == (4, 4)

@@ -318,12 +318,18 @@ def check_network(model: object) -> None:
     """Refuse what is no network that can be captured.
 
     Raises:
-        InputError: It is no `nn.Module`, or one that is compiled already.
+        InputError: It is no `nn.Module`, or one that is compiled or exported already.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             "the network is a ScriptModule, which torch.export does not take; "
             "give the nn.Module that it was made from"
+        )
+    own = isinstance(model, fx.GraphModule) and "eval" in vars(model)  # what .module() gives
+    if own or isinstance(model, torch.export.ExportedProgram):
+        raise InputError(
+            "the network is an exported program, which has no eval mode; give the nn.Module that "
+            "it was made from, or torch.export.unflatten(program)"
         )
     if not isinstance(model, nn.Module):
         hint = "; load_state_dict it into your network first" if isinstance(model, dict) else ""
