@@ -29,6 +29,7 @@ from penjing.training.settings import Precision
 TINY = 1e-12
 LOOKS = 8  # at the held-out samples, evenly over the steps
 REACH = 0.03  # step size times layers; ResNet-56 on held-out images: 0.06 gains half, 0.18 harms
+FEATURES = 30.0  # 1, 3, 10, 30 take 17, 20, 24, 25 % off the error of ResNet-20 on held-out images
 WARM_UP = 0.1  # share of the steps in which the step size grows to its full
 DECAY = 0.01  # share of the step size that is left at the end
 Augment = Callable[[Any], Any]
@@ -69,7 +70,7 @@ class Tune:
     steps: int = 300
     batch: int = 64
     lr: float | None = None
-    features: float = 1.0
+    features: float = FEATURES
     divergence: float = 0.0
     hold_out: float = 0.1
     augment: Augment | None = None
