@@ -68,10 +68,10 @@ def task_of(job: Workload, images: int) -> pj.Task:
 
 
 def with_heads(
-    job: Workload, images: int, epochs: int, *, frozen: bool
+    job: Workload, images: int, epochs: int, lr: float, *, frozen: bool
 ) -> tuple[EarlyExitNetwork, float]:
     """The network with trained exits, from the cache where they are, and the CPU-seconds."""
-    folder = cache_folder() / f"exits-{job.name}-{images}-{epochs}-{frozen}"
+    folder = cache_folder() / f"exits-{job.name}-{images}-{epochs}-{lr}-{frozen}"
     seconds = folder / "seconds.txt"
     if not seconds.exists():
         started = time.process_time()
@@ -82,7 +82,7 @@ def with_heads(
             pj.Task(train=task.train, loss=task.loss),
             callbacks=[ExitTeacher()],
             epochs=epochs,
-            lr=3e-3 if frozen else 1e-3,
+            lr=lr,
             seed=SEED,
         )
         pj.save(tuned.model, folder)
@@ -97,6 +97,7 @@ def exits(given: argparse.Namespace) -> None:
     rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study exits ...")
     name, max_drop, criterion = given.network, given.max_drop, given.criterion
     images, epochs = given.images or HEADS, given.epochs or 3
+    lr = given.lr or (3e-3 if given.frozen else 1e-3)
     key = {
         "study": "exits",
         "network": name,
@@ -104,12 +105,13 @@ def exits(given: argparse.Namespace) -> None:
         "criterion": criterion,
         "training_images": images,
         "epochs": epochs,
+        "lr": lr,
         "frozen": given.frozen,
     }
     if rows.has(**key):
         return
     job = workload(name)
-    made, spent = with_heads(job, images, epochs, frozen=given.frozen)
+    made, spent = with_heads(job, images, epochs, lr, frozen=given.frozen)
     task = task_of(job, images)
     done = pj.calibrate_exits(made, task, max_drop=max_drop, criterion=criterion, samples=SAMPLES)
     data = done.report.data
@@ -226,6 +228,7 @@ def gating(given: argparse.Namespace) -> None:
     """One row: one network, one target."""
     rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study gating ...")
     name, images, epochs = given.network, given.images or HEADS, given.epochs or 3
+    lr = given.lr or 1e-3
     key = {
         "study": "gating",
         "network": name,
@@ -233,6 +236,7 @@ def gating(given: argparse.Namespace) -> None:
         "static": given.static,
         "training_images": images,
         "epochs": epochs,
+        "lr": lr,
     }
     if rows.has(**key):
         return
@@ -247,9 +251,9 @@ def gating(given: argparse.Namespace) -> None:
         callbacks=[GateRate(given.target)],
         epochs=epochs,
         optimizer="adamw",
-        lr=1e-3,
+        lr=lr,
         seed=SEED,
-        workdir=cache_folder() / f"gating-{name}-{images}-{epochs}-{given.target}-{given.static}",
+        workdir=cache_folder() / f"gating-{'-'.join(str(part) for part in key.values())}",
     ).model
     spent = time.process_time() - started
     done = pj.measure_gates(tuned, pj.Task(test=task.test), split="test", samples=SAMPLES)
@@ -313,6 +317,7 @@ def main() -> None:
     parser.add_argument("--criterion", default="confidence")
     parser.add_argument("--images", type=int, help="training images; fewer for quicker rows")
     parser.add_argument("--epochs", type=int, help="3 for exits and gating, 1 for slimmable")
+    parser.add_argument("--lr", type=float, help="of exits and gating")
     parser.add_argument("--frozen", action="store_true", help="train the exits' heads alone")
     parser.add_argument("--target", type=float, default=0.6, help="share of the blocks' work")
     parser.add_argument("--static", action="store_true", help="gates that look at no input")
