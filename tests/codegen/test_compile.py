@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -272,10 +273,16 @@ def test_instructions_count_beside_the_constants():
         pj.compile(nn.ReLU(), torch.ones(1, 4), constraints={"flash_kb": 0.01})
 
 
-@pytest.mark.parametrize("bound", [{"rom_kb": 4}, {"ram_kb": 0}, {"ram_kb": True}])
+@pytest.mark.parametrize("bound", [{"rom_kb": 4}, {"ram_kb": 0}, {"ram_kb": True}, {"ram_kb": inf}])
 def test_a_constraint_that_says_nothing_is_refused(bound):
     with pytest.raises(BudgetError, match="ram_kb"):
         pj.compile(nn.Linear(4, 2), torch.ones(1, 4), constraints=bound)
+
+
+@pytest.mark.parametrize("name", ["main", "Check", "test", "2nd", "n\u00e9"])
+def test_a_name_that_files_or_symbols_cannot_have_is_refused(name):
+    with pytest.raises(InputError, match="name"):
+        pj.compile(nn.Linear(4, 2), torch.ones(1, 4), name=name)
 
 
 def test_a_missing_compiler_says_what_to_install(monkeypatch):
@@ -352,6 +359,19 @@ def test_numbers_become_truth_values_by_comparison_with_zero():
     network = Calls(lambda x: (x.bool(), torch.bitwise_xor(x > 0, x > 1)))
     x = torch.tensor([[-2.5, 0.0, 0.25, 300.0]])
     assert max(differences(network.eval(), (x,))) == 0
+
+
+def test_bytes_become_truth_values_by_comparison_with_zero():
+    network = Calls(lambda i: i.bool().float())
+    x = torch.tensor([[0, 1, 2, 200]], dtype=torch.uint8)
+    assert max(differences(network.eval(), (x,))) == 0
+
+
+def test_weights_that_are_not_finite_are_not_measured_in_c():
+    network = nn.Linear(4, 2)
+    torch.nn.init.constant_(network.weight, float("nan"))
+    with pytest.raises(InputError, match="'weight' holds 8 of 8"):
+        pj.measure(network, torch.ones(1, 4), runtime="c", n=1)
 
 
 def test_bits_of_whole_numbers_are_refused():

@@ -316,6 +316,16 @@ def test_a_misaligned_arena_is_caught_in_debug_builds(tmp_path):
         emulator.run(HOST, built)
 
 
+def test_inputs_of_different_batches_are_refused():
+    b = Builder(0, (4, 4, 4))
+    other = b.tensor((4, 4, 4))
+    b.add(b.input, other)
+    program = compile_integers(replace(b.net(), inputs=(b.input, other)))
+    x = np.zeros((3, 4, 4, 4), np.float32)
+    with pytest.raises(InputError, match=r"batches of \[2, 3\]"):
+        program(x[:2], x)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

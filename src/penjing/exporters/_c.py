@@ -28,6 +28,8 @@ TOLERANCE = 1e-4
 
 ROUNDS = 2  # fresh inputs that are compared
 PIECES = 4  # of a stream that is compared
+_TAKEN = {"main", "check", "board", "bare", "stack", "all", "test", "clean", "install", "help"}
+"""Names of files beside a program, and of targets that make and CMake keep for themselves."""
 
 
 def compile_checked(
@@ -121,10 +123,15 @@ def c_name(text: str) -> str:
     """A prefix for a program.
 
     Raises:
-        InputError: It is no C identifier.
+        InputError: It is no C identifier, or files and targets around the program are called so.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*", text):
+    if not re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII):
         raise InputError(f"{text!r} is no name in C; use letters, digits and underscores")
+    if text.lower() in _TAKEN:
+        raise InputError(
+            f"{text!r} is what something around a program is called, such as main.c, check.h or "
+            f"CMake's test; give another name, such as 'net_{text}'"
+        )
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 
 from torch import nn
@@ -163,7 +163,8 @@ def _device(target: Target, constraints: Mapping[str, float]) -> Target:
             raise BudgetError(
                 f"no constraint of a program is called {name!r}; known are {', '.join(has)}"
             )
-        if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not bound > 0:
+        number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
+        if not number or not isfinite(bound) or bound <= 0:
             raise BudgetError(f"constraint {name!r} is {bound!r}; give a positive number of kB")
     bytes_of = {
         name: limit if name not in constraints else int(min(KIB * constraints[name], limit or inf))

@@ -33,6 +33,7 @@ from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.quantize import quantized_figures
+from penjing.verbs.soundness import check_finite
 
 
 @arguments_checked
@@ -69,9 +70,13 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
 
     Raises:
         UnavailableError: `device` was given.
-        StrategyError: An unknown runtime, or one that does not time against another network.
-        InputError: The network does not run on `example_inputs`, or `batch` is not what it takes.
+        StrategyError: An unknown runtime, one that does not time against another network, or
+            several threads for an integer program.
+        InputError: The network does not run on `example_inputs`, or `batch` is not what it takes;
+            with `runtime="c"` also weights that are NaN or infinite.
         CaptureError: The network does not export.
+        ExportError: With `runtime="c"`, an op that cannot be compiled.
+        MissingDependencyError: With `runtime="c"`, no C compiler.
         VerificationError: The exported file computes something else.
 
     Example:
@@ -198,6 +203,7 @@ def _compiled(model: nn.Module, example_inputs: Example, timing: Timing, latency
         program = compile_quantized(model.network, HOST, "latency")
         memory = "arena of the C program, inputs and outputs in it, one sample after the other"
     else:
+        check_finite(model)
         settings = Settings(threads=timing.threads)
         program = compile_checked(model, example_inputs, settings, timing.batch)
         memory = f"arena, inputs and outputs of the C program, batch {timing.batch}"

@@ -204,11 +204,15 @@ class IntegerProgram:
             float32 tensors where tensors were given, else arrays.
 
         Raises:
-            InputError: An input has another shape or dtype, or values that are not numbers.
+            InputError: An input has another shape, batch or dtype, or values that are not numbers.
         """
         if len(inputs) != len(self.net.inputs):
             raise InputError(f"{len(self.net.inputs)} inputs are wanted, {len(inputs)} were given")
-        results = self.run(*(self._checked(n, x) for n, x in enumerate(inputs)))
+        integers = [self._checked(n, x) for n, x in enumerate(inputs)]
+        batches = [len(x) for x in integers]
+        if len(set(batches)) > 1:
+            raise InputError(f"the inputs have batches of {batches}; all must have as many samples")
+        results = self.run(*integers)
         wanted = [self.net.tensors[name] for name in self.net.outputs]
         found: list[Any] = [
             t.dequantize(t.restore(r)) for t, r in zip(wanted, results, strict=True)

@@ -100,7 +100,8 @@ def _pads(op: Op, rank: int) -> tuple[tuple[int, int], ...]:
 def _same(trace: Trace, op: Op) -> Value:
     """Ops that give their input back."""
     x = trace.hold(op.get("self", op.get("input")))
-    if op.results[0].dtype == torch.bool and x.dtype != "u8":
+    was = op.node.all_input_nodes[0].meta["val"].dtype  # the net's bytes are numbers or truth
+    if op.results[0].dtype == torch.bool != was:
         return trace.add("map", op, [x], expression=("ne", ("input", 0), ("constant", 0.0)))
     if trace.tensors[x.name].shape == op.shape and x.dtype == trace_dtype(op):
         return x
