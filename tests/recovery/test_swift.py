@@ -26,6 +26,18 @@ class Residual(nn.Module):
         return self.last((x + self.norms[1](self.second(x)))[:, :, ::2, ::2].relu().flatten(1))
 
 
+class Strided(nn.Module):
+    """A view that counts in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3)
+
+    def forward(self, x):
+        x = self.first(x).contiguous()
+        return x.as_strided((x.shape[0], 6, 49), (294, 49, 1)).mean(2)
+
+
 @pytest.fixture(scope="module")
 def program():
     torch.manual_seed(0)
@@ -85,6 +97,21 @@ def test_values_behind_a_folded_norm_are_told(program):
 
 
 def test_a_network_in_double_precision_stays_in_it(program):
-    double = replace(program, tensors={n: t.double() for n, t in program.tensors.items()})
+    tensors = {name: tensor.double() for name, tensor in program.tensors.items()}
+    double = replace(program, tensors=tensors, example=[v.double() for v in program.example])
     (given,), _ = Swift(double, False).run([X.double()])
     torch.testing.assert_close(given, double.run([X.double()])[0])
+
+
+def test_views_that_count_in_memory_read_what_they_did():
+    torch.manual_seed(0)
+    program = capture(Strided().eval().requires_grad_(False), X[:2])
+    (given,), _ = Swift(program, bfloat16=False).run([X])
+    torch.testing.assert_close(given, program.run([X])[0])
+
+
+def test_parameters_are_left_without_hooks():
+    swift = Swift(capture(nn.Conv2d(3, 6, 3).eval(), X[:2]), bfloat16=False)
+    weight = swift.laid(torch.randn(6, 3, 3, 3)).requires_grad_()
+    swift.run([X], (), {"weight": weight})
+    assert not weight._backward_hooks

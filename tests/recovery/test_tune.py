@@ -1,5 +1,6 @@
 """Tuning brings a changed network nearer, keeps zeros, and is dropped where it does not help."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -74,6 +75,59 @@ def test_a_network_that_is_right_already_is_left_alone():
     program = capture(make(), X[:2])
     new, row = tune(Valued(program, program), SEEN, HELD, QUICK)
     assert (new, row.reason) == ({}, "tuning brought held-out samples no nearer")
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x).relu()).relu())
+
+
+def test_a_weight_of_two_layers_stays_one():
+    torch.manual_seed(0)
+    program = capture(Tied().eval(), X[:2])
+    weight = program.tensors["first.weight"].detach()
+    moved = weight + 0.2 * weight.std() * torch.randn_like(weight)
+    tensors = {**program.tensors, "first.weight": moved, "second.weight": moved}
+    new, _ = tune(Valued(program, replace(program, tensors=tensors)), SEEN, HELD, QUICK)
+    assert torch.equal(new["first.weight"], new["second.weight"])
+
+
+class Summing(nn.Module):
+    """An op that takes one dtype only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        sums = torch.zeros(x.shape[0], 8, device=x.device)
+        return self.last(sums.index_add(1, torch.arange(8) // 2, self.first(x)))
+
+
+def summing():
+    torch.manual_seed(0)
+    program = capture(Summing().eval(), X[:2])
+    tensors = {name: 1.1 * tensor.detach() for name, tensor in program.tensors.items()}
+    return Valued(program, replace(program, tensors=tensors))
+
+
+def test_a_network_that_does_not_run_in_bfloat16_is_tuned_without(monkeypatch):
+    module = sys.modules["penjing.recovery.tune"]  # the function hides it
+    monkeypatch.setattr(module, "multiplies_bfloat16", lambda _: True)
+    _, row = tune(summing(), SEEN, HELD, QUICK)
+    assert row.error_after < row.error_before
+
+
+def test_bfloat16_that_a_network_does_not_run_in_is_refused():
+    with pytest.raises(StrategyError, match=r"does not run in precision 'bf16': index_add"):
+        tune(summing(), SEEN, HELD, replace(QUICK, precision="bf16"))
 
 
 def test_the_same_seed_gives_the_same_values():

@@ -18,8 +18,9 @@ from torch import Tensor
 from penjing.errors import StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.capture import Program
+from penjing.graph.form import identity
 from penjing.recovery.reconstruct import Changed, Reconstruct, loses_rows
-from penjing.recovery.swift import Swift, compact, multiplies_bfloat16
+from penjing.recovery.swift import Swift, multiplies_bfloat16
 from penjing.statistics.grams import layers
 from penjing.statistics.outlets import outlets
 from penjing.statistics.stream import Samples
@@ -56,8 +57,8 @@ class Tune:
         augment: Changes the inputs of one call at random, such as flips where they are natural;
             None changes nothing. It must draw from torch's own random state.
         precision: "bf16" computes products in bfloat16, "fp32" does not; None is "bf16" on
-            processors that multiply in it. The parameters and what held-out samples say of them
-            are in the network's own precision either way.
+            processors that multiply in it, for networks that run in it. The parameters and what
+            held-out samples say of them are in the network's own precision either way.
         minutes: Wall-clock limit; the steps that were done by then count.
         seed: Of the order of samples and of `augment`.
 
@@ -109,6 +110,9 @@ def tune(
         New values by qualified name, none where held-out samples did not come nearer; and a row
         whose errors are those of the outputs on held-out samples.
 
+    Raises:
+        StrategyError: The network does not run in the precision that was asked for.
+
     Source:
         Nahshan et al. 2021 (AdaPrune, end to end) and Hinton et al. 2015, arXiv:1503.02531, on
         unlabelled data; squared error of outputs after Kim et al. 2021, arXiv:2105.08919. Features
@@ -129,15 +133,10 @@ class _Tuning:
         self.held = _joined(changed.program, held)
         self.samples, self.held_samples = calibration.samples, held.samples
         program = changed.program
-        self.values = {
-            name: compact(tensor.detach()).clone().requires_grad_(tensor.is_floating_point())
-            for name, tensor in program.tensors.items()
-            if name in program.parameters
-        }
+        self.dense, self.swift = _swift(changed, settings.precision)
+        self.values = _values(changed, self.swift)
         zeros = {name: t == 0 for name, t in self.values.items() if t.dim() > 1}
         self.zeros = {name: zero for name, zero in zeros.items() if bool(zero.any())}
-        bfloat16 = _bfloat16(settings.precision, program)
-        self.dense, self.swift = Swift(changed.dense, bfloat16), Swift(program, bfloat16)
         unlike = self.dense.layers ^ self.swift.layers
         features = _features(changed.dense) if settings.features else ()
         self.features = [f for f in features if f not in unlike and not loses_rows(changed, f)]
@@ -151,7 +150,7 @@ class _Tuning:
         steps, began = self.settings.steps, time.perf_counter()
         before = least = self._held_error()
         best: dict[str, Tensor] = {}
-        tuned = [t for t in self.values.values() if t.requires_grad]
+        tuned = list(dict.fromkeys(t for t in self.values.values() if t.requires_grad))
         optimizer = torch.optim.Adam(tuned, lr=self.lr, fused=True)
         ended = False
         for step, chosen in enumerate(self._batches(steps), 1):
@@ -256,12 +255,38 @@ class _Tuning:
         return {name: share / _variance(value) for name, value in wanted.items()}
 
 
-def _bfloat16(precision: Precision | None, program: Program) -> bool:
-    """Whether to compute products in bfloat16: as asked for, else where that is faster."""
-    if precision is not None:
-        return precision == "bf16"
-    device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
-    return multiplies_bfloat16(device)
+def _swift(changed: Changed, precision: Precision | None) -> tuple[Swift, Swift]:
+    """Both networks for gradient steps: in bfloat16 as asked for, else where it is faster and runs.
+
+    Raises:
+        StrategyError: The network does not run in the bfloat16 that was asked for.
+    """
+    device = next((t.device for t in changed.program.tensors.values()), torch.device("cpu"))
+    if precision == "bf16" or (precision is None and multiplies_bfloat16(device)):
+        pair = Swift(changed.dense, bfloat16=True), Swift(changed.program, bfloat16=True)
+        refusal = pair[0].refusal() or pair[1].refusal()
+        if not refusal:
+            return pair
+        if precision is not None:
+            raise StrategyError(
+                f"tune: the network does not run in precision 'bf16': {refusal}; give 'fp32'"
+            )
+    return Swift(changed.dense, bfloat16=False), Swift(changed.program, bfloat16=False)
+
+
+def _values(changed: Changed, swift: Swift) -> dict[str, Tensor]:
+    """The parameters to tune, by name; the names of one tensor share it."""
+    made: dict[tuple[object, ...], Tensor] = {}
+    values: dict[str, Tensor] = {}
+    for name, tensor in changed.program.tensors.items():
+        if name not in changed.program.parameters:
+            continue
+        key = identity(changed.dense.tensors.get(name, tensor))
+        if key not in made or not torch.equal(made[key], tensor):
+            fresh: Tensor = swift.laid(tensor.detach()).clone()
+            made[key] = fresh.requires_grad_(tensor.is_floating_point())
+        values[name] = made[key]
+    return values
 
 
 def _features(program: Program) -> tuple[str, ...]:
