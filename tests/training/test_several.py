@@ -1,6 +1,7 @@
 """Several tasks on one trunk, trained together in the one loop."""
 
 import copy
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -258,6 +259,34 @@ def test_the_best_epoch_is_that_of_the_least_worst_drop(more, best):
     assert fit(Heads(), scripted(**more), settings(keep="best")).kept_epoch == best
 
 
+def of(accuracy, error):
+    return {"kind accuracy": accuracy, "size error": error}
+
+
+@pytest.mark.parametrize(
+    ("more", "figures"),
+    [
+        ({"weights": {"kind": math.inf}}, [of(0.5, 0.9), of(0.4, 0.1), of(0.8, 0.4)]),
+        ({}, [of(math.nan, 0.9), of(0.5, 0.9), of(0.6, 0.9)]),
+        ({"reference": of(math.nan, 0.9)}, [of(0.5, 0.9), of(0.4, 0.9), of(0.6, 0.9)]),
+    ],
+    ids=["a task that may not drop at all", "no number before training", "none in the reference"],
+)
+def test_the_last_of_three_networks_is_the_best(more, figures):
+    assert both(**more).best(figures) == 2
+
+
+def test_a_task_that_counts_nothing_has_no_limit():
+    assert both(weights={"size": 0.0}).limits(0.1) == {"kind accuracy": (0.1, True)}
+
+
+def test_a_task_that_no_figure_judges_learns_from_the_teacher():
+    unjudged = size(train=[X[:8]], test=[(X[48:], SIZE[48:])], loss=None, metrics=None)
+    tasks = {"kind": kind(test=[(X[48:], KIND[48:])]), "size": unjudged}
+    tuned = finetune(Heads(), tasks, teacher=Heads(1), epochs=1, progress=False)
+    assert len(tuned.report.data.epochs) == 1
+
+
 def test_patience_waits_for_a_smaller_worst_drop():
     tasks = scripted(reference={"kind accuracy": 0.9, "other accuracy": 0.9})
     result = fit(Heads(), tasks, settings(keep="best", patience=1))
@@ -356,6 +385,12 @@ def test_names_that_differ_are_refused():
         both(weights={"kind": -1})
     with pytest.raises(InputError, match="mixing is 'random'; it is 'proportion' or 'turns'"):
         both(mixing="random")
+    with pytest.raises(InputError, match="weights has 'much' for 'kind'; give a number"):
+        both(weights={"kind": "much"})
+    with pytest.raises(InputError, match="loss_weights is a list; give a dict"):
+        both(loss_weights=["kind"])
+    with pytest.raises(InputError, match="tasks is a list; give a dict"):
+        Tasks([kind(), size()])
     with pytest.raises(InputError, match="no loss for task 'size'"):
         fit(Heads(), both(), settings(), (Teacher(Heads(3), {"kind": Logits()}),))
 

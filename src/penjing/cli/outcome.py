@@ -47,7 +47,7 @@ def judged(pruned: Pruned, source: Source) -> Pruned:
     """The same with what the cut network keeps of the original's figures, where a task can say."""
     task = settled(one_or_several(source.task), source.model)
     known = [split for split in JUDGED if getattr(task, split) is not None]
-    if not known or not (task.metrics or task.loss):
+    if not known or not task.scores:
         return pruned
     rows = recovery(task, source.model, {"pruned": pruned.model})
     return replace(pruned, report=Report(replace(pruned.report.data, recovery=rows)))

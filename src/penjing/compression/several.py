@@ -48,11 +48,11 @@ def together(
             f"{sorted(several.tasks)}; give one for every task"
         )
     values = {name: parse({DROP: bound})[DROP].value for name, bound in bounds.items()}
-    if several.val is None:
+    if not several.judges:
         raise BudgetError(
-            "max_drop has a bound for every task, and the tasks have no validation data; without "
-            "it networks are compared by their agreement alone, so give Task(val=loader) or one "
-            "number"
+            "max_drop has a bound for every task, and not every task has validation data with "
+            "metrics or a loss; without them networks are compared by their agreement alone, so "
+            "give Task(val=loader, metrics=...) or one number"
         )
     loosest = max(values.values())
     weights = {

@@ -131,7 +131,7 @@ def _metrics(
     job: Job, chosen: Candidate, network: nn.Module, split: str
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
     bench, task = job.bench, job.bench.yardstick.task
-    if task is None or not (task.metrics or task.loss) or split == "held-out calibration":
+    if task is None or not task.scores or split == "held-out calibration":
         return {}, {}
     if split == "val" and bench.yardstick.held_out is None:
         return job.original.data.metrics_after, chosen.data.metrics_after

@@ -92,7 +92,7 @@ def divide(
     Raises:
         InputError: There are too few samples to hold any out.
     """
-    if task is not None and task.val is not None and (task.metrics or task.loss):
+    if task is not None and task.judges:
         return calibration, None
     if calibration.samples < 2:
         raise InputError(

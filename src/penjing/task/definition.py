@@ -147,9 +147,14 @@ class Task:
         return self.headline
 
     @property
+    def scores(self) -> bool:
+        """Whether there are figures: metrics or a loss."""
+        return bool(self.metrics) or self.loss is not None
+
+    @property
     def judges(self) -> bool:
         """Whether networks can be judged on validation data."""
-        return self.val is not None and bool(self.metrics or self.loss)
+        return self.val is not None and self.scores
 
     def best(self, figures: Sequence[Mapping[str, float]]) -> int:
         """Which of several networks is best by the headline figure; the first of equal ones.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from statistics import fmean
 from typing import Any, get_args
 
@@ -50,6 +51,10 @@ class Tasks:
     reference: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tasks, Mapping):
+            raise InputError(
+                f"tasks is a {type(self.tasks).__name__}; give a dict from name to Task"
+            )
         for name, task in self.tasks.items():
             if not isinstance(task, Task):
                 raise InputError(f"task {name!r} is a {type(task).__name__}; give a Task")
@@ -64,12 +69,17 @@ class Tasks:
 
     def _check_weights(self, argument: str) -> None:
         weights = getattr(self, argument)
+        if not isinstance(weights, Mapping):
+            raise InputError(
+                f"{argument} is a {type(weights).__name__}; give a dict from name to number"
+            )
         if unknown := sorted(set(weights) - set(self.tasks)):
             raise InputError(
                 f"{argument} has {unknown[0]!r}, the tasks are {', '.join(sorted(self.tasks))}"
             )
         for name, weight in weights.items():
-            if not weight >= 0 or (argument == "loss_weights" and math.isinf(weight)):
+            number = isinstance(weight, Real) and weight >= 0
+            if not number or (argument == "loss_weights" and math.isinf(weight)):
                 raise InputError(
                     f"{argument} has {weight!r} for {name!r}; give a number, 0 or more"
                 )
@@ -230,14 +240,24 @@ class Tasks:
         return found
 
     @property
+    def scores(self) -> bool:
+        """Whether every task has figures: metrics or a loss."""
+        return all(task.scores for task in self.tasks.values())
+
+    @property
     def judges(self) -> bool:
         """Whether networks can be judged on validation data."""
-        return self.val is not None and all(task.judges for task in self.tasks.values())
+        return self.val is not None and self.scores
 
     @property
     def goal(self) -> str:
         """What is best in the best epoch, in words."""
-        return "worst drop of the tasks" if self.reference else "mean drop of the tasks"
+        return f"{'worst' if self._has_reference else 'mean'} drop of the tasks"
+
+    @property
+    def _has_reference(self) -> bool:
+        """Whether there are figures that a drop can be against: none of them is NaN."""
+        return bool(self.reference) and self.undefined(self.reference) is None
 
     def best(self, figures: Sequence[Mapping[str, float]]) -> int:
         """Which of several networks is best; the first of equal ones.
@@ -247,18 +267,21 @@ class Tasks:
 
         Returns:
             Index of the one whose worst drop against `reference` is least; without a reference,
-            of the one whose mean drop is.
+            of the one whose mean drop is. Figures that are NaN lose to all others.
         """
-        if self.reference:
+        if self._has_reference:
             falls = [self.drop(self.reference, one) for one in figures]
         else:
-            falls = [fmean(self._weighed_drops(figures[0], one)) for one in figures]
+            start = next((one for one in figures if not self.undefined(one)), figures[0])
+            falls = [self._mean_drop(start, one) for one in figures]
         return min(range(len(falls)), key=lambda i: (math.isnan(falls[i]), falls[i]))
 
     def undefined(self, figures: Mapping[str, float]) -> str | None:
         """Name of a headline figure that is NaN."""
+        if not figures:
+            return None
         names = [_figure(name, task.headline) for name, task in self.tasks.items()]
-        return next((n for n in names if figures and math.isnan(figures[n])), None)
+        return next((name for name in names if math.isnan(figures[name])), None)
 
     def drops(self, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
         """How much worse each task's first figure is, absolute.
@@ -279,6 +302,11 @@ class Tasks:
         weighed = self._weighed_drops(before, after)
         return math.nan if any(map(math.isnan, weighed)) else max(weighed)
 
+    def _mean_drop(self, before: Mapping[str, float], after: Mapping[str, float]) -> float:
+        """The mean over the tasks; one that may not drop at all adds nothing while it does not."""
+        weighed = self._weighed_drops(before, after)
+        return fmean(0.0 if fall == -math.inf else fall for fall in weighed)
+
     def _weighed_drops(
         self, before: Mapping[str, float], after: Mapping[str, float]
     ) -> list[float]:
@@ -298,11 +326,13 @@ class Tasks:
             bound: On what `drop` gives.
 
         Returns:
-            Figure -> its own bound, and whether higher is better.
+            Figure -> its own bound, and whether higher is better; nothing of a task that counts 0.
         """
+        weights = {name: self.weights.get(name, 1.0) for name in self.tasks}
         return {
-            _figure(name, task.headline): (bound / self.weights.get(name, 1.0), task.maximise)
+            _figure(name, task.headline): (bound / weights[name], task.maximise)
             for name, task in self.tasks.items()
+            if weights[name]
         }
 
     def calibration(self, limit: int | None = CALIBRATION_SAMPLES, seed: int = 0) -> Calibration:

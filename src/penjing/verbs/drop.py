@@ -121,7 +121,7 @@ class Referee:
     def labelled(self) -> bool:
         """Whether it looks at labels."""
         task = self.task
-        return task is not None and task.val is not None and bool(task.metrics or task.loss)
+        return task is not None and task.judges
 
     def __call__(self, network: QuantizedNetwork) -> float:
         """The drop, 0 or less where nothing is lost."""

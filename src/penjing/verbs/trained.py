@@ -99,7 +99,7 @@ class Trained:
         return "val" if self.task.val is not None else None
 
     def _metrics(self, split: Split | None) -> tuple[dict[str, float], dict[str, float]]:
-        if split != "test" or not (self.task.metrics or self.task.loss):
+        if split != "test" or not self.task.scores:
             return self.result.metrics_before, self.result.metrics_after
         return self.task.evaluate(self.before, "test"), self.task.evaluate(self.after, "test")
 
