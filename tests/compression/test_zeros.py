@@ -117,6 +117,8 @@ def test_zeros_that_gain_nothing_are_refused(monkeypatch):
         fit(runtime="onnxruntime", scope=scope)
     with pytest.raises(StrategyError, match="nothing that is bounded gains by zeros"):
         fit({"macs": "50%"}, scope=scope)
+    with pytest.raises(StrategyError, match=r"scope is \['weights'\] alone; zeros without a cut"):
+        fit(scope="weights")
     with pytest.raises(StrategyError, match="runtime is 'tflite'; known are onnxruntime, c"):
         fit(runtime="tflite")
 

@@ -223,6 +223,17 @@ def test_every_step_of_a_recovery_is_drawn_once_for_each_split(full):
     assert "fine-tuned on test: 93.02 % (0.996 of it)" in drawn
 
 
+def test_a_split_looks_alike_in_every_drawing_of_a_recovery():
+    rows = (
+        Recovered("cut", "held-out calibration", "agreement", 1.0, 1.0, 0.8),
+        Recovered("cut", "test", "accuracy", 0.9, 0.9, 0.8),
+    )
+    drawn = page(ReportData("compress", "", recovery=rows)).split('id="recovery"')[1]
+    of_accuracy = drawn.split("</figure>")[1]  # of test data alone, the second split
+    assert 'class="line"' not in of_accuracy
+    assert of_accuracy.count('class="line second"') == 2  # in the drawing and in its legend
+
+
 def test_a_step_without_a_finite_figure_stays_in_the_table(full):
     broken = dataclasses.replace(full.recovery[0], after=float("nan"))
     text = page(dataclasses.replace(full, recovery=(broken, *full.recovery[1:])))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from penjing.distillation import Logits
+from penjing.distillation import Logits, Regression
 from penjing.errors import CheckpointError, InputError, StrategyError
 from penjing.task import Task, Tasks
 from penjing.task.mixing import order
@@ -393,6 +393,30 @@ def test_names_that_differ_are_refused():
         Tasks([kind(), size()])
     with pytest.raises(InputError, match="no loss for task 'size'"):
         fit(Heads(), both(), settings(), (Teacher(Heads(3), {"kind": Logits()}),))
+    losses = {"kind": Logits(), "size": Logits(kind="values"), "sizes": Logits()}
+    with pytest.raises(InputError, match="a loss for 'sizes', the tasks are 'kind', 'size'"):
+        fit(Heads(), both(), settings(), (Teacher(Heads(3), losses),))
+
+
+class Branched(nn.Module):
+    """A layer of its own for one of two tasks."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.own = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.left, self.right = nn.Linear(4, 2), nn.Linear(8, 1)
+
+    def forward(self, x, which=""):
+        seen = self.trunk(x)
+        return self.right(seen) if which == "size" else self.left(self.own(seen))
+
+
+def test_layers_of_one_task_are_compared_for_that_task_alone():
+    one = size(forward=lambda model, inputs: model(inputs, "size").squeeze(1))
+    tasks = Tasks({"size": one, "kind": kind(forward=None)})
+    losses = {"kind": Regression(), "size": Logits(kind="values")}
+    teacher = Teacher(Branched(), losses, {"own": "own"})
+    assert fit(Branched(), tasks, settings(), (teacher,)).steps
 
 
 def test_a_teacher_without_losses_for_a_task_is_refused():

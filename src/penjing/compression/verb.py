@@ -282,7 +282,8 @@ def _choices(options: PruneOptions, bounds: Mapping[str, Bound], seed: int) -> C
     if "latency_ms" in bounds and given.get("round_to") is None:
         given["round_to"] = RUNTIME_CHANNELS
     scope = given.get("scope", ("inner", "residual"))
-    given["scope"] = frozenset({scope} if isinstance(scope, str) else scope) - {WEIGHTS}
+    scope = frozenset({scope} if isinstance(scope, str) else scope)
+    given["scope"] = scope - {WEIGHTS} or scope  # alone they are refused
     if BITS in given["scope"]:
         raise StrategyError(
             f"scope holds {BITS!r}, and compress returns networks in floats; choose bits by "

@@ -37,6 +37,11 @@ def headlines(rows: Sequence[Recovered]) -> list[str]:
     return metrics or figures(rows)
 
 
+def splits(rows: Sequence[Recovered], figure: str | None = None) -> list[str]:
+    """Names of all splits in their order, or of those that a figure has values on."""
+    return list(dict.fromkeys(r.split for r in rows if figure in (None, r.figure)))
+
+
 def chains(rows: Sequence[Recovered], figure: str) -> dict[str, list[tuple[str, float]]]:
     """Every split's values of one figure, from the original through the steps."""
     found: dict[str, list[tuple[str, float]]] = {}
@@ -83,8 +88,10 @@ def drawing(rows: Sequence[Recovered], figure: str) -> Markup | None:
         draw(root, "text", _tick(figure, tick), x=left - 10, y=py + 4, **attributes)
     draw(root, "text", figure, x=2, y=15, class_="title")
     _names(root, max(shown.values(), key=len), left)
-    for place, (split, chain) in enumerate(shown.items()):
-        _line(root, figure, split, chain, (left, up, "" if place == 0 else " second"))
+    places = splits(rows)  # a split looks alike in every drawing
+    for split, chain in shown.items():
+        kind = "" if split == places[0] else " second"
+        _line(root, figure, split, chain, (left, up, kind))
     return markup(root)
 
 

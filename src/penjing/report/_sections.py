@@ -372,8 +372,12 @@ def _curve(name: str, values: list[float]) -> Drawing | None:
 
 def _recovery(data: ReportData) -> Section:
     names = recovered.figures(data.recovery)[:CURVES]
-    splits = list(dict.fromkeys(row.split for row in data.recovery))
-    legend = tuple((recovered.key(place), split) for place, split in enumerate(splits))
+    keys = {s: recovered.key(place) for place, s in enumerate(recovered.splits(data.recovery))}
+
+    def legend(figure: str) -> tuple[tuple[Markup, str], ...]:
+        signs = tuple((keys[split], split) for split in recovered.splits(data.recovery, figure))
+        return signs if len(keys) > 1 else ()
+
     lead = "What every step keeps of the original: at a ratio of 1 the figure is the original's."
     drawn = ((name, recovered.drawing(data.recovery, name)) for name in names)
     return Section(
@@ -381,7 +385,7 @@ def _recovery(data: ReportData) -> Section:
         title="What is recovered",
         lead=(lead,),
         drawings=tuple(
-            Drawing(made, f"{name.capitalize()} by step.", legend if len(splits) > 1 else ())
+            Drawing(made, f"{name.capitalize()} by step.", legend(name))
             for name, made in drawn
             if made is not None
         ),

@@ -166,6 +166,10 @@ class Listener:
         self.tensors.clear()
         return taken
 
+    def forget(self) -> None:
+        """Forget what was kept, where nobody takes it."""
+        self.tensors.clear()
+
     def close(self) -> None:
         """Leave the model as it was."""
         for hook in self._hooks:

@@ -65,11 +65,17 @@ class Teacher(Callback):
                 f"the teacher has no loss for task {missing[0]!r}; it has losses for "
                 f"{', '.join(map(repr, self.losses))}"
             )
-        if not any(loss.of_features for losses in self.losses.values() for loss in losses):
+        if unknown := sorted(set(self.losses) - set(run.task.parts) - {""}):
+            raise InputError(
+                f"the teacher has a loss for {unknown[0]!r}, the tasks are "
+                f"{', '.join(map(repr, run.task.parts))}"
+            )
+        listened = [task for name, task in run.task.parts.items() if self._listens(name)]
+        if not listened:
             return
-        self.matched = self.layers or match(run.model, self.model, run.task.first)
+        self.matched = self.layers or match(run.model, self.model, listened[0])
         sides = ((run.model, tuple(self.matched)), (self.model, tuple(self.matched.values())))
-        dims = [batch_dims_of(*side, run.task.first) for side in sides]
+        dims = [batch_dims_of(*side, listened[0]) for side in sides]
         self._listeners = tuple(
             Listener(*side, found) for side, found in zip(sides, dims, strict=True)
         )
@@ -78,11 +84,27 @@ class Teacher(Callback):
         """The task's loss and the teacher's; the teacher's alone without labels."""
         with evaluating(self.model), torch.no_grad():
             outputs = run.part.predict(self.model, run.inputs)
-        features = [listener.take() for listener in self._listeners]
-        for term in self.losses.get(run.of) or self.losses[""]:
+        features = self._features(wanted=self._listens(run.of))
+        for term in self._terms(run.of):
             mine, theirs = features if term.of_features else (run.outputs, outputs)
             loss = term(mine, theirs, loss)
         return loss
+
+    def _terms(self, name: str) -> tuple[Distillation, ...]:
+        """The losses of a task."""
+        return self.losses.get(name) or self.losses[""]
+
+    def _listens(self, name: str) -> bool:
+        """Whether a loss of a task compares inner tensors."""
+        return any(term.of_features for term in self._terms(name))
+
+    def _features(self, *, wanted: bool) -> list[tuple[Tensor, ...]]:
+        """Inner tensors of student and teacher; other layers may run for other tasks."""
+        if wanted:
+            return [listener.take() for listener in self._listeners]
+        for listener in self._listeners:
+            listener.forget()
+        return []
 
     def on_close(self, run: Run, /) -> None:  # noqa: ARG002 - a hook
         """Leave both networks without hooks."""
