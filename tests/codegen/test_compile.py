@@ -355,6 +355,17 @@ def test_a_dimension_that_only_the_data_decides_is_named():
         pj.compile(network.eval(), torch.randn(2, 5))
 
 
+@pytest.mark.parametrize(
+    "select",
+    [lambda x, m: x[:, m], lambda x, m: x[:, m.nonzero().squeeze(1)]],
+    ids=["mask", "places"],
+)
+def test_what_is_stored_may_select(select):
+    mask = torch.tensor([True, False, True, True])
+    network = Calls(lambda x: select(x, mask) * 2)
+    assert max(differences(network.eval(), (torch.randn(2, 4),))) < 1e-6
+
+
 def test_numbers_become_truth_values_by_comparison_with_zero():
     network = Calls(lambda x: (x.bool(), torch.bitwise_xor(x > 0, x > 1)))
     x = torch.tensor([[-2.5, 0.0, 0.25, 300.0]])

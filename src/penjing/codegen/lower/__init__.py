@@ -30,7 +30,7 @@ from penjing.codegen.lower import (
 from penjing.codegen.lower.trace import DTYPES, Op, Rule, Trace, Value, identifier
 from penjing.errors import InputError
 from penjing.graph.call import op_name
-from penjing.graph.capture import Program, describe, is_hinted
+from penjing.graph.capture import Program, describe, is_hinted, unbacked
 
 __all__ = ["lower"]
 
@@ -86,6 +86,7 @@ class _Walk:
         self.program = program
         self.trace = Trace()
         self.real: dict[fx.Node, Any] = {}
+        self.settled: set[Any] = set()  # symbols of sizes that stored tensors decide
         self.made: dict[fx.Node, Any] = {}
         self.dying = _last_readers(program.graph)
 
@@ -127,6 +128,7 @@ class _Walk:
         reads = [self.made.get(n) for n in node.all_input_nodes]
         if not any(_is_live(value) for value in reads):
             self.made[node] = pytree.tree_map(_constant, result)
+            self.settled |= {symbol for _, symbols in _undecided(node) for symbol in symbols}
             return
         if not any(isinstance(v, TorchTensor) for v in pytree.tree_leaves(result)):
             self.made[node] = result
@@ -137,17 +139,26 @@ class _Walk:
         flat = [v for v in pytree.tree_leaves(result) if isinstance(v, TorchTensor)]
         op = Op(node, self._arguments(node), tuple(flat), self._source(node))
         rule = RULES.get(op_name(node))
-        undecided = _undecided(node)
-        if undecided:
-            op.refuse(
-                f"whose dimension {undecided[0]} only the data gives a size: make it the same for "
-                "all inputs, such as by a mask in place of a selection"
-            )
+        self._check_sizes(op)
         if rule is None or not isinstance(node.target, torch._ops.OpOverload):
             op.refuse()
         made = rule(self.trace, op)
         self._count_zeros(pytree.tree_leaves(made), flat)
         return made
+
+    def _check_sizes(self, op: Op) -> None:
+        """Refuse a size that depends on the inputs; what is stored may select."""
+        chosen_by = [v for name, v in op.arguments.items() if name != "self"]
+        selects = [v for v in pytree.tree_leaves(chosen_by) if isinstance(v, Value)]
+        fixed = bool(selects) and not any(map(_is_live, selects))
+        for dim, symbols in _undecided(op.node):
+            if fixed:
+                self.settled |= symbols
+            if not symbols <= self.settled:
+                op.refuse(
+                    f"whose dimension {dim} only the data gives a size: make it the same for "
+                    "all inputs, such as by a mask in place of a selection"
+                )
 
     def _count_zeros(self, made: Sequence[Any], real: Sequence[TorchTensor]) -> None:
         for value, result in zip(made, real, strict=False):
@@ -191,10 +202,10 @@ class _Walk:
         ]
 
 
-def _undecided(node: fx.Node) -> list[int]:
-    """Dimensions of a result that shapes of the inputs do not tell."""
+def _undecided(node: fx.Node) -> list[tuple[int, set[Any]]]:
+    """Dimensions of a result that shapes of the inputs do not tell, and the symbols in them."""
     return [
-        dim
+        (dim, unbacked(size))  # type: ignore[arg-type] # numbers are hinted
         for value in pytree.tree_leaves(node.meta.get("val"))
         if isinstance(value, TorchTensor)
         for dim, size in enumerate(value.shape)
