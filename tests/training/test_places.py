@@ -27,6 +27,17 @@ def form() -> nn.Module:
     return graph_form(capture(make("residual_a"), X[:2]))
 
 
+class Twice(nn.Module):
+    """Two graph forms beside each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([form(), form()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part(x) for part in self.parts])
+
+
 def heard(model: nn.Module, names: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
     listener = Listener(model, names)
     model(X)
@@ -81,6 +92,11 @@ def test_two_teachers_listen_to_one_graph_form(pruned):
     teachers = [Teacher(make("residual_a", seed), AttentionTransfer()) for seed in (0, 1)]
     fitted = fit(pruned, TASK, Fit(epochs=2, lr=0.01, progress=False), [Teachers(teachers)])
     assert fitted.epochs[-1].loss < fitted.epochs[0].loss
+
+
+def test_forms_that_are_parts_of_a_network_are_places():
+    (value,) = heard(Twice(), ("parts.1",))
+    torch.testing.assert_close(value, make("residual_a")(X))
 
 
 def test_a_place_that_does_not_exist_is_named_with_its_neighbours(pruned):

@@ -3,6 +3,7 @@
 A network of a class has its modules. A graph form calls ops instead, and its modules are empty: its
 places are the values that were the outputs of modules before, under the names of those, or all of
 its values, by the names of its nodes, where none are known (a graph form that was captured anew).
+Graph forms that are parts of a network, as gates that were loaded are, are places themselves too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Places:
         self._posts: list[tuple[fx.GraphModule, fx.Node]] = []
         forms = _forms(model)
         for name, module in model.named_modules():
-            if name and not any(_under(name, form) for form in forms):
+            whole = name in forms and len(forms) == 1
+            if name and not whole and not any(_under(name, form) for form in forms):
                 self.modules[name] = module
         for prefix, form in forms.items():
             before = f"{prefix}." if prefix and len(forms) > 1 else ""
@@ -74,7 +76,7 @@ def _forms(model: nn.Module) -> dict[str, fx.GraphModule]:
 
 
 def _under(name: str, form: str) -> bool:
-    return not form or name == form or name.startswith(f"{form}.")
+    return not form or name.startswith(f"{form}.")
 
 
 def _values(form: fx.GraphModule) -> dict[str, fx.Node]:
