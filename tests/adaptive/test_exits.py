@@ -379,6 +379,36 @@ def test_one_file_with_conditions_does_what_the_network_does(quick, exported):
         np.testing.assert_allclose(said[0], scores.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def sure():
+    """A float16 network with an exit that is sure of many samples."""
+    made = pj.early_exits(deep().half(), VECTORS.half(), exits=1).model
+    with torch.no_grad():
+        made.heads[0].weight.mul_(40)
+    return made
+
+
+@pytest.mark.parametrize("max_drop", [0.2, 0.4])
+def test_in_float16_as_many_leave_as_were_calibrated(max_drop):
+    made, x = sure(), VECTORS.half()
+    judged = task(train=None, val=[(x, made.original()(x).argmax(1))])
+    done = pj.calibrate_exits(made, judged, max_drop=max_drop, cost="macs")
+    left = float((done.model.infer(x).exits == 0).double().mean())
+    assert left == pytest.approx(done.report.data.exits[0].taken)
+
+
+def test_a_float16_network_is_exported(tmp_path):
+    written = pj.export(sure(), VECTORS.half(), tmp_path / "net.onnx")
+    assert written.difference <= written.tolerance == 2e-2
+
+
+def test_a_head_of_ones_own_follows_the_dtype_of_the_network():
+    def head(features, outputs):
+        return nn.Linear(features.shape[1], outputs)
+
+    made = pj.early_exits(deep().double(), VECTORS.double(), exits=1, head=head).model
+    assert made(VECTORS.double())[0].dtype == torch.float64
+
+
 def test_a_network_in_training_mode_is_exported_and_stays_in_it(exported):
     made, _ = exported
     assert all(module.training for module in made.modules())

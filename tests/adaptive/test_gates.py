@@ -1,6 +1,7 @@
 """Gated blocks: what is skipped is not run, and what is run is the network that it was."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -20,6 +21,7 @@ from penjing.errors import (
     InputError,
     StrategyError,
     UnavailableError,
+    VerificationError,
 )
 from penjing.graph.capture import capture
 from penjing.graph.form import graph_form
@@ -151,6 +153,21 @@ def test_a_decision_is_hard_and_has_the_gradient_of_a_sigmoid():
     torch.testing.assert_close(logits.grad, share * (1 - share))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decision_is_exactly_open_or_shut(dtype):
+    logits = torch.linspace(-3, 3, 1000).to(dtype)
+    assert decide(logits, noisy=False).unique().tolist() == [0, 1]
+
+
+def test_a_rate_counts_more_macs_than_float16_does():
+    made = network().half()
+    made.sites = tuple(replace(site, macs=100_000) for site in made.sites)
+    batches = [(X[:16].half(), torch.zeros(16).long())]
+    how = {**QUICK, "epochs": 1}
+    tuned = pj.train(made, task(train=batches, val=None), callbacks=[GateRate(0.5)], **how).model
+    assert bool(tuned.gates[0][-1].weight.isfinite().all())
+
+
 def test_noisy_decisions_open_as_often_as_the_sigmoid_says():
     torch.manual_seed(0)
     drawn = decide(torch.full((20000,), 0.7), noisy=True)
@@ -221,6 +238,61 @@ def test_a_gate_of_ones_own():
         return nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), n))
 
     assert pj.gate_blocks(chain(), X[:1], gate=gate).model(X).shape == (len(X), 3)
+
+
+def test_a_gate_of_ones_own_follows_the_dtype_of_the_network():
+    def gate(x, n):
+        return nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), n))
+
+    made = pj.gate_blocks(chain().double(), X[:1].double(), gate=gate).model
+    assert made(X.double()).dtype == torch.float64
+
+
+class Branching(nn.Module):
+    """A stream of which one branch does something unusual."""
+
+    def __init__(self, branch):
+        super().__init__()
+        torch.manual_seed(0)
+        self.usual, self.branch, self.end = nn.Linear(6, 6), branch, nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = x + torch.tanh(self.usual(x))
+        return self.end((x + self.branch(x)).to(x.dtype))
+
+
+class Centred(nn.Linear):
+    """A layer of the difference to the mean of the batch."""
+
+    def forward(self, x):
+        return super().forward(x - x.mean(0, keepdim=True))
+
+
+class Widening(nn.Linear):
+    """A layer that gives float32, whatever it takes."""
+
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+def of_batch():
+    """A layer and a norm over the samples that happen to be there."""
+    return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False))
+
+
+@pytest.mark.parametrize(
+    ("branch", "dtype"),
+    [
+        (of_batch, torch.float32),
+        (lambda: Centred(6, 6), torch.float32),
+        (lambda: Widening(6, 6), torch.bfloat16),
+    ],
+    ids=["a norm over the batch", "a mean over the batch", "another dtype"],
+)
+def test_a_block_that_cannot_be_left_out_for_some_samples_has_no_gate(branch, dtype):
+    net = Branching(branch()).eval().to(dtype)
+    made = pj.gate_blocks(net, VECTORS.to(dtype)).model
+    assert [site.name for site in made.sites] == ["usual"]
 
 
 @pytest.mark.parametrize(
@@ -336,6 +408,52 @@ def test_one_file_with_conditions_does_what_the_network_does(stream, tmp_path):
     graph = onnx.load(written.path).graph
     assert [node.op_type for node in graph.node].count("If") == 2
     assert "Tanh" not in {node.op_type for node in graph.node}  # blocks are inside the branches
+
+
+class Choosing(Stream):
+    """With a choice of its own in front, and a second output of truths."""
+
+    def forward(self, x):
+        x = torch.where(x[:, :1] > 0, 2 * x, -x)
+        return super().forward(x), x > 0
+
+
+def shut(made):
+    """Let all gates say 0, in place."""
+    for gate in made.gates:
+        nn.init.zeros_(gate.weight)
+        nn.init.zeros_(gate.bias)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "limit"),
+    [
+        (lambda: pj.gate_blocks(Choosing().eval(), VECTORS).model, torch.float32, 1e-5),
+        (lambda: shut(pj.gate_blocks(Stream().eval(), VECTORS).model), torch.float32, 1e-5),
+        (lambda: pj.gate_blocks(Stream().eval(), VECTORS).model.half(), torch.float16, 2e-2),
+    ],
+    ids=["choices of its own", "logits of 0", "float16"],
+)
+def test_it_is_exported(make, dtype, limit, tmp_path):
+    made = make()
+    assert pj.export(made, VECTORS.to(dtype), tmp_path / "net.onnx").difference < limit
+
+
+def test_a_file_that_gives_no_numbers_is_refused(stream, tmp_path, monkeypatch):
+    from onnx import numpy_helper
+
+    def broken(model):
+        made = conditional(model)
+        for weight in made.graph.initializer:
+            if weight.name.endswith("bias") and "trunk" in weight.name:
+                nothing = np.full(tuple(weight.dims), np.nan, np.float32)
+                weight.CopyFrom(numpy_helper.from_array(nothing, weight.name))
+        return made
+
+    monkeypatch.setattr("penjing.adaptive.gated_files.conditional", broken)
+    with pytest.raises(VerificationError):
+        pj.export(stream, VECTORS, tmp_path / "net.onnx")
 
 
 def test_what_is_measured_is_a_distribution(stream):

@@ -146,4 +146,4 @@ class Case:
     ids=["relative", "nan alike", "nan alone", "infinite alike", "shapes", "zeros"],
 )
 def test_differences_are_relative_to_the_largest_value(case):
-    assert _onnx._difference(torch.tensor(case.one), torch.tensor(case.other)) == case.difference
+    assert _onnx.difference_of(torch.tensor(case.one), torch.tensor(case.other)) == case.difference

@@ -129,8 +129,10 @@ def certainty(criterion: Criterion, logits: Tensor) -> Tensor:
         logits: `(N, C)`.
 
     Returns:
-        `(N,)`, float.
+        `(N,)`, float32, or float64 of such logits.
     """
+    if logits.dtype in {torch.float16, torch.bfloat16}:  # which have nothing between 0.9995 and 1
+        logits = logits.float()
     if logits.shape[1] == 1:
         logits = torch.cat([logits, torch.zeros_like(logits)], 1)
     if criterion == "confidence":

@@ -7,6 +7,7 @@ let go the samples that are done.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,13 +26,13 @@ from penjing.adaptive.exits import EarlyExitNetwork, Exited
 from penjing.errors import ExportError, VerificationError
 from penjing.exporters import Exported, write_program
 from penjing.exporters._fresh import fresh_inputs
+from penjing.exporters._onnx import difference_of, tolerance_of
 from penjing.exporters.session import open_session, runtime_errors, runtime_name
 from penjing.graph.capture import Example, Program, capture
 from penjing.task import evaluating
 from penjing.task.batches import call
 
 SAMPLES = 3  # random inputs per exit on which a file is compared
-TOLERANCE = 1e-4  # relative, float32, as for other files
 
 SCORES, EXIT = "scores", "exit"
 """Outputs of the single file."""
@@ -167,8 +168,7 @@ def write_conditional(
     programs = stage_programs(network, example_inputs)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / stage_name(index) for index in range(len(programs))]
-        for program, stage in zip(programs, paths, strict=True):
-            write_program(program, stage)
+        written = [write_program(*both) for both in zip(programs, paths, strict=True)]
         stages = [onnx.load(stage) for stage in paths]
         names = _input_names(network)
         compared: list[float] = []
@@ -187,7 +187,7 @@ def write_conditional(
                 path=part,
                 size_bytes=part.stat().st_size,
                 difference=max(compared),
-                tolerance=TOLERANCE,
+                tolerance=written[-1].tolerance,
                 batches=(1,),
                 runtime=runtime_name(),
                 inputs=tuple(one.name for one in session.get_inputs()),
@@ -348,12 +348,12 @@ def _compare(path: Path, network: EarlyExitNetwork, program: Program, forced: in
             scores, exits = session.run(
                 None, dict(zip(names, (v.numpy() for v in inputs), strict=True))
             )
-        other = wanted.outputs.numpy()
-        apart = float(np.abs(scores - other).max() / max(float(np.abs(other).max()), 1e-12))
-        if exits.tolist() != wanted.exits.tolist() or not apart <= TOLERANCE:
+        apart = difference_of(torch.from_numpy(scores), wanted.outputs)
+        allowed = tolerance_of(wanted.outputs.dtype)
+        if exits.tolist() != wanted.exits.tolist() or not apart <= allowed:
             raise VerificationError(
                 f"the ONNX file leaves at exit {exits.tolist()} and differs by {apart:.1e}; the "
-                f"network leaves at {wanted.exits.tolist()} (allowed {TOLERANCE:.0e}); nothing "
+                f"network leaves at {wanted.exits.tolist()} (allowed {allowed:.0e}); nothing "
                 "was written"
             )
         worst = max(worst, apart)
@@ -363,16 +363,16 @@ def _compare(path: Path, network: EarlyExitNetwork, program: Program, forced: in
 def _wanted(
     network: EarlyExitNetwork, program: Program, forced: int | None
 ) -> list[tuple[list[Tensor], Exited]]:
-    """Fresh inputs and what the network says to them; its mode and policy stay as they are."""
+    """Fresh inputs and what a copy of the network says to them."""
     generator = torch.Generator().manual_seed(0 if forced is None else forced)
-    found = []
-    with evaluating(network), _opened(network, forced):
+    here, found = copy.deepcopy(network).cpu(), []
+    with evaluating(here), _opened(here, forced):
         for _ in range(SAMPLES):
             inputs = fresh_inputs(program, 1, generator)
             given = iter(inputs)
             flat = [next(given) if isinstance(v, Tensor) else v for v in program.example]
             args, kwargs = torch.utils._pytree.tree_unflatten(flat, program.in_spec)
-            found.append((inputs, network.infer(*args, **kwargs)))
+            found.append((inputs, here.infer(*args, **kwargs)))
     return found
 
 

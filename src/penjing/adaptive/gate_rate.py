@@ -58,7 +58,7 @@ class GateRate(Callback):
             )
         assert self._listener is not None  # on_start comes first
         network, logits = check_gated(run.model), self._listener.take()
-        opened = torch.stack([decide(one, noisy=False).mean() for one in logits])
+        opened = torch.stack([decide(one.float(), noisy=False).mean() for one in logits])
         costs = opened.new_tensor([site.macs for site in network.sites])
         work = opened @ (costs / costs.sum())
         return loss + self.weight * (work - self.target).square()

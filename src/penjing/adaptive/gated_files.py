@@ -15,7 +15,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -25,19 +24,19 @@ from penjing.adaptive.gated import GatedNetwork
 from penjing.errors import ExportError, VerificationError
 from penjing.exporters import Exported, write_program
 from penjing.exporters._fresh import fresh_inputs
+from penjing.exporters._onnx import difference_of, tolerance_of
 from penjing.exporters.session import open_session, runtime_errors
 from penjing.graph.capture import Example, Program, capture
 from penjing.task import evaluating
 
 SAMPLES = 3  # random inputs on which a file is compared, as it is and with every gate turned round
-TOLERANCE = 1e-4  # relative, float32, as for other files
 
 
 def write_gated(network: GatedNetwork, example_inputs: Example, path: str | Path) -> Exported:
     """Write one file for one sample at a time, in which a skipped block is not run.
 
-    It is compared with the network on random inputs, as it is and with every gate turned round, so
-    that both branches of every condition are run.
+    It is compared with the network on random inputs, and before it a file of the same network with
+    every gate turned round, so that both branches of every condition are run.
 
     Args:
         network: Only read.
@@ -56,21 +55,21 @@ def write_gated(network: GatedNetwork, example_inputs: Example, path: str | Path
 
     program = capture(network, example_inputs)
     differences: list[float] = []
+
+    def fill(part: Path, made: GatedNetwork) -> Exported:
+        written = write_program(capture(made, example_inputs), part)
+        model = conditional(onnx.load(part))
+        _check_conditions(model, made)
+        onnx.save(model, part)
+        differences.append(_compare(part, made, program))
+        return written
+
     with tempfile.TemporaryDirectory() as folder:
-        whole, trial = Path(folder) / "whole.onnx", Path(folder) / "turned.onnx"
-        written = write_program(program, whole)
-        model = onnx.load(whole)
-        _check_conditions(conditional(model), network)
-        onnx.save(conditional(model, turned=True), trial)
-        differences.append(_compare(trial, _turned(network), program))
-
-    def fill(part: Path) -> None:
-        onnx.save(conditional(model), part)
-        differences.append(_compare(part, network, program))
-
-    target = files.write_with(path, fill)
+        fill(Path(folder) / "turned.onnx", _turned(network))
+    found: list[Exported] = []
+    target = files.write_with(path, lambda part: found.append(fill(part, network)))
     return replace(
-        written,
+        found[0],
         path=target,
         size_bytes=target.stat().st_size,
         difference=max(differences),
@@ -78,12 +77,11 @@ def write_gated(network: GatedNetwork, example_inputs: Example, path: str | Path
     )
 
 
-def conditional(model: Any, *, turned: bool = False) -> Any:
+def conditional(model: Any) -> Any:
     """The same model for batch one, with every `Where` of one truth as an `If`.
 
     Args:
         model: An ONNX model; not changed.
-        turned: Take the other side everywhere.
 
     Returns:
         A model in which only one side of each is run.
@@ -96,7 +94,7 @@ def conditional(model: Any, *, turned: bool = False) -> Any:
             if size.dim_param:
                 size.dim_value = 1
     made = shape_inference.infer_shapes(made, data_prop=True)
-    _lazily(made.graph, _known(made.graph), turned=turned)
+    _lazily(made.graph, _known(made.graph))
     del made.graph.value_info[:]
     return made
 
@@ -138,7 +136,7 @@ def _chooses(node: Any, known: Known) -> bool:
     return prod(truth[1]) == 1 and first == second and prod(first[1]) > 0
 
 
-def _lazily(graph: Any, known: Known, *, turned: bool) -> None:
+def _lazily(graph: Any, known: Known) -> None:
     """Make each choice an `If` that holds the nodes and weights that only its sides need."""
     order = list(graph.node)  # held, so that each node is one object throughout
     readers: dict[str, list[Any]] = {}
@@ -156,8 +154,6 @@ def _lazily(graph: Any, known: Known, *, turned: bool) -> None:
         gone |= {id(one) for side in sides for one in side}
         kind, _ = known[node.input[1]]
         order[place] = _choice(graph, node, sides, kind, readers)
-        if turned:
-            _turn(order[place])
     kept = [copy.deepcopy(node) for node in order if id(node) not in gone]
     del graph.node[:]
     graph.node.extend(kept)
@@ -207,12 +203,6 @@ def _choice(
     return helper.make_node("If", [node.input[0]], outputs, then_branch=first, else_branch=second)
 
 
-def _turn(choice: Any) -> None:
-    """Change the branches of an `If` round, in place."""
-    first, second = choice.attribute
-    first.name, second.name = second.name, first.name
-
-
 class Turned(nn.Module):
     """A gate that opens where another one shuts.
 
@@ -225,13 +215,13 @@ class Turned(nn.Module):
         self.gate = gate
 
     def forward(self, stream: Tensor) -> Tensor:
-        """The other logit.
+        """Below 0 where the other logit is above, else above 0.
 
         Args:
             stream: As the other takes it.
         """
-        logits: Tensor = -self.gate(stream)
-        return logits
+        logits: Tensor = self.gate(stream)
+        return torch.where(logits > 0, -1.0, 1.0)  # the negative of 0 would decide as 0 does
 
 
 def _turned(network: GatedNetwork) -> GatedNetwork:
@@ -251,23 +241,24 @@ def _compare(path: Path, network: GatedNetwork, program: Program) -> float:
     session = open_session(path)
     names = [one.name for one in session.get_inputs()]
     generator = torch.Generator().manual_seed(0)
+    here = copy.deepcopy(network).cpu()
     worst = 0.0
     for _ in range(SAMPLES):
         inputs = fresh_inputs(program, 1, generator)
         given = iter(inputs)
         flat = [next(given) if isinstance(v, Tensor) else v for v in program.example]
         args, kwargs = pytree.tree_unflatten(flat, program.in_spec)
-        with evaluating(network):
-            wanted = pytree.tree_leaves(network.infer(*args, **kwargs).outputs)
+        with evaluating(here):
+            wanted = pytree.tree_leaves(here.infer(*args, **kwargs).outputs)
         with runtime_errors(path):
             got = session.run(None, dict(zip(names, (v.numpy() for v in inputs), strict=True)))
-        tensors = (one.numpy() for one in wanted if isinstance(one, Tensor))
+        tensors = [one for one in wanted if isinstance(one, Tensor)]
         for one, other in zip(got, tensors, strict=True):
-            largest = max(float(np.abs(other).max()), 1e-12)
-            worst = max(worst, float(np.abs(one - other).max()) / largest)
-    if not worst <= TOLERANCE:
-        raise VerificationError(
-            f"the ONNX file with conditions differs from the network by {worst:.1e} of its largest "
-            f"value (allowed {TOLERANCE:.0e}); nothing was written"
-        )
+            apart, allowed = difference_of(torch.from_numpy(one), other), tolerance_of(other.dtype)
+            if not apart <= allowed:
+                raise VerificationError(
+                    f"the ONNX file with conditions differs from the network by {apart:.1e} of its "
+                    f"largest value (allowed {allowed:.0e}); nothing was written"
+                )
+            worst = max(worst, apart)
     return worst

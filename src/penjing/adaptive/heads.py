@@ -112,8 +112,10 @@ class MeanOver(nn.Module):
 
 
 def _check(head: object, feature: Tensor, outputs: int) -> None:
+    """Refuse other outputs than the network's; the head moves to the features, in place."""
     if not isinstance(head, nn.Module):
         raise InputError(f"head gave a {type(head).__name__}; it must return a module")
+    head.to(feature.device, feature.dtype)
     was = head.training
     with torch.no_grad():
         given = head.eval()(feature)

@@ -17,7 +17,7 @@ from penjing.codegen.preprocessing import position_of
 from penjing.codegen.program import Program
 from penjing.errors import InputError, VerificationError
 from penjing.exporters._fresh import fresh_inputs
-from penjing.exporters._onnx import _difference
+from penjing.exporters._onnx import difference_of
 from penjing.exporters.exported import Exported
 from penjing.graph.capture import Example, call_args, capture, quiet_eval
 from penjing.graph.capture import Program as Captured
@@ -160,7 +160,7 @@ def _compared(model: nn.Module, captured: Captured, program: Program, batch: int
         answer = program(*args, **kwargs)
         got = [v for v in torch.utils._pytree.tree_leaves(answer) if isinstance(v, Tensor)]
         for position, (one, other) in enumerate(zip(got, wanted, strict=True)):
-            apart = _difference(one, other)
+            apart = difference_of(one, other)
             if not apart <= TOLERANCE:
                 raise VerificationError(
                     f"output {position} of the program differs from the network by {apart:.1e} of "
@@ -196,7 +196,7 @@ def _compared_stream(
         parts = [answer[position] for answer in answers]
         axis = next((d for d, n in enumerate(parts[0].shape) if want.shape[d] == PIECES * n), None)
         got = parts[-1] if axis is None else torch.cat(parts, axis)
-        apart = _difference(got, want.detach())
+        apart = difference_of(got, want.detach())
         if not apart <= TOLERANCE:
             raise VerificationError(
                 f"output {position} of a stream of {PIECES} pieces differs from the network on the "

@@ -295,11 +295,8 @@ def _compare(path: Path, program: Program, reference: Reference, at_least: float
         with runtime_errors(path):
             got = session.run(None, {name: values[known[name]].numpy() for name in inputs})
         for name, one, other in zip(names, got, wanted, strict=True):
-            allowed = TOLERANCE.get(
-                other.dtype, _HALF_TOLERANCE if other.is_floating_point() else 0
-            )
-            allowed = max(allowed, at_least)
-            apart = _difference(torch.from_numpy(one), other)
+            allowed = max(tolerance_of(other.dtype), at_least)
+            apart = difference_of(torch.from_numpy(one), other)
             if not apart <= allowed:
                 raise VerificationError(
                     f"output {name!r} of the ONNX file differs from the network by {apart:.1e} of "
@@ -319,7 +316,12 @@ def _compare(path: Path, program: Program, reference: Reference, at_least: float
     )
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
+def tolerance_of(dtype: torch.dtype) -> float:
+    """Largest relative difference that an output may have; none where it is no floating one."""
+    return TOLERANCE.get(dtype, _HALF_TOLERANCE if dtype.is_floating_point else 0.0)
+
+
+def difference_of(one: Tensor, other: Tensor) -> float:
     """Largest difference relative to the largest magnitude; infinite where shapes or NaN differ."""
     if one.shape != other.shape:
         return float("inf")
