@@ -119,9 +119,10 @@ def test_patience_stops_early():
     assert result.stopped == "no better told on validation for 2 epochs"
 
 
-def test_patience_needs_validation_data():
-    with pytest.raises(InputError, match="patience needs validation data"):
-        fit(Net(), task(val=None), settings(patience=1))
+@pytest.mark.parametrize("without", [{"val": None}, {"metrics": None, "loss": None}])
+def test_patience_needs_validation_data_and_a_figure(without):
+    with pytest.raises(InputError, match="patience needs validation data, and metrics or a loss"):
+        fit(Net(), task(**without), settings(patience=1))
 
 
 def test_a_time_limit_truncates_and_says_so():

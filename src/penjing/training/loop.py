@@ -76,8 +76,11 @@ def fit(
         OSError: A checkpoint cannot be written.
     """
     check_callbacks(callbacks)
-    if settings.patience and task.val is None:
-        raise InputError("patience needs validation data; give Task(val=loader)")
+    if settings.patience and not task.judges:
+        raise InputError(
+            "patience needs validation data, and metrics or a loss to judge epochs by; give "
+            "Task(val=loader, metrics=...)"
+        )
     task.data("train")  # every task must have some
     loaders = [data for part in task.parts.values() for data in (part.train, part.val)]
     made = optimizer(settings.optimizer, model, settings.lr, settings.weight_decay)
