@@ -120,6 +120,13 @@ def test_samples_that_do_not_fill_a_gram_matrix_are_counted(samples: int, short:
         assert any("give at least 12" in note for note in notes) == short
 
 
+def test_a_plan_that_is_carried_out_without_repair_fills_no_gram_matrix() -> None:
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
+    plan = pj.prune(net, ROWS[:1], pruning_ratio=0.5).plan
+    done = pj.prune(net, ROWS[:1], plan=plan, calibration=[torch.ones(3, 6)], repair=None)
+    assert not done.report.data.notes
+
+
 def test_statistics_of_the_batch_are_cut_with_it() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8, track_running_stats=False)

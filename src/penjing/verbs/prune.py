@@ -200,7 +200,7 @@ def _prune_in_steps(
     preparation = Preparation.of(model, example, samples, choices)
     if goal.plan is not None:
         _leaves_ignored(preparation, goal.plan)
-        return replace(one_cut(preparation, goal.plan), given=True)
+        return one_cut(preparation, goal.plan, given=True)
     work = one_cut(preparation, preparation.plan(goal.demand(preparation, 1)))
     for step in range(2, goal.steps + 1):
         evidence = preparation.after(work.cut, work.model, example)

@@ -112,12 +112,13 @@ class Work:
         )
 
 
-def one_cut(preparation: Preparation, plan: Plan) -> Work:
+def one_cut(preparation: Preparation, plan: Plan, *, given: bool = False) -> Work:
     """Carry out one plan: surgery, proof, repair.
 
     Args:
         preparation: What the plan was made from.
         plan: What goes.
+        given: Whether the caller gave the plan, so that no unit was judged.
 
     Returns:
         The result on the CPU.
@@ -144,7 +145,8 @@ def one_cut(preparation: Preparation, plan: Plan) -> Work:
         repair=tuple(rows),
         tensors=after,
         zeros=tuple(_zeros_of(name, plan, after) for name in plan.sparsity),
-        notes=_notes(preparation, cut),
+        notes=_notes(preparation, cut, given),
+        given=given,
     )
 
 
@@ -177,11 +179,11 @@ def _made(preparation: Preparation, cut: Cut) -> Made:
     return Made(copy.deepcopy(preparation.model), Proof(0.0, 0.0, 0.0, 0, "module"))
 
 
-def _notes(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
+def _notes(preparation: Preparation, cut: Cut, given: bool) -> tuple[str, ...]:
     """What the reader must know of what went, of what could not, and of bits."""
     bits = cut.plan.bits
     chosen = (f"bits for quantize(weight_bits_dict=plan.bits): {words(bits)}",) if bits else ()
-    return (*chosen, *_gone(preparation, cut), *_short_of_data(preparation, cut))
+    return (*chosen, *_gone(preparation, cut), *_short_of_data(preparation, cut, given))
 
 
 def _gone(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
@@ -207,14 +209,12 @@ def _locks(preparation: Preparation) -> str:
     return f"; all is locked: {'; '.join(list(reasons)[:REASONS])}"
 
 
-def _short_of_data(preparation: Preparation, cut: Cut) -> tuple[str, ...]:
+def _short_of_data(preparation: Preparation, cut: Cut, given: bool) -> tuple[str, ...]:
     """That calibration data is too little for the matrices that were made of it."""
     strategies, samples = preparation.strategies, preparation.calibration
-    solves = isinstance(strategies.importance, OBS) or strategies.repair_name in {
-        "least_squares",
-        "tune",
-    }
-    if samples is None or not solves or cut.plan.is_empty:
+    judges = isinstance(strategies.importance, OBS) and not given
+    solves = strategies.repair_name in {"least_squares", "tune"} or bool(cut.plan.sparsity)
+    if samples is None or not (judges or solves) or cut.plan.is_empty:
         return ()
     told = too_few_samples(preparation.network.program, samples)
     return (told,) if told else ()
