@@ -277,11 +277,14 @@ def test_sums_of_almost_32_bits_are_rescaled_exactly():
         assert compile_integers(net, "cortex-m4", optimize).check().equal
 
 
-def test_a_sum_beyond_32_bits_is_refused_with_the_layer():
+@pytest.mark.parametrize("weight", [1, 0], ids=["the sum", "its zero point"])
+def test_a_sum_beyond_32_bits_is_refused_with_the_layer(weight):
     b = Builder(0, (4, 4, 4))
     b.conv(4)
     layer = b.layers[0]
-    weights = {**layer.weights, "bias": np.full(4, 2**31 - 1, np.int32)}
+    weights = {**layer.weights, "weight": layer.weights["weight"] * np.int8(weight)}
+    whole = {"bias": 2**31 - 2, "multiplier": 2**31 - 1, "shift": 0}
+    weights |= {key: np.full(4, value, np.int32) for key, value in whole.items()}
     net = IntegerNet((b.input,), (b.x,), (replace(layer, weights=weights),), b.tensors)
     with pytest.raises(ExportError, match=r"conv_0.*32 bits"):
         compile_integers(net, "host")

@@ -119,8 +119,8 @@ def check_sums(
     weights = np.abs(weight.astype(np.int64)).sum(axes)
     largest = (np.abs(bias) + weights * (HIGH - LOW)) << np.maximum(shift, 0)
     high = largest * scale[0].astype(np.int64) >> _Q31
-    half = np.where(shift < 0, 1 << np.maximum(-shift - 1, 0), 0)
-    over = np.maximum(largest, high + half)
+    added = np.where(shift < 0, 1 << np.maximum(-shift - 1, 0), -LOW)  # a half, or the zero point
+    over = np.maximum(largest, high + added)
     text.largest = max(text.largest, int(largest.max()))
     if (over >= 1 << _Q31).any():
         channel = int(over.argmax())
