@@ -116,6 +116,7 @@ def test_a_mixture_survives_a_file(tmp_path) -> None:  # type: ignore[no-untyped
         ({"weight_bits_dict": {nn.ReLU: 4}}, StrategyError, "no layer has a weight"),
         ({"weight_bits_dict": {"0": 4.5}}, StrategyError, "1 to 8"),
         ({"weight_bits": (2, 4)}, BudgetError, "give constraints"),
+        ({"weight_bits": 4}, BudgetError, "weight_bits is 4"),
     ],
 )
 def test_what_cannot_be_is_refused(

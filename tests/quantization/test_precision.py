@@ -15,7 +15,7 @@ from penjing.errors import BudgetError, InfeasibleError, PlanError, StrategyErro
 from penjing.graph.capture import capture
 from penjing.plan import Plan
 from penjing.pruning.allocation import dp
-from penjing.quantization.packing import Integers, read
+from penjing.quantization.packing import Integers, bytes_at_most, read
 from penjing.quantization.precision import Precisions
 from penjing.task import Calibration
 from penjing.verbs.choices import Choices
@@ -145,6 +145,16 @@ def test_integers_without_their_zeros_come_back_from_a_file(bits: int, sparsity:
     assert held.size_bytes <= 40 * 30 * bits / 8
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("elements", [1, 7, 257, 70001])
+def test_bytes_counted_at_most_are_no_fewer_than_those_of_the_file(
+    bits: int, elements: int
+) -> None:
+    q = (torch.arange(elements) % 2).to(torch.int8)
+    at_most = bytes_at_most(elements, float(q.sum()), bits)
+    assert Integers.of(q, bits).size_bytes <= at_most
+
+
 def test_a_sparse_network_of_few_bits_is_saved_without_its_zeros(tmp_path) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     wide = nn.Sequential(nn.Linear(6, 128), nn.ReLU(), nn.Linear(128, 128), nn.Linear(128, 2))
@@ -168,6 +178,8 @@ def test_a_sparse_network_of_few_bits_is_saved_without_its_zeros(tmp_path) -> No
         ({"scope": WIDTHS, "constraints": {"macs": "50%"}}, BudgetError, "counts bits"),
         ({"scope": ALL, "constraints": {"nonzero": "50%"}}, BudgetError, "counts bits"),
         ({"scope": WIDTHS, "weight_bits": (0, 4)}, BudgetError, "1 to 8"),
+        ({"scope": WIDTHS, "weight_bits": 4}, BudgetError, "weight_bits is 4"),
+        ({"scope": ALL, "weight_bits": (1, 8)}, StrategyError, "cannot be zero"),
         ({"scope": {"inner"}, "weight_bits": (4,)}, BudgetError, "where scope holds 'bits'"),
         ({"scope": WIDTHS, "constraints": {"size_kb": "0.2%"}}, InfeasibleError, "cannot be met"),
     ],

@@ -87,8 +87,9 @@ def packed_bytes(elements: int, nonzero: float, itemsize: float) -> float:
         (4000, 663.52...)
     """
     gaps = nonzero + (elements - nonzero) / SKIP
-    places = min(elements / 8, gaps)
-    return min(elements * itemsize, nonzero * itemsize + places + OVERHEAD)
+    places = min(math.ceil(elements / 8), gaps)
+    whole = math.ceil(elements * itemsize)  # values below a byte fill up the last one
+    return min(whole, math.ceil(nonzero * itemsize) + places + OVERHEAD)
 
 
 def unpack(packed: Packed) -> Tensor:

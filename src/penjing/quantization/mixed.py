@@ -7,7 +7,7 @@ bits is measured; what all bits together cost is exact.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -150,13 +150,14 @@ def checked_bits(allowed: Sequence[int], least: int = 1) -> tuple[int, ...]:
     Raises:
         BudgetError: There are fewer, or one is no number from 1 to 8.
     """
-    known = all(type(b) is int and 1 <= b <= _BYTE for b in allowed)
-    if not known or len(set(allowed)) < least:
+    given = set(allowed) if isinstance(allowed, Iterable) else set()
+    known = all(type(b) is int and 1 <= b <= _BYTE for b in given)
+    if not known or len(given) < least:
         many = "two or more numbers" if least > 1 else "one or more numbers"
         raise BudgetError(
             f"weight_bits is {allowed!r}; give {many} from 1 to 8 to choose from, such as {BITS}"
         )
-    return tuple(sorted(set(allowed)))
+    return tuple(sorted(given))
 
 
 def _costs(folded: Program, network: QuantizedNetwork) -> dict[str, Cost]:

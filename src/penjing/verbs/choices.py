@@ -115,7 +115,11 @@ class Choices:
                 f"scope is {sorted(self.scope)}; bits are kept by names of layers, which change "
                 "where whole ones go: cut those first, and choose bits for what is left"
             )
-        checked_bits(self.weight_bits)
+        if 1 in checked_bits(self.weight_bits) and {BITS, WEIGHTS} <= self.scope:
+            raise StrategyError(
+                f"scope holds {WEIGHTS!r} and weight_bits is {self.weight_bits!r}; weights of 1 "
+                "bit are -1 or 1 and cannot be zero, so give 2 bits at least"
+            )
         if BITS not in self.scope and self.weight_bits != WEIGHT_BITS:
             raise BudgetError(
                 f"weight_bits is {self.weight_bits!r}, to choose from where scope holds {BITS!r}, "

@@ -24,7 +24,7 @@ from penjing.pruning.pretrained import carry_config
 from penjing.pruning.saliency import Saliency
 from penjing.pruning.selection import Key, kept_whole, several
 from penjing.pruning.surgery import shrink, write_tensors
-from penjing.quantization.mixed import BITS
+from penjing.quantization.mixed import BITS, checked_bits
 from penjing.record import remember
 from penjing.report import Report
 from penjing.task import Calibration
@@ -162,7 +162,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         pruning_ratio_dict=dict(pruning_ratio_dict or {}),
         scope=frozenset({scope} if isinstance(scope, str) else scope),
         pattern=Pattern.parse(pattern),
-        weight_bits=tuple(weight_bits),
+        weight_bits=checked_bits(weight_bits),
         seed=seed,
     )
     samples = None

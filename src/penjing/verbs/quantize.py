@@ -27,7 +27,7 @@ from penjing.latency.onnxruntime import Timing, time_pair
 from penjing.pruning.selection import Key, matches, several
 from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.control import control
-from penjing.quantization.mixed import BITS, mix, words
+from penjing.quantization.mixed import BITS, checked_bits, mix, words
 from penjing.quantization.module import QuantizedModule
 from penjing.quantization.network import QuantizedNetwork
 from penjing.quantization.observers import Observer
@@ -148,7 +148,7 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         raise BudgetError(
             "max_drop keeps layers higher, constraints take bits away: give one of them"
         )
-    if constraints is None and tuple(weight_bits) != BITS:
+    if constraints is None and weight_bits != BITS and checked_bits(weight_bits) != BITS:
         raise BudgetError(
             f"weight_bits is {weight_bits!r}, to choose from under constraints, and there are "
             "none; give constraints, or say bits by scheme or weight_bits_dict"
