@@ -387,6 +387,8 @@ def test_names_that_differ_are_refused():
         both(mixing="random")
     with pytest.raises(InputError, match="weights has 'much' for 'kind'; give a number"):
         both(weights={"kind": "much"})
+    with pytest.raises(InputError, match="reference has no 'kind accuracy'"):
+        both(reference={"accuracy": 0.9})
     with pytest.raises(InputError, match="loss_weights is a list; give a dict"):
         both(loss_weights=["kind"])
     with pytest.raises(InputError, match="tasks is a list; give a dict"):

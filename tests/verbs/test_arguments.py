@@ -44,6 +44,9 @@ VERBS: dict[str, Callable[..., Any]] = {
     "shrink_like": lambda model=None, **how: pj.shrink_like(
         model or net(), X, **{"pruning_ratio": 0.5, **how}
     ),
+    "compress": lambda model=None, **how: pj.compress(
+        model or net(), X, **{"constraints": {"macs": "60%"}, "calibration": [DATA], **how}
+    ),
     "measure": lambda model=None, **how: pj.measure(model or net(), X, **how),
     "compile": lambda model=None, **how: pj.compile(model or net(), X, **how),
     "export": lambda model=None, path="unwritten.onnx": pj.export(model or net(), X, path),
@@ -59,18 +62,24 @@ VERBS: dict[str, Callable[..., Any]] = {
 }
 
 WRONG: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
-    "ignored_layers": ((5,), ("prune", "sparsify", "quantize", "prepare", "shrink_like", "train")),
-    "transform_fn": ((3,), ("prune", "sparsify", "quantize", "prepare")),
-    "seed": (("x", 1.5, 2**70), ("prune", "sparsify", "quantize", "finetune", "train", "distill")),
-    "task": ((5, [DATA]), ("finetune", "train", "distill")),
+    "ignored_layers": (
+        (5,),
+        ("compress", "prune", "sparsify", "quantize", "prepare", "shrink_like", "train"),
+    ),
+    "transform_fn": ((3,), ("compress", "prune", "sparsify", "quantize", "prepare")),
+    "seed": (
+        ("x", 1.5, 2**70),
+        ("compress", "prune", "sparsify", "quantize", "finetune", "train", "distill"),
+    ),
+    "task": ((5, [DATA]), ("compress", "finetune", "train", "distill")),
     "teacher": ((5, [5]), ("finetune", "train", "distill")),
     "callbacks": ((5,), ("finetune", "train", "distill")),
-    "epochs": (("x", 1.5, 0), ("finetune", "train", "distill")),
+    "epochs": (("x", 1.5, 0), ("compress", "finetune", "train", "distill")),
     "lr": (("x",), ("finetune", "train", "distill")),
-    "minutes": (("x",), ("finetune", "train", "distill")),
+    "minutes": (("x",), ("compress", "finetune", "train", "distill")),
     "optimizer": ((5,), ("finetune", "train", "distill")),
-    "workdir": ((5,), ("finetune", "train", "distill")),
-    "threads": ((0, "x"), ("measure", "compile")),
+    "workdir": ((5,), ("compress", "finetune", "train", "distill")),
+    "threads": ((0, "x"), ("compress", "measure", "compile")),
     "batch": ((0, "x"), ("measure", "compile")),
     "n": (("x",), ("measure",)),
     "against": ((5,), ("measure",)),
@@ -84,6 +93,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "keep_dense": ((5,), ("sparsify", "train")),
     "layers": ((5,), ("distill",)),
     "temperature": (("x",), ("finetune",)),
+    "scope": ((5,), ("prune", "compress")),
     "inplace": (("yes",), ("prune", "sparsify", "finetune", "train", "distill")),
 }
 CASES = [

@@ -39,6 +39,7 @@ from penjing.task.outputs import Outputs
 from penjing.task.samples import Dims
 from penjing.training import Fit
 from penjing.training.settled import settled
+from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.choices import Choices
 from penjing.verbs.export import export
 from penjing.verbs.preparation import Preparation
@@ -99,6 +100,7 @@ class Compressed:
         return Path(path)
 
 
+@arguments_checked
 def compress(  # noqa: PLR0913 - the public contract: each is a word of the task
     model: nn.Module,
     example_inputs: Example,
@@ -214,7 +216,7 @@ class _Settings:
     progress: bool
 
     def check(self, task: Task | Tasks | None) -> None:
-        if self.recovery not in {"auto", "finetune", None}:
+        if self.recovery not in ("auto", "finetune", None):
             raise StrategyError(
                 f"recovery is {self.recovery!r}; it is 'auto', 'finetune' or None for no training"
             )

@@ -66,6 +66,7 @@ class Tasks:
             )
         for argument in ("weights", "loss_weights"):
             self._check_weights(argument)
+        self._check_reference()
 
     def _check_weights(self, argument: str) -> None:
         weights = getattr(self, argument)
@@ -78,10 +79,21 @@ class Tasks:
                 f"{argument} has {unknown[0]!r}, the tasks are {', '.join(sorted(self.tasks))}"
             )
         for name, weight in weights.items():
-            number = isinstance(weight, Real) and weight >= 0
+            number = isinstance(weight, Real) and float(weight) >= 0
             if not number or (argument == "loss_weights" and math.isinf(weight)):
                 raise InputError(
                     f"{argument} has {weight!r} for {name!r}; give a number, 0 or more"
+                )
+
+    def _check_reference(self) -> None:
+        if not isinstance(self.reference, Mapping):
+            raise InputError(
+                f"reference is a {type(self.reference).__name__}; give what evaluate returned"
+            )
+        for name, task in self.tasks.items() if self.reference else ():
+            if task.scores and (figure := _figure(name, task.headline)) not in self.reference:
+                raise InputError(
+                    f"reference has no {figure!r}; give what evaluate returned of these tasks"
                 )
 
     @property

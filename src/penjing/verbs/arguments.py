@@ -105,7 +105,7 @@ RULES: Mapping[str, Rule] = {
     "callbacks": Rule(_of(Iterable), "a list of callbacks"),
     "task": Rule(_of(Task), "a Task, as in Task(train=loader, loss=F.cross_entropy)"),
     **dict.fromkeys(
-        ("finetune.task", "distill.task", "train.task"),
+        ("finetune.task", "distill.task", "train.task", "compress.task"),
         Rule(_of(Task, Tasks, Mapping), "a Task, or several of one network in a dict by name"),
     ),
     "teacher": Rule(_are_teachers, 'a network, several in a list, or "parent"'),
@@ -169,7 +169,7 @@ def arguments_checked(verb: Callable[P, R]) -> Callable[P, R]:
         given = dict(signature.bind(*args, **kwargs).arguments)
         given.update(given.pop(rest, {}))
         for name, value in given.items():
-            optional = defaults.get(name, inspect.Parameter.empty) is None or name == "teacher"
+            optional = defaults.get(name) is None or name == "teacher"
             if value is not None or not optional:
                 _check(verb.__name__, name, value)
         return verb(*args, **kwargs)
