@@ -330,6 +330,12 @@ def test_measuring_needs_gates():
         pj.measure_gates(chain(), task())
 
 
+def test_measuring_takes_inputs_as_the_network_does():
+    called = task(forward=lambda model, inputs: model(inputs))
+    with pytest.raises(InputError, match="a forward of its own"):
+        pj.measure_gates(network(), called)
+
+
 def test_inference_in_training_mode_is_refused():
     with pytest.raises(StrategyError, match="training mode"):
         network().train().infer(X)

@@ -64,11 +64,13 @@ def measure_gates(
         Who ran what, and the report.
 
     Raises:
-        InputError: `model` has no gates, or the split gives no batches.
+        InputError: `model` has no gates, the split gives no batches, or the task calls the model
+            itself.
         ExportError: ONNX cannot express the network; `latency=False` does without it.
     """
     started = time.perf_counter()
     network = check_gated(model)
+    _check_called(task)
     opened = _opened(network, task, split)
     plain, gated = _timed(network, task, split, samples) if latency else (None, None)
     macs = network.macs_of(opened)
@@ -93,6 +95,19 @@ def measure_gates(
         seconds=time.perf_counter() - started,
     )
     return MeasuredGates(opened, Report(data))
+
+
+def _check_called(task: Task) -> None:
+    """Refuse a task whose inputs are not those of the network.
+
+    Raises:
+        InputError: It calls the model itself.
+    """
+    if task.forward is not None:
+        raise InputError(
+            "the task calls the model by a forward of its own, and gates are measured sample by "
+            "sample; leave Task(forward=...) away and give inputs as the network takes them"
+        )
 
 
 @torch.inference_mode()
