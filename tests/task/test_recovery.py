@@ -56,3 +56,9 @@ def test_a_ratio_to_nothing_is_not_a_number():
 def test_a_task_without_data_to_judge_by_is_refused():
     with pytest.raises(InputError, match="no val and no test"):
         recovery(Task(train=[(X, Y)]), times(1), {})
+
+
+def test_several_tasks_by_name_are_judged_each_by_its_own():
+    rows = recovery({"one": TASK, "other": TASK}, times(1), {"cut": times(4)})
+    figures = {row.figure for row in rows}
+    assert figures == {"one largest", "one loss", "other largest", "other loss"}

@@ -43,6 +43,9 @@ def in_proportion(opens: Sequence[Open], lengths: Sequence[int]) -> Iterator[Bat
 def in_turns(opens: Sequence[Open], lengths: Sequence[int | None]) -> Iterator[Batch | None]:
     """A batch of each task in turn until all are through; shorter ones begin again.
 
+    That data without a length is through shows only when it is asked for more: by then the tasks
+    before it have given one batch of another round.
+
     Args:
         opens: One a task.
         lengths: Batches of each, where its data knows.

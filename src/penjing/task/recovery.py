@@ -10,7 +10,7 @@ from torch import nn
 
 from penjing.errors import InputError
 from penjing.task.definition import Task
-from penjing.task.several import Tasks
+from penjing.task.several import Tasks, one_or_several
 
 JUDGED: tuple[Literal["val", "test"], ...] = ("val", "test")
 
@@ -47,14 +47,15 @@ class Recovered:
 
 
 def recovery(
-    task: Task | Tasks, original: nn.Module, steps: Mapping[str, nn.Module]
+    task: Task | Tasks | Mapping[str, Task], original: nn.Module, steps: Mapping[str, nn.Module]
 ) -> tuple[Recovered, ...]:
     """Metrics and loss of every step of a chain, such as cut, tuned, cut again, tuned again.
 
     Choose by the rows of "val"; those of "test" are for the report.
 
     Args:
-        task: Data, loss and metrics; the splits "val" and "test" that it has are judged.
+        task: Data, loss and metrics; the splits "val" and "test" that it has are judged. Several
+            by name, as the verbs take them.
         original: The network that the chain began with.
         steps: Networks in the order in which they were made, by name of the step.
 
@@ -76,7 +77,8 @@ def recovery(
         >>> [row.split for row in recovery(task, net, {"half": half})]
         ['val']
     """
-    splits = [split for split in JUDGED if getattr(task, split) is not None]
+    whole = one_or_several(task)
+    splits = [split for split in JUDGED if getattr(whole, split) is not None]
     if not splits:
         raise InputError("the task has no val and no test data to judge by; give Task(val=loader)")
     return tuple(
@@ -84,8 +86,8 @@ def recovery(
         for split in splits
         for row in chained(
             split,
-            task.evaluate(original, split),
-            {step: task.evaluate(model, split) for step, model in steps.items()},
+            whole.evaluate(original, split),
+            {step: whole.evaluate(model, split) for step, model in steps.items()},
         )
     )
 
