@@ -344,6 +344,15 @@ def test_a_program_made_small_is_not_larger():
     assert ram.arena_bytes <= fast.arena_bytes
 
 
+def test_a_recurrent_matrix_with_zeros_is_small_where_programs_shall_be():
+    torch.manual_seed(0)
+    network = nn.GRU(4, 32, batch_first=True)
+    with torch.no_grad():
+        network.weight_hh_l0.mul_(torch.rand(96, 32) < 0.1)
+    program = pj.compile(network, torch.randn(1, 2, 4), optimize="flash")
+    assert program.constant_bytes < network.weight_hh_l0.numel() * 4 / 2
+
+
 def test_tuning_is_refused_for_another_processor():
     with pytest.raises(StrategyError, match="on this machine"):
         pj.compile(nn.Linear(4, 2), torch.ones(1, 4), target="cortex-m4", tune=True)

@@ -7,7 +7,7 @@ from math import ceil, prod
 from typing import Literal
 
 from penjing.codegen.ir import Layer, Net
-from penjing.codegen.kernel import Kernel
+from penjing.codegen.kernel import Kernel, constant_bytes_of
 from penjing.codegen.targets import Target
 from penjing.codegen.tuning import measured
 from penjing.errors import ExportError
@@ -125,7 +125,4 @@ def _size(net: Net, layer: Layer, kernel: Kernel, target: Target, optimize: Opti
         needs = kernel.needs(net, layer, target)
         borders = sum(room.border != () for room in (*needs.inputs, *needs.outputs))
         return needs.scratch_bytes + borders
-    held = getattr(kernel, "constant_bytes", None)
-    if held is not None:
-        return int(held(net, layer, target))
-    return sum(array.nbytes for array in layer.weights.values() if array is not None)
+    return constant_bytes_of(kernel, net, layer, target)

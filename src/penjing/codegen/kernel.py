@@ -161,3 +161,11 @@ class Kernel(Protocol):
     def emit(self, site: Site, /) -> Code:
         """The C text; a pure function of its argument."""
         ...
+
+
+def constant_bytes_of(kernel: Kernel, net: Net, layer: Layer, target: Target) -> int:
+    """Flash for a layer's constants: what the kernel says, else its weights as they are."""
+    held = getattr(kernel, "constant_bytes", None)
+    if held is not None:
+        return int(held(net, layer, target))
+    return sum(array.nbytes for array in layer.weights.values() if array is not None)

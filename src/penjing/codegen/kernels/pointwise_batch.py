@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from penjing.codegen.ir import Layer, Net
-from penjing.codegen.kernel import Code, Needs, Place, Room, Site
+from penjing.codegen.kernel import Code, Needs, Place, Room, Site, constant_bytes_of
 from penjing.codegen.kernels.conv import takes_conv
 from penjing.codegen.kernels.cover import SLACK
 from penjing.codegen.kernels.dense_conv import DenseConv
@@ -56,6 +56,10 @@ class PointwiseBatch:
             outputs=(one,),
             scratch_bytes=self.conv.needs(*_row(net, layer), target).scratch_bytes,
         )
+
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:
+        """As the convolution of the row."""
+        return constant_bytes_of(self.conv, *_row(net, layer), target)
 
     def emit(self, site: Site, /) -> Code:
         """The convolution of the row."""

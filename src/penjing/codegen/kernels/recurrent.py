@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from penjing.codegen.ir import Layer, Net, Tensor
-from penjing.codegen.kernel import Code, Kernel, Needs, Place, Room, Site
+from penjing.codegen.kernel import Code, Kernel, Needs, Place, Room, Site, constant_bytes_of
 from penjing.codegen.kernels.cover import SLACK, merged, named
 from penjing.codegen.kernels.sparse_linear import WindowLinear
 from penjing.codegen.reference.expression import functions
@@ -67,6 +67,10 @@ class Recurrent:
             outputs=(Room(order=(0, 1, 2)), *states),
             scratch_bytes=4 * floats,
         )
+
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:  # noqa: ARG002 - protocol
+        """As the product, for all steps."""
+        return constant_bytes_of(self.product, *linear_layer(layer), target)
 
     def emit(self, site: Site, /) -> Code:
         """Loops over samples and steps around the product's own code."""

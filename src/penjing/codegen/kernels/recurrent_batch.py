@@ -67,6 +67,11 @@ class RecurrentBatch:
             scratch_bytes=4 * ((wide + 2 * hidden) * pitch + SLACK),
         )
 
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:
+        """As the product, for all steps."""
+        batch = net.tensors[layer.outputs[0]].shape[1]
+        return self.product.constant_bytes(*linear_layer(layer, batch), target)
+
     def emit(self, site: Site, /) -> Code:
         """A loop over steps around the product and the gates."""
         layer, y = site.layer, site.outputs[0]
