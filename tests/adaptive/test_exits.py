@@ -401,6 +401,13 @@ def test_a_float16_network_is_exported(tmp_path):
     assert written.difference <= written.tolerance == 2e-2
 
 
+def test_exits_before_a_norm_over_the_batch_are_refused():
+    norm = nn.BatchNorm1d(8, track_running_stats=False)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), norm, nn.Linear(8, 3))
+    with pytest.raises(InputError, match="others of its batch"):
+        pj.early_exits(net.eval(), VECTORS, at=[0.4])
+
+
 def test_a_head_of_ones_own_follows_the_dtype_of_the_network():
     def head(features, outputs):
         return nn.Linear(features.shape[1], outputs)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from penjing.adaptive.apart import mixes
 from penjing.adaptive.criteria import ExitPolicy, Memory
 from penjing.adaptive.exit_task import exit_task
 from penjing.adaptive.heads import Head, layout_of, make_head
@@ -116,10 +117,12 @@ class EarlyExitNetwork(nn.Module):
             seed: Of their weights.
 
         Raises:
-            InputError: The network's output is not one tensor of class scores per sample.
+            InputError: The network's output is not one tensor of class scores per sample, or
+                samples see each other behind an exit.
         """
         outputs = _check_outputs(program)
         pieces = segment(program, points)
+        _check_apart(pieces[1:])
         segments = [graph_form(piece) for piece in pieces]
         tie(segments, pieces)
         heads, attachments = [], []
@@ -392,6 +395,20 @@ def _check_outputs(program: Program) -> int:
             "scores, (samples, classes)"
         )
     return int(shapes[0][1])
+
+
+def _check_apart(pieces: Sequence[Program]) -> None:
+    """Refuse to leave out samples that others need.
+
+    Raises:
+        InputError: Samples of a batch see each other in one of the pieces.
+    """
+    if any(map(mixes, pieces)):
+        raise InputError(
+            "behind an exit what a sample gets depends on the others of its batch, as in a batch "
+            "norm without running statistics; attach exits behind that, or let each sample stand "
+            "for itself in eval mode"
+        )
 
 
 def tie(segments: Sequence[nn.Module], pieces: Sequence[Program]) -> None:

@@ -17,24 +17,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
+from penjing.adaptive.apart import mixes
 from penjing.adaptive.exits import tie
 from penjing.adaptive.heads import Head, layout_of, make_head
 from penjing.counts.macs import count_macs
 from penjing.errors import InputError, StrategyError
-from penjing.exporters._fresh import fresh_inputs
 from penjing.graph.blocks import Block, find_blocks, without
 from penjing.graph.call import is_pointwise, is_tensor
-from penjing.graph.capture import MIN_BATCH, Program
+from penjing.graph.capture import Program
 from penjing.graph.form import graph_form
 from penjing.graph.parts import Flow, has_batch, outputs_of, part
 
 OPEN_AT_FIRST = 2.0
 """Bias of a fresh gate: nearly every sample passes, so training begins with the network as it was
 (Veit & Belongie 2018 begin at 85 % likewise)."""
-
-MIXED = 0.05
-"""Largest difference of a sample computed alone: float16 rounds by less, a norm over the batch
-differs by more."""
 
 END = -1
 """Among the values behind a block: the one that it made."""
@@ -368,19 +364,10 @@ def _span(program: Program, flow: Flow, block: Block) -> Span | None:
     batched = all(is_tensor(node) and has_batch(node) for node in (*before, *behind))
     if stream not in before or not (alone and alike and batched):
         return None
-    if _mixes(part(program, before, [end])):
+    if mixes(part(program, before, [end])):
         return None
     places = tuple(END if node is end else before.index(node) for node in behind)
     return Span(block, stream, end, tuple(before), places)
-
-
-def _mixes(branch: Program) -> bool:
-    """Whether what a sample gets depends on the others of its batch, which may be left out."""
-    given = fresh_inputs(branch, MIN_BATCH + 1, torch.Generator().manual_seed(0))
-    home = [v.to(e.device) for v, e in zip(given, branch.example, strict=True)]
-    with torch.no_grad():
-        (together,), (alone,) = branch.run(home), branch.run([v[:1] for v in home])
-    return not torch.allclose(together[:1], alone, rtol=MIXED, atol=MIXED, equal_nan=True)
 
 
 def _activated(add: fx.Node) -> fx.Node:
