@@ -42,6 +42,13 @@ def test_weights_of_seven_bits_always_fit():
     assert saturating(network(bits=7)) == []
 
 
+def test_transposed_convolutions_which_run_in_floats_are_not_touched():
+    torch.manual_seed(0)
+    net, x = nn.ConvTranspose2d(4, 4, 2), torch.randn(8, 4, 3, 3)
+    program = capture(nn.Sequential(net).eval(), x[:2])
+    assert saturating(quantize_program(program, Calibration.of([x]), Settings())) == []
+
+
 def test_the_layer_and_the_way_out_are_told():
     (note,) = saturation_notes(network(), OLD)
     assert "sums of 0.weight; scheme='int7'" in note

@@ -125,6 +125,17 @@ def test_a_student_shrinks_in_width_and_depth_at_once():
     assert student.layers[0].up.out_features < Deep().layers[0].up.out_features
 
 
+def test_rounding_of_widths_leaves_the_number_of_layers_alone():
+    student = shrink_like(
+        Deep().eval(),
+        torch.randn(4, 6),
+        pruning_ratio=0.5,
+        scope={"inner", "residual", "layers"},
+        round_to=3,
+    ).model
+    assert kept(student) == ["0", "2"]
+
+
 def test_unknown_layers_are_refused_by_a_loss_that_reads_none_too():
     with pytest.raises(InputError, match="the student has no module 'a'"):
         distill(student(), Net(), task(), layers={"a": "b"}, **QUICK)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from penjing.codegen.build import cpu_name
-from penjing.graph.folding import layer_nodes, stored_names
+from penjing.graph.call import op_name
+from penjing.graph.folding import TRANSPOSED, layer_nodes, stored_names
 from penjing.quantization.network import QuantizedNetwork
 
 _MOST = 128  # (2^15 - 1) // 255
@@ -43,14 +44,14 @@ def saturating(network: QuantizedNetwork) -> list[str]:
 
     Returns:
         Qualified names of their weights: two of one output have magnitudes above 128 in sum.
+        Transposed convolutions are left out: ONNX Runtime computes them in floats.
     """
     found: list[str] = []
-    for node in layer_nodes(network.program):
+    for node in (n for n in layer_nodes(network.program) if op_name(n) not in TRANSPOSED):
         fqn = stored_names(network.program, node).get("weight", "")
-        if network.integer(node) and fqn in network.weights and fqn not in found:
-            axis = network.weights[fqn].axis
-            if _largest_pair(network.integers(fqn), axis) > _MOST:
-                found.append(fqn)
+        new = network.integer(node) and fqn in network.weights and fqn not in found
+        if new and _largest_pair(network.integers(fqn)) > _MOST:
+            found.append(fqn)
     return found
 
 
@@ -72,7 +73,7 @@ def saturation_notes(network: QuantizedNetwork, cpu: str | None = None) -> list[
     ]
 
 
-def _largest_pair(q: Tensor, axis: int | None) -> int:
-    """Largest sum of two magnitudes of one output."""
-    rows = q.movedim(axis or 0, 0).flatten(1).int().abs()
+def _largest_pair(q: Tensor) -> int:
+    """Largest sum of two magnitudes of one output, which is a row."""
+    rows = q.flatten(1).int().abs()
     return int(rows.topk(min(2, rows.shape[1]), 1).values.sum(1).max())

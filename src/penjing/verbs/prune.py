@@ -103,7 +103,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             "tune" (then gradient steps towards the original), a `Tune`, "fold" (units that go are
             merged into those that stay), a `Fold`, "recalibrate", None.
         round_to: Units that remain are rounded up to a multiple of this; by kind of units, as
-            {"neurons": 16}, kinds that are not named are not rounded.
+            {"neurons": 16}, kinds that are not named are not rounded. A single number does not
+            round how many whole layers or branches stay.
         ignored_layers: Modules, names, globs or types that stay exactly as they are, at their
             inputs too; "kind:heads" is every group of that kind.
         pruning_ratio_dict: Share of units to remove by module, name, glob, type or kind

@@ -151,9 +151,10 @@ class Removable:
 
     @property
     def steps(self) -> dict[str, int]:
-        """Multiples that single groups keep, where they are given by kind."""
+        """Multiples of single groups: as given by kind, and one where no width is rounded."""
         given = self.choices.round_to
-        parts = {g.name: 1 for g in self.beside.groups}
+        whole = (g for g in self.groups if g.kind == BLOCKS)
+        parts = {g.name: 1 for g in (*self.beside.groups, *whole)}
         if not isinstance(given, Mapping):
             return parts
         return {**parts, **{g.name: given[g.kind] for g in self.groups if g.kind in given}}
