@@ -45,6 +45,7 @@ THREADS = (1, 2)
 SECONDS, FEWEST, MOST = 2.0, 15, 600
 """Timed calls of each: as many rounds as fit."""
 TOLERANCE = 1e-4  # of the largest output
+SETTLE_SECONDS = 0.05  # until the threads of whoever ran before have stopped to spin
 INT8_AT = 0.9  # the row in which ONNX Runtime's integers are timed too
 SHORT = (0.0, 0.5, 0.8, 0.9, 0.95)
 LARGE = "mobilenet_v2-224"  # two of its rows are enough for --short
@@ -146,8 +147,8 @@ def compiled(
     return call, out, figures
 
 
-def timed(calls: list[Callable[[], Any]]) -> np.ndarray:
-    """Seconds of (round, call), in turn."""
+def timed(calls: list[Callable[[], Any]], threads: int = 1) -> np.ndarray:
+    """Seconds of (round, call), in turn; several threads are awake, and those of others asleep."""
     for call in calls:
         for _ in range(5):
             call()
@@ -156,6 +157,9 @@ def timed(calls: list[Callable[[], Any]]) -> np.ndarray:
     while len(rounds) < FEWEST or (time.perf_counter() < stop and len(rounds) < MOST):
         row = []
         for call in calls:
+            if threads > 1:
+                time.sleep(SETTLE_SECONDS)
+                call()
             start = time.perf_counter()
             call()
             row.append(time.perf_counter() - start)
@@ -182,7 +186,7 @@ def row(network: str, sparsity: float, batch: int, threads: int) -> dict[str, An
     want = result()
     error = float(np.abs(out - want).max() / np.abs(want).max())
     assert error < TOLERANCE, f"{network}: results differ by {error}"
-    rounds = 1e3 * timed(calls)
+    rounds = 1e3 * timed(calls, threads)
     found = {
         "network": network,
         "batch": batch,
