@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.program import Program
 from penjing.codegen.runtime import KINDS
 from penjing.figures import LatencyFigures
-from penjing.latency.onnxruntime import Timing, rounds_of
+from penjing.latency.onnxruntime import Timing, latency_figures, rounds_of
+
+RUNTIME = "penjing's C"
 
 
 def time_program(program: Program | IntegerProgram, timing: Timing) -> LatencyFigures:
@@ -25,7 +26,8 @@ def time_program(program: Program | IntegerProgram, timing: Timing) -> LatencyFi
     Returns:
         Median, minimum and 95th percentile; the call from Python, some 10 microseconds, is in them.
     """
-    return _figures(rounds_of([_warm(program, timing)], timing)[:, 0], timing)
+    rounds = rounds_of([_warm(program, timing)], timing)
+    return latency_figures(rounds[:, 0], timing, RUNTIME)
 
 
 def time_programs(
@@ -43,7 +45,8 @@ def time_programs(
     """
     rounds = rounds_of([_warm(program, timing), _warm(original, timing)], timing)
     ratio = float(np.median(rounds[:, 1] / rounds[:, 0]))
-    return _figures(rounds[:, 0], timing, ratio), _figures(rounds[:, 1], timing)
+    mine = latency_figures(rounds[:, 0], timing, RUNTIME, ratio)
+    return mine, latency_figures(rounds[:, 1], timing, RUNTIME)
 
 
 def _warm(program: Program | IntegerProgram, timing: Timing) -> Callable[[], object]:
@@ -52,21 +55,6 @@ def _warm(program: Program | IntegerProgram, timing: Timing) -> Callable[[], obj
     for _ in range(timing.warmup):
         call()
     return call
-
-
-def _figures(
-    calls_ms: NDArray[np.float64], timing: Timing, ratio: float | None = None
-) -> LatencyFigures:
-    return LatencyFigures(
-        runtime="penjing's C",
-        threads=timing.threads,
-        batch=timing.batch,
-        n=len(calls_ms),
-        median_ms=float(np.median(calls_ms)),
-        min_ms=float(calls_ms.min()),
-        p95_ms=float(np.percentile(calls_ms, 95)),
-        ratio=ratio,
-    )
 
 
 def _call_of(program: Program | IntegerProgram, batch: int) -> Callable[[], object]:

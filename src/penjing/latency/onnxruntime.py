@@ -71,7 +71,7 @@ def time_onnx(
     """
     timing = timing or Timing()
     rounds = rounds_of([_call(Path(path), timing, feeds)], timing)
-    return _figures(rounds[:, 0], timing)
+    return latency_figures(rounds[:, 0], timing, runtime_name())
 
 
 def time_pair(
@@ -102,7 +102,8 @@ def time_pair(
     calls = [_call(Path(path), timing, feeds), _call(Path(original), timing, other)]
     rounds = rounds_of(calls, timing)
     ratio = float(np.median(rounds[:, 1] / rounds[:, 0]))
-    return _figures(rounds[:, 0], timing, ratio), _figures(rounds[:, 1], timing)
+    mine = latency_figures(rounds[:, 0], timing, runtime_name(), ratio)
+    return mine, latency_figures(rounds[:, 1], timing, runtime_name())
 
 
 def random_feeds(session: Any, batch: int) -> dict[str, NDArray[Any]]:
@@ -188,11 +189,19 @@ def rounds_of(calls: list[Callable[[], object]], timing: Timing) -> NDArray[np.f
     return np.array(rows)
 
 
-def _figures(
-    calls_ms: NDArray[np.float64], timing: Timing, ratio: float | None = None
+def latency_figures(
+    calls_ms: NDArray[np.float64], timing: Timing, runtime: str, ratio: float | None = None
 ) -> LatencyFigures:
+    """Median, minimum and 95th percentile of timed calls.
+
+    Args:
+        calls_ms: Milliseconds of every call, of one dimension.
+        timing: How they were had.
+        runtime: Its name and version.
+        ratio: Original / this network, where both were timed in turns.
+    """
     return LatencyFigures(
-        runtime=runtime_name(),
+        runtime=runtime,
         threads=timing.threads,
         batch=timing.batch,
         n=len(calls_ms),

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from penjing.counts.params import count_nonzero, count_params
 from penjing.errors import InputError
 from penjing.exporters.session import open_session, runtime_errors, runtime_name
-from penjing.figures import LatencyFigures
+from penjing.figures import Figures, LatencyFigures
 from penjing.graph.capture import Example
 from penjing.latency.onnxruntime import Feeds
 from penjing.task import Task
@@ -98,3 +99,30 @@ def feeds_of(inputs: Example, names: Sequence[str]) -> Feeds:
     """
     tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     return dict(zip(names, (tensor.cpu().numpy() for tensor in tensors), strict=True))
+
+
+def sampled_figures(
+    network: nn.Module, macs: int, latency: LatencyFigures | None, counted: str
+) -> Figures:
+    """Figures of a network whose work depends on the sample.
+
+    Args:
+        network: Its parameters are counted.
+        macs: Mean over samples.
+        latency: Over samples; None where it was not measured.
+        counted: How the MACs were had.
+    """
+    tensors = list(network.parameters())
+    return Figures(
+        params=count_params(tensors),
+        nonzero=count_nonzero(tensors),
+        macs=macs,
+        latency_ms=None if latency is None else latency.mean_ms,
+        latency=latency,
+        how={
+            "params": "all parameters, tied ones once",
+            "macs": counted,
+            "latency_ms": "mean over samples of the data, one at a time, on ONNX Runtime; "
+            f"of each the fastest of {REPEATS} calls",
+        },
+    )

@@ -20,16 +20,17 @@ from penjing.adaptive.exit_files import stage_programs, write_conditional
 from penjing.adaptive.exit_task import refuse_forward
 from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.counts.macs import count_macs
-from penjing.counts.params import count_nonzero, count_params
 from penjing.errors import BudgetError, InfeasibleError, InputError, StrategyError
 from penjing.exporters import onnx_feeds, write_program
-from penjing.figures import ExitFigures, Figures, LatencyFigures
+from penjing.figures import ExitFigures, LatencyFigures
 from penjing.graph.capture import Example, capture
-from penjing.latency.samples import REPEATS, feeds_of, singles, spread, time_samples
+from penjing.latency.samples import feeds_of, sampled_figures, singles, spread, time_samples
 from penjing.report import CandidateFigures, Report, ReportData, environment
 from penjing.task import Task
 from penjing.task.definition import Split
 from penjing.verbs.arguments import arguments_checked
+
+COUNTED = "mean over the validation samples, of the layers that they run"
 
 Cost = Literal["latency", "macs"]
 
@@ -111,8 +112,10 @@ def calibrate_exits(  # noqa: PLR0913 - a public verb, its options are keywords
     mean = round(sum(n * share for n, share in zip(macs, chosen.shares, strict=True)))
     data = replace(
         data,
-        before=_figures(made.original(), whole, None if timed is None else timed[0]),
-        after=_figures(made, mean, None if timed is None else timed[1]),
+        before=sampled_figures(
+            made.original(), whole, None if timed is None else timed[0], COUNTED
+        ),
+        after=sampled_figures(made, mean, None if timed is None else timed[1], COUNTED),
     )
     judged = _judged(made, task, split)
     bounds = {"max_drop": max_drop, "latency_ms": latency_ms}
@@ -255,23 +258,6 @@ def _distribution(plain: LatencyFigures, exits: LatencyFigures) -> str:
         f"one sample at a time, over {exits.n} of them: mean {exits.mean_ms:.3g} ms and 95th "
         f"percentile {exits.p95_ms:.3g} ms, against {plain.mean_ms:.3g} and {plain.p95_ms:.3g} ms "
         "without exits"
-    )
-
-
-def _figures(network: nn.Module, macs: int, latency: LatencyFigures | None) -> Figures:
-    tensors = list(network.parameters())
-    return Figures(
-        params=count_params(tensors),
-        nonzero=count_nonzero(tensors),
-        macs=macs,
-        latency_ms=None if latency is None else latency.mean_ms,
-        latency=latency,
-        how={
-            "params": "all parameters, tied ones once",
-            "macs": "mean over the validation samples, of the layers that they run",
-            "latency_ms": "mean over samples of the data, one at a time, on ONNX Runtime; "
-            f"of each the fastest of {REPEATS} calls",
-        },
     )
 
 

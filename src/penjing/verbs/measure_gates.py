@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from penjing.adaptive.gated import GatedNetwork, check_gated
 from penjing.adaptive.gated_files import write_gated
-from penjing.counts.params import count_nonzero, count_params
 from penjing.errors import InputError
 from penjing.exporters import write_program
-from penjing.figures import Figures, GateFigures, LatencyFigures
+from penjing.figures import GateFigures, LatencyFigures
 from penjing.graph.capture import capture
-from penjing.latency.samples import REPEATS, feeds_of, singles, spread, time_samples
+from penjing.latency.samples import feeds_of, sampled_figures, singles, spread, time_samples
 from penjing.report import Report, ReportData, environment
 from penjing.task import Task, evaluating, random_kept
 from penjing.task.batches import call
 from penjing.task.definition import Split
 from penjing.task.randomness import device_of
 from penjing.verbs.arguments import arguments_checked
+
+COUNTED = "mean over the samples, of the blocks that they run; gates are left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ def measure_gates(
     data = ReportData(
         kind="gates",
         title="gated blocks",
-        before=_figures(whole, network.macs, plain),
-        after=_figures(network, round(float(macs.mean())), gated),
+        before=sampled_figures(whole, network.macs, plain, COUNTED),
+        after=sampled_figures(network, round(float(macs.mean())), gated, COUNTED),
         gates=tuple(
             GateFigures(site.name, site.macs / network.macs, share)
             for site, share in zip(network.sites, shares, strict=True)
@@ -137,23 +138,6 @@ def _timed(
         feeds = [[feeds_of(given, one.inputs) for given in inputs] for one in written]
         rows = time_samples([whole, gated], feeds)
     return spread(rows[:, 0]), spread(rows[:, 1])
-
-
-def _figures(network: nn.Module, macs: int, latency: LatencyFigures | None) -> Figures:
-    tensors = list(network.parameters())
-    return Figures(
-        params=count_params(tensors),
-        nonzero=count_nonzero(tensors),
-        macs=macs,
-        latency_ms=None if latency is None else latency.mean_ms,
-        latency=latency,
-        how={
-            "params": "all parameters, tied ones once",
-            "macs": "mean over the samples, of the blocks that they run; gates are left out",
-            "latency_ms": "mean over samples of the data, one at a time, on ONNX Runtime; "
-            f"of each the fastest of {REPEATS} calls",
-        },
-    )
 
 
 def _notes(
