@@ -5,7 +5,8 @@
 
 One row is one network (pruned first where fewer MACs are asked for), one observer, one rounding,
 one calibration seed. Accuracy is that of the exported integer file, run by ONNX Runtime; latency is
-timed call by call in turn with the file in floats of the same network.
+timed call by call in turn with the file in floats of the same network, with the first observer and
+rounding alone, since all files of a network hold the same operations.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ NETWORKS = (("resnet56", 2.11), ("ic", 1.0), ("kws", 1.0), ("vww", 1.0), ("ad", 
             ("resnet20", 1.0), ("resnet56", 1.0))  # fmt: skip
 OBSERVERS = ("mse", "min_max", "percentile", "entropy")
 ROUNDINGS = ("nearest", "gptq", "adaround")
+TIMED = (OBSERVERS[0], ROUNDINGS[0])
 SEEDS = (0, 1, 2)
 SAMPLES = {"ad": 5000}  # windows of sound; images and clips are 500
 REFERENCE = {"ic": 85.0, "vww": 85.2, "kws": 90.2, "ad": 85.9}
@@ -51,6 +53,16 @@ class Real:
     def __call__(self, x: Tensor) -> Tensor:
         """The first output."""
         return torch.from_numpy(self.session.run(None, {self.input: x.numpy()})[0])
+
+
+def latency(files: dict[str, Path]) -> dict[str, float]:
+    """Milliseconds of the file in integers and of that in floats, call by call in turn."""
+    timed, floats = time_pair(files["integers"], files["floats"], Timing(n=200, seconds=20))
+    return {
+        "integers_ms": timed.median_ms,
+        "floats_ms": floats.median_ms,
+        "times_faster": timed.ratio,
+    }
 
 
 def row(job: Workload, factor: float, observer: str, rounding: str, seed: int) -> dict:
@@ -74,7 +86,7 @@ def row(job: Workload, factor: float, observer: str, rounding: str, seed: int) -
         pj.export(done.model, x[:1], files["integers"])
         before, after = job.correct(Real(files["floats"])), job.correct(Real(files["integers"]))
         execution = execution_of(files["integers"])
-        timed, floats = time_pair(files["integers"], files["floats"], Timing(n=200, seconds=20))
+        times = latency(files) if (observer, rounding) == TIMED else {}
         sizes = {name: path.stat().st_size for name, path in files.items()}
         few = (job.test if job.metric == "top-1" else job.test[0])[:SIMULATED]
         with torch.no_grad():
@@ -98,9 +110,7 @@ def row(job: Workload, factor: float, observer: str, rounding: str, seed: int) -
         "times_smaller": original / stored,
         "onnx_bytes": sizes,
         "onnx_times_smaller": sizes["original"] / sizes["integers"],
-        "integers_ms": timed.median_ms,
-        "floats_ms": floats.median_ms,
-        "times_faster": timed.ratio,
+        **times,
         "integer_ops": dict(execution.integer),
         "float_ops": dict(execution.floating),
         "simulation_differs": float((simulated - real).abs().max() / real.abs().max()),

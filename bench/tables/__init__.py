@@ -17,6 +17,7 @@ from tables.integers import (
     bits_picture,
     bits_table,
     host_table,
+    observers_table,
     quantization_table,
     recurrent_table,
 )
@@ -48,6 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "patterns": patterns_table,
     "peak": peak_table,
     "quantization": quantization_table,
+    "observers": observers_table,
     "random_networks": random_networks_table,
     "recurrent": recurrent_table,
     "repair": repair_tables,

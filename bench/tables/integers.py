@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tables import charts
 from tables.markdown import (
@@ -19,19 +19,19 @@ from tables.markdown import (
     value,
 )
 from tables.names import NAMES, SCHOOLED, short
-from tables.rows import Row, alike, grouped, rows
+from tables.rows import Row, Rows, alike, grouped, rows
 
 ACROSS = (60, 500)  # pixels from the left to the right end of the axis
 
 
 def quantization_table() -> str:
     """Integers after training: accuracy, bytes and latency."""
+    timed = [row for row in rows("quantization") if "times_faster" in row]
     return table(
-        alike(rows("quantization"), "network", "fewer_macs", "observer", "rounding"),
+        alike(timed, "network", "fewer_macs"),
         {
             "network": shared(short),
             "pruned": shared(_pruned),
-            "choice": shared(lambda r: f"{r['observer']}, {r['rounding']}"),
             "seeds": seeds,
             "floats": mean("floats"),
             "integers": spread("integers"),
@@ -43,6 +43,32 @@ def quantization_table() -> str:
             "faster": median("times_faster", "{:.2f}x"),
         },
     )
+
+
+def observers_table() -> str:
+    """Points that each observer and each rounding loses, network by network."""
+    ways = list(dict.fromkeys((r["observer"], r["rounding"]) for r in rows("quantization")))
+    return table(
+        alike(rows("quantization"), "network", "fewer_macs"),
+        {
+            "network": shared(short),
+            "pruned": shared(_pruned),
+            "floats": mean("floats"),
+            **{", ".join(way): _points_lost(*way) for way in sorted(ways, key=_order)},
+        },
+    )
+
+
+def _order(way: tuple[str, str]) -> tuple[bool, str, str]:
+    return way[1] != "nearest", *way
+
+
+def _points_lost(observer: str, rounding: str) -> Callable[[Rows], str]:
+    def cell(same: Rows) -> str:
+        these = [r for r in same if (r["observer"], r["rounding"]) == (observer, rounding)]
+        return spread("points_lost")(these) if these else ""
+
+    return cell
 
 
 def _pruned(row: Row) -> str:
