@@ -239,6 +239,62 @@ def test_a_network_may_ask_adam_for_rates_of_its_own(choice, rates):
     assert [g["lr"] for g in optimizer(choice, Rated(), 2.0, None).param_groups] == rates
 
 
+def rates_of(model, choice="sgd", lr=0.1, **lr_by):
+    """Learning rate of every parameter, by name."""
+    made = optimizer(choice, model, lr, None, lr_by)
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    return {name: rates[id(p)] for name, p in model.named_parameters()}
+
+
+def test_parts_learn_at_rates_of_their_own():
+    rates = rates_of(Net(), **{"outside": 0.5, "*.bias": 0.2, "outside.bias": 0.3})
+    assert list(rates.values()) == [0.1, 0.2, 0.1, 0.2, 0.5, 0.3]
+
+
+def test_a_part_may_be_a_type_of_module():
+    made = optimizer("adamw", Net(), 0.1, None, {torch.nn.BatchNorm1d: 0.5})
+    assert [len(group["params"]) for group in made.param_groups if group["lr"] == 0.5] == [2]
+
+
+def test_the_rate_of_a_part_leaves_its_vectors_undecayed_by_name_alone():
+    made = {
+        choice: optimizer(choice, Net(), 0.1, 0.3, {"outside": 0.5})
+        for choice in ("sgd", "torch.optim:SGD")
+    }
+    decays = {how: [g["weight_decay"] for g in one.param_groups] for how, one in made.items()}
+    assert decays == {"sgd": [0.3, 0.0, 0.3, 0.0], "torch.optim:SGD": [0.3, 0.3]}
+
+
+def test_a_relative_rate_of_the_network_holds_inside_a_part_too():
+    assert rates_of(Rated(), "adam", outside=0.4)["outside.weight"] == pytest.approx(0.1)
+
+
+def test_an_optimizer_of_ones_own_gets_groups_where_rates_differ():
+    assert rates_of(Net(), torch.optim.RMSprop, outside=0.5)["outside.bias"] == 0.5
+
+
+def test_steps_of_a_part_are_those_of_a_run_at_its_rate():
+    models = {"parts": Net(), "whole": Net()}
+    once = {"optimizer": "sgd", "epochs": 1, "weight_decay": 0.0, "warmup": 0.0}
+    first = task(train=[(X[:8], Y[:8])], val=None)
+    fit(models["parts"], first, settings(**once, lr=1e-3, lr_by={"outside": 0.1}))
+    fit(models["whole"], first, settings(**once, lr=0.1))
+    assert torch.equal(models["parts"].outside.weight, models["whole"].outside.weight)
+    assert not torch.equal(models["parts"].inside.weight, models["whole"].inside.weight)
+
+
+def test_a_rate_for_a_part_that_does_not_exist_is_refused():
+    with pytest.raises(StrategyError, match="'heads' matches no layer"):
+        fit(Net(), task(), settings(lr_by={"heads": 0.1}))
+
+
+def test_a_rate_for_a_frozen_part_is_refused():
+    model = Net()
+    model.outside.requires_grad_(requires_grad=False)
+    with pytest.raises(InputError, match="'outside', where no parameter requires a gradient"):
+        fit(model, task(), settings(lr_by={"outside": 0.1}))
+
+
 def test_an_unknown_optimizer_lists_the_known():
     with pytest.raises(StrategyError, match="adam, adamw, sgd"):
         fit(Net(), task(), settings(optimizer="lion"))
@@ -256,7 +312,15 @@ def test_an_unknown_schedule_lists_the_known():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochs": 0}, {"lr": 0.0}, {"warmup": 1.0}, {"patience": 0}, {"minutes": 0}, {"keep": "any"}],
+    [
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"warmup": 1.0},
+        {"patience": 0},
+        {"minutes": 0},
+        {"keep": "any"},
+        {"lr_by": {"outside": 0.0}},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

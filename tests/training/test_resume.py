@@ -80,6 +80,21 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(death, tmp_path, whole):
     assert [e.metrics for e in result.epochs] == [e.metrics for e in whole[1].epochs]
 
 
+def test_a_killed_run_of_parts_at_their_own_rates_ends_the_same(tmp_path):
+    rates = {"lr_by": {"outside": 0.1, "*.bias": 0.05}}
+    expected = Net()
+    fit(expected, task(), settings(None, **rates))
+    killed(tmp_path, Dies(step=6), **rates)
+    model, _ = resumed(tmp_path, **rates)
+    assert equal(model, expected)
+
+
+def test_a_checkpoint_of_other_rates_of_parts_is_refused(tmp_path):
+    killed(tmp_path, Dies(step=2), lr_by={"outside": 0.1})
+    with pytest.raises(CheckpointError, match=r"lr_by was outside: 0\.1, now it is outside: 0\.2"):
+        resumed(tmp_path, lr_by={"outside": 0.2})
+
+
 def test_checkpoints_far_apart_are_as_exact(tmp_path, whole):
     killed(tmp_path, Dies(step=11), save_seconds=1e9)
     model, _ = resumed(tmp_path, save_seconds=1e9)

@@ -83,7 +83,8 @@ def fit(
         )
     task.data("train")  # every task must have some
     loaders = [data for part in task.parts.values() for data in (part.train, part.val)]
-    made = optimizer(settings.optimizer, model, settings.lr, settings.weight_decay)
+    steps = settings.lr, settings.weight_decay, settings.lr_by
+    made = optimizer(settings.optimizer, model, *steps)
     processes = joined(settings.distributed, device_of(model))
     with (
         random_kept(*loaders),
@@ -438,6 +439,7 @@ def _identity(run: Run, callbacks: Sequence[Callback], trials: Sequence[Batch]) 
     return {
         "weights": weights_hash(run.model),
         **{name: in_words(getattr(run.settings, name)) for name in DECISIVE},
+        **({"lr_by": in_words(run.settings.lr_by)} if run.settings.lr_by else {}),
         **({"compile": "True"} if run.settings.compile else {}),
         **({"processes": str(run.processes.size)} if run.processes.size > 1 else {}),
         "callbacks": ", ".join(callback.identity() for callback in callbacks),

@@ -12,6 +12,10 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from penjing.errors import InputError, StrategyError
+from penjing.pruning.selection import matches
+
+Rates = Mapping[str | type, float]
+"""Learning rates by name of a module or parameter, by glob over names, or by type of module."""
 
 Factory = Callable[[Any], Optimizer]
 """Takes parameters or parameter groups, gives an optimizer."""
@@ -21,6 +25,9 @@ OPTIMIZERS: Mapping[str, Factory] = {
     "adamw": partial(AdamW, lr=1e-3, weight_decay=1e-2),
     "sgd": partial(SGD, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=5e-4),
 }
+FLAT: Mapping[str, Any] = {"weight_decay": 0.0, "flat": True}
+"""Of groups of vectors."""
+
 _UNIT_SIZED = frozenset({"adam", "adamw"})
 """Optimizers whose updates do not grow with gradients."""
 
@@ -35,7 +42,11 @@ class HasRates(Protocol):
 
 
 def optimizer(
-    choice: str | Factory, model: nn.Module, lr: float | None, weight_decay: float | None
+    choice: str | Factory,
+    model: nn.Module,
+    lr: float | None,
+    weight_decay: float | None,
+    lr_by: Rates | None = None,
 ) -> Optimizer:
     """The optimizer of the parameters that require a gradient.
 
@@ -46,29 +57,34 @@ def optimizer(
         lr: Learning rate of every parameter group; None keeps the optimizer's own. With "adam" and
             "adamw", matrices and kernels have the rates that the model asks for, in units of it.
         weight_decay: The same for weight decay. By name, vectors (biases, norms) never decay.
+        lr_by: In place of `lr`, for parts of the model; of several that fit, the last one counts.
 
     Returns:
-        An optimizer whose groups remember their base rate as "initial_lr".
+        An optimizer whose groups remember their base rate as "initial_lr"; groups with the rate of
+        the run come first.
 
     Raises:
-        InputError: Nothing to train.
-        StrategyError: The name is unknown, or the function gives no optimizer.
+        InputError: Nothing to train, or nothing of a part in `lr_by`.
+        StrategyError: The name is unknown, a part matches nothing of the model, or the function
+            gives no optimizer.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
+    if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             f"{type(model).__name__} has no parameter that requires a gradient; "
             "call model.requires_grad_() or unfreeze what is to be trained"
         )
     named = isinstance(choice, str) and choice in OPTIMIZERS
-    made = _factory(choice)(_groups(model, _rates(choice, model)) if named else parameters)
+    own = _own_rates(model, lr_by or {})
+    groups = _groups(model, own, _rates(choice, model) if named else None)
+    made = _factory(choice)(groups if named or own else groups[0]["params"])
     if not isinstance(made, Optimizer):
         raise StrategyError(
             f"optimizer={choice!r} gave a {type(made).__name__}; it must return a "
             "torch.optim.Optimizer, for instance lambda params: torch.optim.SGD(params, lr=0.1)"
         )
     for group in made.param_groups:
-        group["lr"] = (group["lr"] if lr is None else lr) * group.get("rate", 1.0)
+        base = group["lr"] if lr is None else lr
+        group["lr"] = group.get("own_lr", base) * group.get("rate", 1.0)
         group["initial_lr"] = float(group["lr"])
         if weight_decay is not None and not group.get("flat"):
             group["weight_decay"] = weight_decay
@@ -82,19 +98,39 @@ def _rates(choice: str | Factory, model: nn.Module) -> Mapping[str, float]:
     return {}
 
 
-def _groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Matrices and kernels by rate, those of the run's own first; vectors without weight decay."""
-    matrices: dict[float, list[nn.Parameter]] = defaultdict(list)
-    vectors: list[nn.Parameter] = []
+def _own_rates(model: nn.Module, lr_by: Rates) -> dict[str, float]:
+    """Learning rates by name of the parameter, for those that have one of their own."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    rates: dict[str, float] = {}
+    for key, rate in lr_by.items():
+        meant = matches(model, key)
+        inside = [n for n in trained if n in meant or n.rpartition(".")[0] in meant]
+        if not inside:
+            raise InputError(
+                f"lr_by has a rate for {key!r}, where no parameter requires a gradient; leave it "
+                "away, or unfreeze what is to be trained"
+            )
+        rates.update(dict.fromkeys(inside, rate))
+    return rates
+
+
+def _groups(
+    model: nn.Module, own: Mapping[str, float], rates: Mapping[str, float] | None
+) -> list[dict[str, Any]]:
+    """Parameters that are stepped alike; first those with the run's own rate, vectors last of each.
+
+    Without relative `rates` the optimizer is the user's own, which decays as it does.
+    """
+    alike: dict[tuple[tuple[str, Any], ...], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            where = matrices[rates.get(name, 1.0)] if parameter.dim() > 1 else vectors
-            where.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": matrices[rate], "rate": rate} for rate in sorted(matrices, key=lambda r: r != 1)
-    ]
-    flat = {"params": vectors, "weight_decay": 0.0, "flat": True}
-    return [*groups, flat] if vectors else groups
+            settings: dict[str, Any] = {"own_lr": own[name]} if name in own else {}
+            if rates is not None:
+                relative = {"rate": rates.get(name, 1.0)}
+                settings |= relative if parameter.dim() > 1 else FLAT
+            alike[tuple(settings.items())].append(parameter)
+    groups = [{"params": parameters, **dict(settings)} for settings, parameters in alike.items()]
+    return sorted(groups, key=lambda g: ("own_lr" in g, "flat" in g, g.get("rate", 1.0) != 1.0))
 
 
 def _factory(choice: str | Factory) -> Factory:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from penjing.errors import InputError, StrategyError
-from penjing.training.optimizers import Factory
+from penjing.training.optimizers import Factory, Rates
 from penjing.training.schedules import schedule
 from penjing.training.trackers import Choice, resolve
 
@@ -22,6 +23,7 @@ class FitOptions(TypedDict, total=False):
     epochs: int
     optimizer: str | Factory
     lr: float | None
+    lr_by: Rates | None
     weight_decay: float | None
     schedule: str | Callable[[float], float]
     warmup: float
@@ -50,6 +52,9 @@ class Fit:
         optimizer: "adamw", "adam", "sgd", "package.module:name", a class, or a function of the
             parameters.
         lr: Base learning rate; None is the optimizer's own.
+        lr_by: Base learning rates of parts in its place: `{"heads": 0.01, "*.bias": 1e-4}` by names
+            of modules or parameters, globs over these, or types of modules. Of several that fit,
+            the last one counts.
         weight_decay: None is the optimizer's own; by name, vectors never decay.
         schedule: "cosine", "linear", "one_cycle", "constant", or a function of progress in [0, 1].
             Data without a length stand at the middle of the first epoch until they were read once.
@@ -84,6 +89,7 @@ class Fit:
     epochs: int = 3
     optimizer: str | Factory = "adamw"
     lr: float | None = None
+    lr_by: Rates | None = None
     weight_decay: float | None = None
     schedule: str | Callable[[float], float] = "cosine"
     warmup: float = 0.05
@@ -117,6 +123,7 @@ class Fit:
         for name, value, fine, rule in ranges:
             if not fine:
                 raise InputError(f"{name} is {value!r}; it must be {rule}")
+        _check_rates(self.lr_by or {})
         schedule(self.schedule, self.warmup)
         resolve(self.tracker)
 
@@ -133,11 +140,24 @@ class Fit:
             raise StrategyError(f"unknown setting {unknown[0]!r}; the known ones are {known}")
 
 
+def _check_rates(lr_by: Rates) -> None:
+    for part, rate in lr_by.items():
+        if not 0 < rate < math.inf:
+            raise InputError(
+                f"lr_by[{part!r}] is {rate!r}; it must be above 0 and finite. What is not to be "
+                "trained gets .requires_grad_(False)"
+            )
+
+
 def in_words(value: object) -> str:
     """A setting in words that are the same in every process.
 
     Example:
         >>> in_words(3), in_words(in_words)
         ('3', 'in_words')
+        >>> in_words({"heads": 0.01, Fit: 0.1})
+        'heads: 0.01, Fit: 0.1'
     """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{in_words(part)}: {in_words(of)}" for part, of in value.items())
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else str(value)

@@ -160,4 +160,5 @@ def in_choices(settings: Fit) -> dict[str, str]:
         *("epochs", "optimizer", "lr", "weight_decay", "schedule", "warmup", "clip", "accumulate"),
         *("precision", "patience", "keep", "minutes", "seed"),
     )
-    return {name: in_words(getattr(settings, name)) for name in shown}
+    told = {name: in_words(getattr(settings, name)) for name in shown}
+    return {**told, **({"lr_by": in_words(settings.lr_by)} if settings.lr_by else {})}
