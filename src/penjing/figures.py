@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class LatencyFigures:
         ratio: Median of the pairwise ratios original / this network when both were timed
             alternating, else None.
         mean_ms: Mean over samples, where the latency depends on the sample; else None.
+        original: Figures of the original in the same rounds, where both were timed alternating;
+            `ratio` and these milliseconds belong together, those of another run do not.
     """
 
     runtime: str
@@ -54,6 +56,7 @@ class LatencyFigures:
     p95_ms: float
     ratio: float | None = None
     mean_ms: float | None = None
+    original: LatencyFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,17 @@ class Figures:
     how: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[LayerFigures, ...] = ()
     latency: LatencyFigures | None = None
+
+    def in_turn_with(self, result: Figures) -> Figures:
+        """The same of an original, with its latency in the rounds in which `result` was timed.
+
+        Args:
+            result: Figures of what was made of it; where it was timed alone, nothing changes.
+        """
+        timed = None if result.latency is None else result.latency.original
+        if timed is None:
+            return self
+        return replace(self, latency_ms=timed.median_ms, latency=timed)
 
 
 @dataclass(frozen=True, slots=True)

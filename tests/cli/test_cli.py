@@ -3,6 +3,7 @@
 import json
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 from tests.compression.toys import FakeWatch
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 import penjing
 from penjing.cli import app
 from penjing.cli.app import LATER
+from penjing.figures import Figures, LatencyFigures
 from penjing.report import Report
 from penjing.training.processes import Processes
 
@@ -197,6 +199,22 @@ def test_a_saved_network_can_be_measured(net, tmp_path):
     run("prune", net, "--pruning-ratio", "0.5", "--out", tmp_path / "half")
     done = run("measure", tmp_path / "half", "--json")
     assert json.loads(done.stdout)["macs"] > 0
+
+
+def _figures(_network, _example, *, against=None, **_given):
+    alone = LatencyFigures("a runtime", 1, 1, 5, 2.0, 1.9, 2.1)
+    other = None if against is None else replace(alone, median_ms=3.0)
+    timed = replace(alone, original=other)
+    return Figures(10, 10, 100, latency_ms=timed.median_ms, latency=timed)
+
+
+def test_two_measured_networks_are_shown_by_the_same_rounds(net, monkeypatch):
+    shown: list[Report] = []
+    monkeypatch.setattr("penjing.cli.measure.show_report", shown.append)
+    monkeypatch.setattr("penjing.cli.measure.measure_network", _figures)
+    run("measure", net, "--against", net)
+    (report,) = shown
+    assert report.before.latency == report.after.latency.original
 
 
 def test_finetune_learns_from_the_original(labelled, tmp_path):

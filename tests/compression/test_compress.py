@@ -134,6 +134,18 @@ def test_a_slower_network_is_never_a_win_in_latency(monkeypatch):
         fit({"latency_ms": 12, "macs": "80%"})
 
 
+def test_milliseconds_of_original_and_result_are_of_the_same_rounds(monkeypatch):
+    FakeWatch(busy=1.5).install(monkeypatch)
+    report = fit({"macs": "50%"}).report
+    shown = report.before.latency_ms / report.after.latency_ms
+    assert shown == pytest.approx(report.ratios["latency_ms"])
+
+
+def test_every_candidate_says_how_fast_it_is_beside_the_original(searched):
+    kept = next(row for row in searched.result.pareto if row.kept)
+    assert kept.speedup == searched.result.report.after.latency.ratio
+
+
 def test_fewer_macs_that_are_not_faster_are_said_to_be(monkeypatch):
     FakeWatch(lambda share: 1.0 if share == 1 else 0.9).install(monkeypatch)
     assert any("not faster" in note for note in fit({"macs": "50%"}).report.data.notes)

@@ -44,6 +44,11 @@ def test_the_ratio_is_that_of_the_two_medians_nearly(small, large):
     assert mine.ratio == pytest.approx(theirs.median_ms / mine.median_ms, rel=0.9)
 
 
+def test_the_original_of_the_same_rounds_goes_with_the_ratio(small, large):
+    mine, theirs = time_pair(small, large, QUICK)
+    assert mine.original == theirs
+
+
 def test_timing_stops_when_its_time_is_over(small):
     assert time_onnx(small, Timing(n=10**9, seconds=0.0)).n == 5
 

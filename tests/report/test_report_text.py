@@ -122,3 +122,10 @@ def test_a_metric_where_lower_is_better_may_fall():
 
 def test_the_representation_is_short(full):
     assert repr(Report(full)) == "Report(kind='compress', title='ResNet-56 on CIFAR-10')"
+
+
+def test_a_bound_on_latency_in_percent_is_judged_by_the_pairs(full):
+    paired = dataclasses.replace(full.after.latency, ratio=2.5)
+    after = dataclasses.replace(full.after, latency=paired)
+    data = dataclasses.replace(full, after=after, constraints={"latency_ms": "41%"})
+    assert "met (4.21 ms, 40.00 % of the original)" in str(Report(data))

@@ -51,6 +51,7 @@ def measure(
         with working("exporting and timing"):
             figures = measure_network(source.model, example, threads=threads, against=other)
             before = None if other is None else measure_network(other, example, threads=threads)
+            before = None if before is None else before.in_turn_with(figures)
         if call.as_json:
             show_json(asdict(figures))
             return

@@ -153,6 +153,7 @@ def row(candidate: Candidate, verdict: Verdict, chosen: bool) -> CandidateFigure
         params=after.params,
         size_bytes=after.size_bytes,
         latency_ms=after.latency_ms,
+        speedup=candidate.speedup,
         metric=candidate.metric,
         drop=candidate.drop,
         kept=chosen,

@@ -43,12 +43,14 @@ def report_data(
     task = bench.yardstick.task
     comparison = compare(there, bench.reference, data, task=None if task is None else task.compared)
     network.cpu()
+    assert chosen.data.after is not None  # every candidate is counted
+    assert job.original.data.after is not None
     on_test = (before, after) if split == "test" and before else None
     return replace(
         chosen.data,
         kind="compress",
         title=_title(job, split),
-        before=job.original.data.after,
+        before=job.original.data.after.in_turn_with(chosen.data.after),
         metrics_before=before,
         metrics_after=after,
         higher_is_better=_directions(bench.yardstick.task),

@@ -10,7 +10,7 @@ from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.program import Program
 from penjing.codegen.runtime import KINDS
 from penjing.figures import LatencyFigures
-from penjing.latency.onnxruntime import Timing, latency_figures, rounds_of
+from penjing.latency.onnxruntime import Timing, latency_figures, pair_figures, rounds_of
 
 RUNTIME = "penjing's C"
 
@@ -41,12 +41,11 @@ def time_programs(
         timing: As for `time_program`.
 
     Returns:
-        Figures of the program, whose `ratio` is original / program, and of the original.
+        Figures of the program, whose `ratio` is original / program, and of the original in the same
+        rounds.
     """
     rounds = rounds_of([_warm(program, timing), _warm(original, timing)], timing)
-    ratio = float(np.median(rounds[:, 1] / rounds[:, 0]))
-    mine = latency_figures(rounds[:, 0], timing, RUNTIME, ratio)
-    return mine, latency_figures(rounds[:, 1], timing, RUNTIME)
+    return pair_figures(rounds, timing, RUNTIME)
 
 
 def _warm(program: Program | IntegerProgram, timing: Timing) -> Callable[[], object]:

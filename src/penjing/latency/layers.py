@@ -1,7 +1,8 @@
 """Latency of single layers, in place: what ONNX Runtime's profiler says of whole networks.
 
 A layer timed in a session of its own would pay for the session. Here the files of one network, in
-floats and in integers, are run whole, and each node's median is put down to the layer it computes.
+floats and in integers, are run whole and in turns, and each node's median is put down to the layer
+it computes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def layer_latencies(
     Raises:
         ExportError: ONNX Runtime cannot run one of the files.
     """
-    mine = _by_layer(_profiled(integers, feeds), _integer_names(network))
-    theirs = _by_layer(_profiled(floats, feeds), _float_names(floats))
+    of_integers, of_floats = _profiled((integers, floats), feeds)
+    mine = _by_layer(of_integers, _integer_names(network))
+    theirs = _by_layer(of_floats, _float_names(floats))
     both = [name for name in network.layer_bits if name in mine and name in theirs]
     rows = [LayerLatency(n, theirs[n][1], mine[n][1], mine[n][0]) for n in both]
     spent = [sum(ms for _, ms in side.values()) for side in (theirs, mine)]
@@ -63,21 +65,34 @@ def layer_latencies(
     return (*rows, rest)
 
 
-def _profiled(path: Path, feeds: Feeds) -> dict[str, tuple[str, float]]:
-    """Op and median milliseconds of every node."""
+def _profiled(paths: Sequence[Path], feeds: Feeds) -> list[dict[str, tuple[str, float]]]:
+    """Op and median milliseconds of every node of each file; the files are run in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = [_profiling(path, Path(folder)) for path in paths]
+        own = [{needed.name: feeds[needed.name] for needed in s.get_inputs()} for s in sessions]
+        for _ in range(WARMUP + RUNS):
+            for path, session, inputs in zip(paths, sessions, own, strict=True):
+                with runtime_errors(path):
+                    session.run(None, inputs)
+        written = [Path(session.end_profiling()).read_text() for session in sessions]
+    return [_medians(json.loads(text)) for text in written]
+
+
+def _profiling(path: Path, folder: Path) -> Any:
+    """A session that writes down how long every node takes."""
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder, runtime_errors(path):
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        own = {needed.name: feeds[needed.name] for needed in session.get_inputs()}
-        for _ in range(WARMUP + RUNS):
-            session.run(None, own)
-        events: list[Any] = json.loads(Path(session.end_profiling()).read_text())
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / path.stem)
+    with runtime_errors(path):
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _medians(events: Sequence[Any]) -> dict[str, tuple[str, float]]:
+    """Op and median milliseconds of every node, from the profiler's events."""
     times: dict[str, list[float]] = defaultdict(list)
     ops: dict[str, str] = {}
     for event in events:

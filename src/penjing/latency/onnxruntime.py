@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def time_pair(
         original_feeds: Inputs of the second.
 
     Returns:
-        Figures of the file, whose `ratio` is original / file, and of the original.
+        Figures of the file, whose `ratio` is original / file, and of the original in the same
+        rounds.
 
     Raises:
         ExportError: ONNX Runtime cannot run one of the files.
@@ -100,10 +101,7 @@ def time_pair(
     timing = timing or Timing()
     other = feeds if original_feeds is None else original_feeds
     calls = [_call(Path(path), timing, feeds), _call(Path(original), timing, other)]
-    rounds = rounds_of(calls, timing)
-    ratio = float(np.median(rounds[:, 1] / rounds[:, 0]))
-    mine = latency_figures(rounds[:, 0], timing, runtime_name(), ratio)
-    return mine, latency_figures(rounds[:, 1], timing, runtime_name())
+    return pair_figures(rounds_of(calls, timing), timing, runtime_name())
 
 
 def random_feeds(session: Any, batch: int) -> dict[str, NDArray[Any]]:
@@ -189,16 +187,32 @@ def rounds_of(calls: list[Callable[[], object]], timing: Timing) -> NDArray[np.f
     return np.array(rows)
 
 
-def latency_figures(
-    calls_ms: NDArray[np.float64], timing: Timing, runtime: str, ratio: float | None = None
-) -> LatencyFigures:
+def pair_figures(
+    rounds_ms: NDArray[np.float64], timing: Timing, runtime: str
+) -> tuple[LatencyFigures, LatencyFigures]:
+    """Figures of two networks that were timed in turns.
+
+    Args:
+        rounds_ms: Milliseconds, one row per round: of the network of interest, of the original.
+        timing: How they were had.
+        runtime: Its name and version.
+
+    Returns:
+        Figures of the network, which carry the ratio original / network and the original's, and
+        of the original.
+    """
+    mine, theirs = (latency_figures(column, timing, runtime) for column in rounds_ms.T)
+    ratio = float(np.median(rounds_ms[:, 1] / rounds_ms[:, 0]))
+    return replace(mine, ratio=ratio, original=theirs), theirs
+
+
+def latency_figures(calls_ms: NDArray[np.float64], timing: Timing, runtime: str) -> LatencyFigures:
     """Median, minimum and 95th percentile of timed calls.
 
     Args:
         calls_ms: Milliseconds of every call, of one dimension.
         timing: How they were had.
         runtime: Its name and version.
-        ratio: Original / this network, where both were timed in turns.
     """
     return LatencyFigures(
         runtime=runtime,
@@ -208,5 +222,4 @@ def latency_figures(
         median_ms=float(np.median(calls_ms)),
         min_ms=float(calls_ms.min()),
         p95_ms=float(np.percentile(calls_ms, 95)),
-        ratio=ratio,
     )

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from penjing.report import _wording as wording
-from penjing.report._comparison import COSTS, first_metric, higher_is_better
+from penjing.report._comparison import COSTS, first_metric, higher_is_better, rows
 from penjing.report.data import ReportData
 
 # Constraint name -> figure and how many of its units one unit of the constraint is.
@@ -56,10 +56,14 @@ def _budget(data: ReportData, name: str, limit: str) -> Budget:
     actual = getattr(data.after, field, None) if cost is not None else None
     if cost is None or bound is None or actual is None:
         return Budget(name, limit, "", None)
-    text = cost.show(actual)
-    if _read(limit)[1]:
-        text = f"{text}, {wording.percent(actual / getattr(data.before, field))} of the original"
-    return Budget(name, limit, text, actual <= bound)
+    if not _read(limit)[1]:
+        return Budget(name, limit, cost.show(actual), actual <= bound)
+    left = next(row.share for row in rows(data) if row.name == field)
+    assert left is not None  # a bound in percent has an original
+    text = f"{cost.show(actual)}, {wording.percent(left)} of the original"
+    paired = field == "latency_ms"  # the ratio of neighbouring calls decides, as in the search
+    original = getattr(data.before, field)
+    return Budget(name, limit, text, left <= bound / original if paired else actual <= bound)
 
 
 def bound_of(data: ReportData, name: str) -> float | None:

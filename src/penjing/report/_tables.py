@@ -183,6 +183,7 @@ def candidates(data: ReportData) -> Table:
         _number("parameters", lambda c: c.params, wording.count),
         _number("file size", lambda c: c.size_bytes, wording.size),
         _number("latency", lambda c: c.latency_ms, lambda ms: f"{wording.digits(ms)} ms"),
+        _number("times as fast as the original", lambda c: c.speedup, wording.factor),
         _number(name, lambda c: c.metric, lambda value: wording.metric(name, value)),
         _number("lost", lambda c: c.drop, lambda drop: _points(name, drop)),
         _text("budget", _verdict),

@@ -84,6 +84,7 @@ class CandidateFigures:
         meets: Whether it meets every constraint; None when there was none or it is not known.
         seconds: Wall-clock time it took.
         note: What else is to be said, such as why it was given up.
+        speedup: Latency of the original over its own, both timed alternating.
     """
 
     name: str
@@ -97,6 +98,7 @@ class CandidateFigures:
     meets: bool | None = None
     seconds: float = 0.0
     note: str = ""
+    speedup: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
