@@ -185,3 +185,30 @@ def test_tuning_gets_nearer_than_least_squares_alone():
 def test_settings_out_of_range_are_refused(given):
     with pytest.raises(StrategyError, match=f"tune: {next(iter(given))}"):
         Tune(**given)
+
+
+def frozen(model, *layers):
+    for layer in layers:
+        model[layer].requires_grad_(False)
+    return model
+
+
+def test_frozen_parameters_stay_as_they_are_to_the_bit():
+    changed = disturbed(frozen(make(), 0, 1))
+    new, row = tune(changed, SEEN, HELD, QUICK)
+    assert row.error_after < row.error_before
+    assert not {"0.weight", "0.bias", "1.weight", "1.bias"} & set(new)
+
+
+def test_a_prune_with_tuning_leaves_the_layers_alone_that_are_frozen():
+    model = frozen(make(), 5)
+    done = pj.prune(model, X[:2], pruning_ratio=0.5, calibration=[X], repair=QUICK)
+    kept = done.plan.kept("3")
+    assert torch.equal(done.model[5].weight, model[5].weight[:, list(kept)])
+    assert torch.equal(done.model[5].bias, model[5].bias)
+
+
+def test_a_network_that_is_frozen_altogether_has_nothing_to_tune():
+    model = make().requires_grad_(False)
+    done = pj.prune(model, X[:2], pruning_ratio=0.5, calibration=[X], repair=QUICK)
+    assert any("nothing is left to tune" in note for note in done.report.data.notes)

@@ -34,6 +34,7 @@ DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # decades; held-out samples choose am
 HOLD_OUT = 5  # one chunk in so many chooses the damping and judges the result
 ROWS_SHARE = 0.25  # of the memory that the rows of one layer may take, else they are gathered again
 FULL_DAMPING = 1e-3  # of the weight without zeros that says which ones are to become zero
+FROZEN = "its parameters are frozen (requires_grad=False)"
 NEGLIGIBLE = 1e-6  # a norm's scale below this share of its largest passes on nothing to solve for
 
 
@@ -97,6 +98,8 @@ class Reconstruct:
         rounds: Corrections of the target for what a ReLU behind the layer hides; 0 for none.
         memory_mb: Bound on the activations held, in MiB.
         largest: Unknowns of a layer beyond which it is left alone.
+        keep_frozen: Leave layers alone of which a parameter, or one of the norm behind them, has
+            `requires_grad=False`.
         seed: Of the choice of output positions.
 
     Raises:
@@ -109,6 +112,7 @@ class Reconstruct:
     rounds: int = 5
     memory_mb: float = 2048.0
     largest: int = 4700
+    keep_frozen: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -187,7 +191,7 @@ class Reconstruction:
         dense, cut = self.cut.dense, self.cut.program
         chosen, outlet_of = self._choose()
         norms = [outlet_of[name].norm for name in chosen]
-        attentions = rebases(self.cut, tied(dense)) if isinstance(self.cut, Cut) else []
+        attentions = self._choose_attentions()
         experts = self._choose_experts()
         turning = [layer.node for a in attentions for layer in a.layers]
         changing = [*chosen, *turning, *(norm.node for norm in norms if norm is not None)]
@@ -231,6 +235,19 @@ class Reconstruction:
         self.rows.append(row)
         return new
 
+    def _choose_attentions(self) -> list[Rebase]:
+        """Attentions whose queries and keys get a new basis; rows for those that keep theirs."""
+        if not isinstance(self.cut, Cut):
+            return []
+        chosen = []
+        for attention in rebases(self.cut, tied(self.cut.dense)):
+            names = [name for layer in attention.layers for name in (layer.weight, layer.bias)]
+            if self._frozen(*names):
+                self._skip(attention.layers[0].weight, FROZEN)
+            else:
+                chosen.append(attention)
+        return chosen
+
     def _choose_experts(self) -> dict[str, Experts]:
         """Products with stacked experts to solve; rows for those that cannot be."""
         if not isinstance(self.cut, Cut):
@@ -243,7 +260,8 @@ class Reconstruction:
                 continue
             if self.settings.solve == "cut" and not experts.loses_inputs:
                 continue
-            if reason := experts.obstacle(self.settings.memory_mb):
+            frozen = FROZEN if self._frozen(experts.name) else ""
+            if reason := frozen or experts.obstacle(self.settings.memory_mb):
                 self._skip(experts.name, reason)
             else:
                 chosen[node] = experts
@@ -257,6 +275,7 @@ class Reconstruction:
         dense, cut = self.cut.dense, self.cut.program
         known, refused = layers(cut)
         ties, differ = tied(dense), differing(dense, cut)
+        found = outlets(dense, known)
         chosen = {}
         for node, layer in known.items():
             dim = layer.input_dim
@@ -265,7 +284,7 @@ class Reconstruction:
             reached = layer.source in differ or self._has_zeros(layer)
             if not reached or (self.settings.solve == "cut" and not lost):
                 continue
-            reason = self._obstacle(layer, ties) or self._rows_obstacle(node)
+            reason = self._obstacle(layer, found[node].norm, ties) or self._rows_obstacle(node)
             if reason:
                 self._skip(layer.weight, reason)
             else:
@@ -273,7 +292,6 @@ class Reconstruction:
         for node, reason in refused.items():
             if any(n.name in differ for n in cut.nodes[node].all_input_nodes):
                 self._skip(node, reason)
-        found = outlets(dense, known)
         # what is added to rows that the original chooses otherwise is not known for them
         alone = {node: Outlet(norm=found[node].norm) for node in self.choices if found[node].add}
         return chosen, {**found, **alone}
@@ -293,14 +311,22 @@ class Reconstruction:
     def _has_zeros(self, layer: Layer) -> bool:
         return self.support is not None and layer.weight in self.support
 
-    def _obstacle(self, layer: Layer, ties: frozenset[str]) -> str:
+    def _obstacle(self, layer: Layer, norm: Norm | None, ties: frozenset[str]) -> str:
         """Why a layer cannot be solved; empty when it can."""
+        if self._frozen(layer.weight, layer.bias, *(() if norm is None else norm.names)):
+            return FROZEN
         unknowns = layer.matrix(self.cut.program.tensors[layer.weight]).shape[2]
         if layer.weight in ties or layer.bias in ties:
             return "its weight is used more than once"
         if unknowns > self.settings.largest:
             return f"its Gram matrix is too large: {unknowns} unknowns of {self.settings.largest}"
         return ""
+
+    def _frozen(self, *names: str | None) -> bool:
+        """Whether a parameter among tensors is frozen and is to stay as it is."""
+        tensors, parameters = self.cut.dense.tensors, self.cut.dense.parameters
+        mine = [tensors[name] for name in names if name in parameters]
+        return self.settings.keep_frozen and not all(t.requires_grad for t in mine)
 
     def _skip(self, name: str, reason: str) -> None:
         row = RepairFigures(name.removesuffix(".weight"), None, None, None, reason)

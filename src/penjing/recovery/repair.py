@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from penjing.graph.network import Cut
 from penjing.recovery.fold import Fold, fold
 from penjing.recovery.recalibrate import recalibrate
 from penjing.recovery.reconstruct import Changed, Reconstruct, Support, reconstruct
-from penjing.recovery.tune import Tune, tune
+from penjing.recovery.tune import ALL_FROZEN, Tune, tune
 from penjing.task import Calibration
 
 MIN_SAMPLES = 3  # two to fit, one to judge
@@ -85,9 +85,14 @@ def repair(
     samples.at_least(MIN_SAMPLES, "tuning")
     seen, held = _split(samples, how)
     few = Calibration.of(seen, limit=how.first_samples)
-    solved, rows = reconstruct(changed, few, how.first, support)
+    solved, rows = reconstruct(changed, few, replace(how.first, keep_frozen=True), support)
     tuned, row = tune(_with(changed, solved), seen, held, how)
     return {**solved, **tuned}, [*rows, row]
+
+
+def untuned(rows: Sequence[RepairFigures]) -> tuple[str, ...]:
+    """What the reader of a report must know of a tuning that had nothing to tune."""
+    return tuple(f"repair 'tune': {ALL_FROZEN}" for row in rows if row.reason == ALL_FROZEN)
 
 
 def _folded(

@@ -22,7 +22,7 @@ from penjing.pruning.patterns import Pattern
 from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.verify import Mismatch
 from penjing.quantization.mixed import words
-from penjing.recovery.repair import repair, zeroed
+from penjing.recovery.repair import repair, untuned, zeroed
 from penjing.recovery.zeros import supporting
 from penjing.report import Coupling, Histogram, ReportData, environment
 from penjing.task import Calibration
@@ -145,7 +145,7 @@ def one_cut(preparation: Preparation, plan: Plan, *, given: bool = False) -> Wor
         repair=tuple(rows),
         tensors=after,
         zeros=tuple(_zeros_of(name, plan, after) for name in plan.sparsity),
-        notes=_notes(preparation, cut, given),
+        notes=(*_notes(preparation, cut, given), *untuned(rows)),
         given=given,
     )
 
