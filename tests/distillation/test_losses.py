@@ -96,6 +96,18 @@ def test_regression_refuses_fewer_rows_than_channels():
         Regression()((maps(4, 8),), (maps(4, 8),))
 
 
+def test_without_a_reader_regression_is_the_error_over_the_variance_of_each_channel():
+    student, teacher = maps(6, 5, 4, 4), maps(6, 5, 4, 4, seed=1) + 3
+    centred = teacher - teacher.mean((0, 2, 3), keepdim=True)
+    wanted = ((student - teacher) ** 2).mean() / (centred**2).mean()
+    torch.testing.assert_close(Regression(reader=False)((student,), (teacher,)), wanted)
+
+
+def test_without_a_reader_regression_refuses_other_widths():
+    with pytest.raises(InputError, match="reader=True"):
+        Regression(reader=False)((maps(6, 3, 4, 4),), (maps(6, 5, 4, 4),))
+
+
 def test_relations_do_not_change_under_rotation_and_scale():
     teacher = maps(5, 3)
     turned = 7.0 * teacher @ torch.linalg.qr(maps(3, 3, seed=1))[0]

@@ -1,4 +1,4 @@
-"""Feature regression: what the teacher knows inside must be readable from the student."""
+"""Feature regression: what the teacher knows inside must be in the student, or readable from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from penjing.distillation.protocol import added, best_reader, check_positive, features, rows
 from penjing.errors import InputError
@@ -22,6 +23,9 @@ class Regression:
     Args:
         weight: Weight of the term, above 0.
         ridge: Damping, relative to the mean diagonal of the student's Gram matrix, above 0.
+        reader: False compares channel with channel, R being the identity: stricter, for students
+            whose matched layers have the units of the teacher, such as the sums of residual blocks
+            that were pruned inside.
 
     Raises:
         StrategyError: A value that is not above 0.
@@ -40,6 +44,7 @@ class Regression:
 
     weight: float = 1.0
     ridge: float = 1e-4
+    reader: bool = True
 
     def __post_init__(self) -> None:
         check_positive(weight=self.weight, ridge=self.ridge)
@@ -57,12 +62,26 @@ class Regression:
 
         Raises:
             InputError: A pair has other positions, or fewer positions than the student has
-                channels, where every target could be met.
+                channels, where every target could be met; without a reader, another shape.
         """
         terms = [self._one(a, b) for a, b in features(student, teacher)]
         return added(torch.stack(terms).mean(), self.weight, loss)
 
     def _one(self, student: Tensor, teacher: Tensor) -> Tensor:
+        missed = self._unread(student, teacher) if self.reader else self._unlike(student, teacher)
+        t_ND = rows(teacher)
+        variance = (t_ND - t_ND.mean(0)).square().mean()
+        return missed / variance.clamp_min(torch.finfo(teacher.dtype).tiny)
+
+    def _unlike(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if student.shape != teacher.shape:
+            raise InputError(
+                f"matched tensors of shape {tuple(student.shape)} and {tuple(teacher.shape)} "
+                "cannot be compared channel by channel; take reader=True, or match other layers"
+            )
+        return F.mse_loss(student, teacher)
+
+    def _unread(self, student: Tensor, teacher: Tensor) -> Tensor:
         s_NC, t_ND = rows(student), rows(teacher)
         if s_NC.shape[0] != t_ND.shape[0] or s_NC.shape[0] <= s_NC.shape[1]:
             raise InputError(
@@ -71,7 +90,4 @@ class Regression:
                 "numbers above the channels are needed: match other layers, or larger batches"
             )
         s_NC, t_ND = s_NC - s_NC.mean(0), t_ND - t_ND.mean(0)
-        reader = best_reader(s_NC, t_ND, self.ridge)
-        scale = t_ND.square().mean().clamp_min(torch.finfo(t_ND.dtype).tiny)
-        missed: Tensor = (t_ND - s_NC @ reader).square().mean() / scale
-        return missed
+        return F.mse_loss(s_NC @ best_reader(s_NC, t_ND, self.ridge), t_ND)
