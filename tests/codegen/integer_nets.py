@@ -129,7 +129,8 @@ class Builder:
         result = self.tensor((*shape[:2], channels), like=parts[0])
         scale = self.tensors[result].scale
         scales = [None, *(scale_of(self.tensors[p].scale / scale) for p in parts[1:])]
-        return self.layer("concat", parts, result, {"parts": tuple(scales), "axis": 2})
+        runs = shape[0] * shape[1]
+        return self.layer("concat", parts, result, {"parts": tuple(scales), "runs": runs})
 
     def pad(self, padding, channels=(0, 0)):
         height, width, deep = self.tensors[self.x].shape
@@ -254,7 +255,7 @@ def attention(seed=0, *, show_all=False):
     scores = b.matmul(left, right)
     b.softmax()
     b.matmul(b.x, left)
-    b.layer("concat", (b.x, left), b.tensor((2, 72, 9)), {"parts": ((2**30, 1), None), "axis": 1})
+    b.layer("concat", (b.x, left), b.tensor((2, 72, 9)), {"parts": ((2**30, 1), None), "runs": 2})
     assert scores != b.x
     return b.net(show_all=show_all)
 

@@ -196,7 +196,8 @@ def test_a_channel_with_a_bias_far_above_its_weights_still_fits_32_bits():
 
 
 @pytest.mark.parametrize(
-    ("options", "text"), [({"divisor_override": 3}, "divisor"), ({"ceil_mode": True}, "ceil_mode")]
+    ("options", "text"),
+    [({"divisor_override": 3}, "divisor"), ({"ceil_mode": True, "padding": 1}, "ceil_mode")],
 )
 def test_a_pool_that_no_kernel_computes_is_refused(options, text):
     torch.manual_seed(0)
@@ -220,9 +221,17 @@ def test_an_op_without_an_integer_form_is_refused_with_its_line_and_the_reason()
         integers(network)
 
 
-def test_volumes_are_refused_with_the_op_and_its_line():
-    network = quantized(nn.Conv3d(2, 4, 3), torch.randn(4, 2, 5, 5, 5))
-    with pytest.raises(ExportError, match=r"conv3d 'conv3d' \(conv.py:\d+\).*2x5x5x5"):
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (nn.MaxPool2d(2, dilation=2), r"max_pool2d.*\(pooling.py:\d+\).*dilated"),
+        (nn.AdaptiveAvgPool2d(4), r"adaptive_avg_pool2d.*differ in size, from 6x6 to 4x4"),
+        (nn.AdaptiveMaxPool2d(4), r"adaptive_max_pool2d.*differ in size, from 6x6 to 4x4"),
+    ],
+)
+def test_a_pool_of_unlike_windows_is_refused_with_its_line(model, text):
+    network = quantized(nn.Sequential(nn.Conv2d(3, 4, 1), model), torch.randn(4, 3, 6, 6))
+    with pytest.raises(ExportError, match=text):
         integers(network)
 
 

@@ -7,18 +7,22 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     conv        weight (O, kh, kw, I/g) int8, bias (O,) int32, multiplier (O,), shift (O,) int32;
                 stride, padding ((top, bottom), (left, right)), dilation, groups
     depthwise   weight (kh, kw, C) int8; the rest as conv
+    volume      as conv, over volumes: weight (O, kd, kh, kw, I/g); stride, padding and dilation
+                have three entries; planes (of the input, of the result), whose rows lie one plane
+                below the other
     conv_transpose  as conv; padding is what is left out of the result on each side
     matmul      first (B, M, K), second (B, K, N); result
     add         left and right: (multiplier, shift), negative to subtract; result: (multiplier,
                 shift)
     mul         result; the second input may be (1, 1, C)
-    average     kernel, stride, padding; on the input's own grid
-    mean        over height and width; result
+    average     kernel, stride, padding, which counts for nothing; on the input's own grid
+    mean        or a sum, over height and width; result
     max         kernel, stride, padding
     lookup      table (256,) int8, by q + 128
     image       table (C, 256) int8, by the byte that the bits of the input are
     rescale     result; to another grid
-    concat      axis, 2 being channels; parts: one (multiplier, shift) each, None where grids agree
+    concat      runs: how many each part is cut into, which then take turns; parts: one (multiplier,
+                shift) each, None where grids agree
     softmax     over the channels; multiplier, shift, least (smallest difference that counts);
                 mask (1 or H, W, C) int8, if there is one: where it is 0 the result is 0
     layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`);
@@ -81,6 +85,7 @@ class IntegerTensor:
         zero_point: Of its grid.
         given: Shape in the network it comes from, the batch left out.
         channels_first: Whether that network has channels before the rest.
+        batch: Dimension of the samples in that network.
     """
 
     name: str
@@ -89,6 +94,7 @@ class IntegerTensor:
     zero_point: int
     given: tuple[int, ...]
     channels_first: bool
+    batch: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -96,7 +102,8 @@ class IntegerTensor:
         return math.prod(self.shape)
 
     def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
-        """A batch in the network's own layout, channels last."""
+        """A batch in the network's own layout, samples first and channels last."""
+        values = np.moveaxis(values, self.batch, 0)
         if self.channels_first and len(self.given) > 1:
             values = np.moveaxis(values, 1, -1)
         return np.ascontiguousarray(values.reshape(len(values), *self.shape))
@@ -104,11 +111,11 @@ class IntegerTensor:
     def restore(self, values: NDArray[Any]) -> NDArray[Any]:
         """The reverse of `arrange`."""
         if not self.channels_first or len(self.given) == 1:
-            return values.reshape(len(values), *self.given)
-        channels, *rest = self.given
-        return np.ascontiguousarray(
-            np.moveaxis(values.reshape(len(values), *rest, channels), -1, 1)
-        )
+            found = values.reshape(len(values), *self.given)
+        else:
+            channels, *rest = self.given
+            found = np.moveaxis(values.reshape(len(values), *rest, channels), -1, 1)
+        return np.ascontiguousarray(np.moveaxis(found, 0, self.batch))
 
     def quantize(self, values: NDArray[Any]) -> NDArray[np.int8]:
         """Floats in any layout as integers of the grid; halves go away from zero."""
@@ -176,10 +183,10 @@ class IntegerNet:
             return int(rows * columns * layer.weights["weight"].size)
         if layer.kind in {"gru", "lstm", "rnn"}:
             return width * sum(layer.weights[side].size for side in ("input", "state"))
-        if layer.kind not in {"conv", "depthwise"}:
+        if layer.kind not in {"conv", "depthwise", "volume"}:
             return 0
         weight = layer.weights["weight"]
-        each = weight[0].size * channels if layer.kind == "conv" else weight.size
+        each = weight.size if layer.kind == "depthwise" else weight[0].size * channels
         return int(height * width * each)
 
 

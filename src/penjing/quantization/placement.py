@@ -23,11 +23,14 @@ from penjing.quantization.network import CLAMPS, MASK
 
 BINARY = frozenset({"add", "sub", "mul"})
 PRODUCTS = frozenset({"matmul", "bmm"})
-AVERAGES = frozenset({"mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"})
+AVERAGES = frozenset(
+    {"mean", "sum", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
+)
 SHARED_POOLS = frozenset(
     {
         "adaptive_max_pool1d",
         "adaptive_max_pool2d",
+        "adaptive_max_pool3d",
         "amax",
         "avg_pool1d",
         "avg_pool2d",
@@ -72,6 +75,7 @@ MOVES = frozenset(
         "unsqueeze",
         "upsample_nearest1d",
         "upsample_nearest2d",
+        "upsample_nearest3d",
         "view",
     }
 )

@@ -114,6 +114,20 @@ def _conv(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     return _accumulate(layer, sums, out)
 
 
+def _volume(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x, attributes = _centred(*read[0]).double(), layer.attributes
+    x_NDHWC = x.view(len(x), attributes["planes"][0], -1, *x.shape[2:])
+    frame = [side for both in reversed(attributes["padding"]) for side in both]
+    sums_NODHW = F.conv3d(
+        F.pad(x_NDHWC.permute(0, 4, 1, 2, 3), frame),
+        _weights(layer, "weight").double().permute(0, 4, 1, 2, 3),
+        stride=attributes["stride"],
+        dilation=attributes["dilation"],
+        groups=attributes["groups"],
+    )
+    return _accumulate(layer, sums_NODHW.flatten(2, 3), out)
+
+
 def _depthwise(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     x_NCHW = _centred(*read[0]).double().permute(0, 3, 1, 2)
     w_C1HW = _weights(layer, "weight").double().permute(2, 0, 1)[:, None]
@@ -208,7 +222,8 @@ def _concat(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
         value.long() - out.zero_point if scale is None else _scaled(_centred(value, tensor), scale)
         for (value, tensor), scale in zip(read, layer.attributes["parts"], strict=True)
     ]
-    return _result(torch.cat(parts, dim=1 + layer.attributes["axis"]), layer, out)
+    cut = [part.reshape(len(part), layer.attributes["runs"], -1) for part in parts]
+    return _result(torch.cat(cut, 2), layer, out)
 
 
 def _pad(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
@@ -363,6 +378,7 @@ def _one_over_one_plus(a: Tensor) -> Tensor:
 
 _KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
     "conv": _conv,
+    "volume": _volume,
     "depthwise": _depthwise,
     "conv_transpose": _conv_transpose,
     "matmul": _matmul,

@@ -6,6 +6,7 @@ into one array of bytes. Nothing in the file is trusted; what does not fit is an
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -323,7 +324,8 @@ def _concat(op: _Op) -> IntegerLayer:
         part = op.tensors[i]
         same = (part.scale, part.zero_point) == (op.result.scale, op.result.zero_point)
         parts.append(None if same else scale_of(part.scale / op.result.scale))
-    return _layer(op, "concat", {"parts": tuple(parts), "axis": 2}, reads=len(op.inputs))
+    runs = math.prod(op.result.shape[:-1])
+    return _layer(op, "concat", {"parts": tuple(parts), "runs": runs}, reads=len(op.inputs))
 
 
 def _softmax(op: _Op) -> IntegerLayer:

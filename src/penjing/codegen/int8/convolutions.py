@@ -19,7 +19,7 @@ from penjing.codegen.int8.weights import (
     in_window,
 )
 from penjing.errors import ExportError
-from penjing.quantization.integers import HIGH, LOW, IntegerLayer
+from penjing.quantization.integers import HIGH, LOW, IntegerLayer, Shape
 
 CONV_FUNCTIONS: Mapping[str, str] = {
     "pairs": "pj_conv", "rows": "pj_conv", "sparse": "pj_sparse", "gather": "pj_gather",
@@ -36,17 +36,32 @@ _Q31 = 31
 _FLIP = 128  # what is added to bytes where products want them without sign
 
 
-def _conv_structure(
+def conv_structure(  # noqa: PLR0913 - what the kernels differ in
     text: Text,
     layer: IntegerLayer,
     encoded: NDArray[np.int8],
-    pitch: int,
+    pitch: int = 0,
     lanes: int = 1,
     word: int = 1,
+    shapes: tuple[Shape, Shape] | None = None,
 ) -> str:
-    """Write the constants of a layer: channels filled up to `lanes`, columns to `word` bytes."""
+    """Write the constants of a layer: channels filled up to `lanes`, columns to `word` bytes.
+
+    Args:
+        text: The program so far.
+        layer: A convolution.
+        encoded: Its weight.
+        pitch: Bytes between columns.
+        lanes: Channels that are taken at a time.
+        word: Bytes that are.
+        shapes: Of its input and output; None for those of its tensors.
+
+    Returns:
+        Address of the structure.
+    """
     net = text.net
     source, result = net.tensors[layer.inputs[0]], net.tensors[layer.output]
+    shapes = shapes or (source.shape, result.shape)
     weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
     depthwise = layer.kind == "depthwise"
     axes = (0, 1) if depthwise else (1, 2, 3)
@@ -60,8 +75,8 @@ def _conv_structure(
         "weight": text.array(layer, "weight", encoded),
         "bias": text.array(layer, "bias", _filled(bias, lanes).astype(np.int32)),
         **_scales(text, layer, lanes),
-        **dict(zip(("height", "width", "channels"), source.shape, strict=True)),
-        **dict(zip(("rows", "columns", "outputs"), result.shape, strict=True)),
+        **dict(zip(("height", "width", "channels"), shapes[0], strict=True)),
+        **dict(zip(("rows", "columns", "outputs"), shapes[1], strict=True)),
         **dict(zip(("kernel_height", "kernel_width"), kernel, strict=True)),
         **dict(zip(("stride_height", "stride_width"), layer.attributes["stride"], strict=True)),
     }
@@ -139,7 +154,7 @@ def conv_call(text: Text, step: Step) -> str:
         weight = in_window(weight, window_columns(layer), layer.attributes["dilation"][1])
     encoded = _ENCODERS[step.kernel](weight)
     word = WORD if step.kernel == "pairs" else 1
-    struct = _conv_structure(text, layer, encoded, step.pitch, word=word)
+    struct = conv_structure(text, layer, encoded, step.pitch, word=word)
     scratch = text.scratch(layer.name)
     x = text.at(layer.inputs[0])
     if step.add is None or step.residual is None:
@@ -199,7 +214,7 @@ def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
 def grouped(text: Text, layer: IntegerLayer) -> str:
     """A convolution in groups."""
     weight = layer.weights["weight"]
-    struct = _conv_structure(text, layer, as_rows(weight), 0)
+    struct = conv_structure(text, layer, as_rows(weight), 0)
     return (
         f"pj_grouped({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
         f"{layer.attributes['groups']});"
@@ -209,7 +224,7 @@ def grouped(text: Text, layer: IntegerLayer) -> str:
 def depthwise(text: Text, layer: IntegerLayer, lanes: int = 1) -> str:
     """A convolution of each channel alone."""
     weight = as_rows(layer.weights["weight"])
-    struct = _conv_structure(text, layer, weight, 0, lanes)
+    struct = conv_structure(text, layer, weight, 0, lanes)
     return f"pj_depthwise({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)});"
 
 
@@ -221,7 +236,7 @@ def depthwise_lanes(text: Text, layer: IntegerLayer) -> str:
 def conv_transpose(text: Text, layer: IntegerLayer) -> str:
     """A transposed convolution."""
     weight = layer.weights["weight"]
-    struct = _conv_structure(text, layer, as_rows(weight), 0)
+    struct = conv_structure(text, layer, as_rows(weight), 0)
     return (
         f"pj_transposed({struct}, {text.at(layer.inputs[0])}, {text.at(layer.output)}, "
         f"{layer.attributes['groups']});"

@@ -27,6 +27,7 @@ from penjing.codegen.int8.image import images
 from penjing.codegen.int8.recurrent import recurrent
 from penjing.codegen.int8.steps import TILES, Step
 from penjing.codegen.int8.text import Text, clamped
+from penjing.codegen.int8.volumes import volume
 from penjing.codegen.targets import Target
 from penjing.errors import ExportError
 from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet, Scale
@@ -91,7 +92,7 @@ _ORDER = (
     "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes", "wide_add",
     "mul", "pool",
     "mean", "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed",
-    "matmul", "resize", "norm", "recurrent", "gated", "gru", "lstm", "rnn",
+    "matmul", "resize", "norm", "volume", "recurrent", "gated", "gru", "lstm", "rnn",
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -100,6 +101,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "sparse": (*_CONV, "copy", "window", "conv_sparse"),
     "gather": (*_CONV, "copy", "window", "conv_gather"),
     "grouped": (*_CONV, "grouped"),
+    "volume": (*_CONV, "copy", "columns", "volume"),
     "wide": ("scale", "lanes", "conv_wide"),
     "add_lanes": ("scale", "lanes", "add", "add_lanes"),
     "depthwise_lanes": ("scale", "layer", "lanes", "depthwise_lanes", "depthwise"),
@@ -158,8 +160,8 @@ def _comment(net: IntegerNet, step: Step) -> str:
     said = layer.kind.replace("_", " ")
     weight = layer.weights.get("weight")
     if weight is not None:
-        tall, across = weight.shape[:2] if layer.kind == "depthwise" else weight.shape[1:3]
-        said += f" {tall}x{across}"
+        taps = weight.shape[:2] if layer.kind == "depthwise" else weight.shape[1:-1]
+        said += f" {'x'.join(map(str, taps))}"
     shapes = [net.tensors[name].shape for name in (*layer.inputs, layer.output)]
     *given, made = ["x".join(map(str, shape)) for shape in shapes]
     added = "" if step.add is None else f", then {step.add.name}: add"
@@ -336,12 +338,12 @@ def _rescale(text: Text, layer: IntegerLayer) -> str:
 
 def _concat(text: Text, layer: IntegerLayer) -> str:
     result = text.net.tensors[layer.output]
-    axis = layer.attributes["axis"]
-    many, apart = math.prod(result.shape[:axis]), math.prod(result.shape[axis:])
+    many = layer.attributes["runs"]
+    apart = result.size_bytes // many
     calls, at = [], 0
     for n, (name, scale) in enumerate(zip(layer.inputs, layer.attributes["parts"], strict=True)):
         source = text.net.tensors[name]
-        run = math.prod(source.shape[axis:])
+        run = source.size_bytes // many
         head = f"{text.at(name)}, {text.at(result.name)} + {at}, {many}, {run}, {apart}"
         if scale is None:
             calls.append(f"pj_runs({head});")
@@ -438,6 +440,7 @@ def _layer_norm(text: Text, layer: IntegerLayer) -> str:
 
 _CALLS = {
     "grouped": grouped,
+    "volume": volume,
     "depthwise": depthwise,
     "depthwise_lanes": depthwise_lanes,
     "add_lanes": _add_lanes,

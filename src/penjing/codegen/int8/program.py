@@ -253,10 +253,13 @@ class IntegerProgram:
                 f"input {number} is {array.dtype}; the program takes float32, which it quantizes "
                 "itself: convert it first, and images of bytes by compile(preprocessing=...)"
             )
-        if array.shape[1:] != tensor.given:
+        sizes = list(map(str, tensor.given))
+        sizes.insert(tensor.batch, "batch")
+        if array.ndim != len(sizes) or np.delete(array.shape, tensor.batch).tolist() != list(
+            tensor.given
+        ):
             raise InputError(
-                f"input {number} has the shape {array.shape}; it is (batch, "
-                f"{', '.join(map(str, tensor.given))})"
+                f"input {number} has the shape {array.shape}; it is ({', '.join(sizes)})"
             )
         if picture:
             return tensor.arrange(array).view(np.int8)
@@ -267,7 +270,8 @@ class IntegerProgram:
     @cached_property
     def _entry(self) -> Callable[[ctypes.c_void_p], None]:
         """The C function, built for this machine."""
-        library = shared_library(self.files, [f"{self.name}.c"], HOST, ("-DNDEBUG",))
+        target = HOST if self.target.emulator else self.target
+        library = shared_library(self.files, [f"{self.name}.c"], target, ("-DNDEBUG",))
         return getattr(ctypes.CDLL(str(library)), f"{self.name}_run")  # type: ignore[no-any-return]
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from penjing.codegen.int8.weights import LONGEST, count_chunks, sparse_bytes
 from penjing.codegen.targets import Target
 from penjing.quantization.integers import IntegerLayer, IntegerNet, Shape
@@ -92,7 +94,7 @@ class Step:
             return self.frame.size_bytes
         if self.kernel in SPARSE:
             return self.pitch * int(self.layer.weights["weight"].shape[1])
-        return self.pitch * TILES.get(self.kernel, 0)
+        return self.pitch * TILES.get(self.kernel, 1)
 
     @property
     def scratch_bytes(self) -> int:
@@ -180,6 +182,10 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
             continue
         elif layer.kind == "conv":
             steps.append(_conv(net, layer, target, optimize, None))
+        elif layer.kind == "volume":
+            channels = net.tensors[layer.inputs[0]].shape[2]
+            taps = int(np.prod(layer.weights["weight"].shape[1:4]))
+            steps.append(Step(layer, "volume", pitch=taps * channels))
         else:
             steps.append(Step(layer, layer.kind + lanes.get(layer.kind, "")))
     return tuple(steps)

@@ -7,7 +7,10 @@ positions, and where the order in memory stays the same, the result is the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 from torch import Tensor, fx
 
 from penjing.graph.call import op_name
@@ -21,6 +24,7 @@ from penjing.quantization.lowering import (
     products,
     recurrent,
 )
+from penjing.quantization.lowering.batches import Batch
 from penjing.quantization.lowering.builder import Builder
 from penjing.quantization.network import CLAMPS, MASK, QuantizedNetwork
 from penjing.quantization.placement import NORMS
@@ -50,7 +54,9 @@ def integers(network: QuantizedNetwork) -> IntegerNet:
         elif node.op == "call_function":
             _visit(builder, node)
         elif node.op == "output":
-            outputs = [builder.real(builder.value(n, node)).tensor for n in node.args[0]]
+            for source in node.args[0]:
+                outputs.append(_output(builder, source, node))
+                builder.shown.add(outputs[-1])
     return builder.net([builder.values[name].tensor for name in program.inputs], outputs)
 
 
@@ -58,8 +64,13 @@ _READ_LAST = frozenset({"linear", *NORMS, *GATES})
 
 
 def _input(builder: Builder, node: fx.Node) -> None:
-    builder.make(
+    at = builder.network.program.inputs.index(node.name)
+    builder.batches[node.name] = Batch(builder.batch_dims[at])
+    value = builder.make(
         node, builder.given(node), channels_first=not _is_read_last(node), grid=builder.grid(node)
+    )
+    builder.tensors[value.tensor] = replace(
+        builder.tensors[value.tensor], batch=builder.batch_dims[at]
     )
 
 
@@ -76,6 +87,26 @@ def _is_read_last(node: fx.Node) -> bool:
     return False
 
 
+def _output(builder: Builder, source: Any, node: fx.Node) -> str:
+    """The tensor of a result, which knows the shape and the batch that the network gives it."""
+    value = builder.real(builder.value(source, node))
+    batch, tensor = builder.batch(source), builder.tensors[value.tensor]
+    if batch.share > 1:
+        raise builder.refuse(source, "its result has samples and positions in one dimension")
+    wanted = (value.given, value.channels_first and len(value.given) > 1, batch.dim)
+    if (tensor.given, tensor.channels_first, tensor.batch) == wanted:
+        return value.tensor
+    if value.tensor in builder.shown or tensor.name in builder.network.program.inputs:
+        index = np.arange(tensor.size_bytes)
+        first = wanted[1]
+        value = builder.moved(value.tensor, index, value.given, channels_first=first, node=source)
+        tensor = builder.tensors[value.tensor]
+    builder.tensors[value.tensor] = replace(
+        tensor, given=wanted[0], channels_first=wanted[1], batch=wanted[2]
+    )
+    return value.tensor
+
+
 def _visit(builder: Builder, node: fx.Node) -> None:
     value, network, name = node.meta.get("val"), builder.network, op_name(node)
     if node.name in network.fallbacks:
@@ -86,8 +117,7 @@ def _visit(builder: Builder, node: fx.Node) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return
     if name == "getitem":
-        states = op_name(node.all_input_nodes[0]) in GATES
-        (recurrent if states else movement).part(builder, node)
+        _part(builder, node)
         return
     if any(recurrent.is_last_states(n) for n in node.all_input_nodes):
         recurrent.state(builder, node)
@@ -95,6 +125,7 @@ def _visit(builder: Builder, node: fx.Node) -> None:
     if not any(n.name in builder.values for n in node.all_input_nodes):
         return
     builder.check_stored(node)
+    builder.inherit(node)
     if name in CLAMPS and network.fused.get(node.all_input_nodes[0].name) == node.name:
         builder.values[node.name] = builder.value(node.all_input_nodes[0], node)
     elif is_layer(node):
@@ -103,18 +134,27 @@ def _visit(builder: Builder, node: fx.Node) -> None:
         _HANDLERS.get(name, pointwise.table)(builder, node)
 
 
+def _part(builder: Builder, node: fx.Node) -> None:
+    """One of several results."""
+    maker = node.all_input_nodes[0]
+    if op_name(maker) in GATES:
+        recurrent.part(builder, node)
+    elif op_name(maker).startswith("adaptive_max_pool"):
+        pooling.adaptive(builder, node)
+    else:
+        movement.part(builder, node)
+
+
 _HANDLERS: Mapping[str, Callable[[Builder, fx.Node], None]] = {
     **dict.fromkeys(movement.MOVES, movement.move),
     "add": pointwise.binary,
     "mul": pointwise.binary,
     "sub": pointwise.binary,
     "mean": pooling.mean,
-    "adaptive_avg_pool1d": pooling.mean,
-    "adaptive_avg_pool2d": pooling.mean,
-    "avg_pool1d": pooling.pool,
-    "avg_pool2d": pooling.pool,
-    "max_pool1d": pooling.pool,
-    "max_pool2d": pooling.pool,
+    "sum": pooling.mean,
+    "amax": pooling.largest,
+    **dict.fromkeys((f"adaptive_avg_pool{d}d" for d in (1, 2, 3)), pooling.adaptive),
+    **dict.fromkeys((f"{k}_pool{d}d" for k in ("avg", "max") for d in (1, 2, 3)), pooling.pool),
     "upsample_linear1d": pooling.resize,
     "upsample_bilinear2d": pooling.resize,
     "layer_norm": products.norm,
@@ -126,6 +166,7 @@ _HANDLERS: Mapping[str, Callable[[Builder, fx.Node], None]] = {
     "cat": movement.cat,
     "concat": movement.cat,
     "concatenate": movement.cat,
+    "stack": movement.stack,
     "pad": movement.pad,
     "constant_pad_nd": movement.pad,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import fx
 
 from penjing.errors import ExportError
 from penjing.graph.call import Call, op_name, where
-from penjing.graph.folding import stored_names
+from penjing.graph.folding import is_layer, stored_names
 from penjing.quantization.formats import Grid
 from penjing.quantization.integers import (
     HIGH,
@@ -27,6 +28,7 @@ from penjing.quantization.integers import (
     IntegerTensor,
     Shape,
 )
+from penjing.quantization.lowering.batches import Batch
 from penjing.quantization.lowering.loops import loops_of
 from penjing.quantization.network import QuantizedNetwork
 
@@ -34,7 +36,6 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
 _BYTE = 8
-_DIMENSIONS = 3  # of a sample: rows, columns and channels
 
 
 def around(one: Padding, other: Padding) -> Padding:
@@ -93,17 +94,12 @@ def shape_of(given: tuple[int, ...], *, channels_first: bool) -> Shape:
         channels_first: Whether its channels come first.
 
     Returns:
-        The shape in memory.
-
-    Raises:
-        ExportError: More than three dimensions.
+        The shape in memory; rows are those of all planes of a volume.
     """
     if channels_first and len(given) > 1:
         given = (*given[1:], given[0])
-    if len(given) > _DIMENSIONS:
-        raise ExportError(f"a tensor of shape {given} has more than two positions per sample")
-    height, width, channels = (*(1,) * (3 - len(given)), *given)
-    return height, width, channels
+    *rows, width, channels = (1, 1, *given)
+    return int(np.prod(rows)), width, channels
 
 
 @dataclass(eq=False)
@@ -118,6 +114,8 @@ class Builder:
         constants: Tensors that are stored, by name.
         states: Last states of every layer and direction of recurrent ops, by node.
         masks: What a softmax sees of its input, by the node that hides the rest.
+        shown: Tensors that are outputs.
+        batches: Where the samples are in a node's value, where that is not dimension 0.
         origins: Tensor that was moved -> the tensor it was moved from, and the positions there.
     """
 
@@ -128,6 +126,8 @@ class Builder:
     constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
     states: dict[str, tuple[Value, ...]] = field(default_factory=dict)
     masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)
+    batches: dict[str, Batch] = field(default_factory=dict)
     origins: dict[str, tuple[str, NDArray[np.int64]]] = field(default_factory=dict)
 
     def net(self, inputs: Sequence[str], outputs: Sequence[str]) -> IntegerNet:
@@ -167,7 +167,7 @@ class Builder:
         (top, bottom), (left, right) = value.padding
         height, width, channels = tensor.shape
         shape = (height + top + bottom, width + left + right, channels)
-        name = self._derived(tensor, "padded", shape, value.given, value.channels_first)
+        name = self._tensor(tensor, "padded", shape, value.given, value.channels_first)
         self.layers.append(
             IntegerLayer("pad", f"pad_{name}", (tensor.name,), name, {"padding": value.padding})
         )
@@ -229,13 +229,28 @@ class Builder:
             why = "it moves values in an order that no few loops make"
             raise ExportError(why) if node is None else self.refuse(node, why)
         shape = shape_of(given, channels_first=channels_first)
-        name = self._derived(self.tensors[tensor], "moved", shape, given, channels_first)
+        name = self._tensor(self.tensors[tensor], "moved", shape, given, channels_first)
         attributes = {"counts": loops.counts, "strides": loops.strides, "offset": loops.offset}
         self.layers.append(IntegerLayer("move", f"move_{name}", (tensor,), name, attributes))
         self.origins[name] = (tensor, index)
         return Value(name, given, channels_first and len(given) > 1)
 
-    def _derived(
+    def derived(
+        self, tensor: str, what: str, given: tuple[int, ...], *, channels_first: bool
+    ) -> Value:
+        """A new tensor on the grid of another, which a layer has still to write."""
+        shape = shape_of(given, channels_first=channels_first)
+        name = self._tensor(self.tensors[tensor], what, shape, given, channels_first)
+        return Value(name, given, channels_first and len(given) > 1)
+
+    def seen_as(self, tensor: str, shape: Shape) -> str:
+        """A tensor with the same bytes in another shape; the tensor itself where it has that."""
+        if self.tensors[tensor].shape == shape:
+            return tensor
+        index = np.arange(self.tensors[tensor].size_bytes)
+        return self.moved(tensor, index, shape, channels_first=False).tensor
+
+    def _tensor(
         self, source: IntegerTensor, what: str, shape: Shape, given: tuple[int, ...], first: bool
     ) -> str:
         """A new tensor on the grid of another."""
@@ -249,15 +264,7 @@ class Builder:
         self, node: fx.Node, given: tuple[int, ...], *, channels_first: bool, grid: Grid,
         shape: Shape | None = None,
     ) -> Value:  # fmt: skip
-        """The tensor that a node's layer writes.
-
-        Raises:
-            ExportError: It has more dimensions than rows, columns and channels.
-        """
-        if shape is None and len(given) > _DIMENSIONS:
-            named = node if node.op == "call_function" else next(iter(node.users), node)
-            size = "x".join(map(str, given))
-            raise self.refuse(named, f"samples of {size} have more than rows, columns and channels")
+        """The tensor that a node's layer writes."""
         found = shape_of(given, channels_first=channels_first) if shape is None else shape
         first = channels_first and len(given) > 1
         self.tensors[node.name] = IntegerTensor(
@@ -290,7 +297,55 @@ class Builder:
 
     def given(self, node: fx.Node) -> tuple[int, ...]:
         """Shape of a node's value, the batch left out."""
-        return tuple(int(s) for s in self.network.program.shape(node)[1:])
+        shape = tuple(int(s) for s in self.network.program.shape(node))
+        return self.batch(node).given(shape)
+
+    def batch(self, node: fx.Node) -> Batch:
+        """Where the samples are in a node's value."""
+        return self.batches.get(node.name, Batch())
+
+    def inherit(self, node: fx.Node) -> None:
+        """Find the samples of a node where its inputs have them.
+
+        Raises:
+            ExportError: Its inputs have them in different dimensions, or a layer of positions does
+                not have them first.
+        """
+        rank, found = len(self.network.program.shape(node)), set[Batch]()
+        for source in node.all_input_nodes:
+            if source.name in self.values:
+                batch = self.batch(source)
+                lower = max(rank - len(self.network.program.shape(source)), 0)
+                found.add(replace(batch, dim=batch.dim + lower))
+        if len(found) > 1:
+            raise self.refuse(node, "its inputs have their samples in different dimensions")
+        self.batches[node.name] = found.pop()
+        first = is_layer(node) and op_name(node) != "linear"
+        if first and self.batches[node.name] != Batch():
+            raise self.refuse(node, "each of its images is a part of a sample, not a sample")
+
+    @cached_property
+    def samples(self) -> int:
+        """Samples of the example."""
+        program = self.network.program
+        return int(program.shape(program.nodes[program.inputs[0]])[self.batch_dims[0]])
+
+    @property
+    def batch_dims(self) -> list[int]:
+        """Dimension of the samples in every input."""
+        program = self.network.program
+        return [d or 0 for d in program.batch_dims] or [0] * len(program.inputs)
+
+    def dim(self, node: fx.Node, dim: int) -> int:
+        """A dimension of a node's value as one of a sample's.
+
+        Raises:
+            ExportError: It holds the samples.
+        """
+        batch, wanted = self.batch(node), dim % len(self.network.program.shape(node))
+        if wanted == batch.dim:
+            raise self.refuse(node, "the dimension that its reader works on holds the samples")
+        return wanted - (batch.share == 1 and wanted > batch.dim)
 
     def grid(self, node: fx.Node) -> Grid:
         """Grid of a node's value.

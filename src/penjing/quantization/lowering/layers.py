@@ -12,7 +12,16 @@ from torch import fx
 from penjing.graph.call import Call, op_name
 from penjing.graph.folding import stored_names
 from penjing.quantization.integers import Shape, extent, layer_scales
-from penjing.quantization.lowering.builder import NO_PADDING, Builder, Padding, around, pair
+from penjing.quantization.lowering.builder import (
+    NO_PADDING,
+    Builder,
+    Padding,
+    around,
+    pair,
+    shape_of,
+)
+
+_AXES = "DHW"  # of a volume
 
 
 def lower(b: Builder, node: fx.Node) -> None:
@@ -22,6 +31,8 @@ def lower(b: Builder, node: fx.Node) -> None:
         _linear(b, node)
     elif name in {"conv1d", "conv2d"}:
         _conv(b, node)
+    elif name == "conv3d":
+        _volume(b, node)
     elif name in {"conv_transpose1d", "conv_transpose2d"}:
         _transposed(b, node)
     else:
@@ -65,6 +76,40 @@ def _conv(b: Builder, node: fx.Node) -> None:
         taps, attributes["groups"] = np.moveaxis(weight, 1, -1), groups
     made = (kind, source.tensor, taps, attributes)
     _weighted(b, node, made, (height, width, len(weight)), channels_first=True)
+
+
+def _volume(b: Builder, node: fx.Node) -> None:
+    call = Call(node)
+    source = b.arranged(b.value(call.arg("input"), node), channels_first=True)
+    weight = b.weight(node)
+    stride, dilation = (_three(call.arg(key)) for key in ("stride", "dilation"))
+    sizes, given = source.given[1:], b.given(node)
+    window = zip(sizes, weight.shape[2:], stride, dilation, given[1:], strict=True)
+    padding = call.arg("padding")
+    frame = tuple((p, p) for p in _three(padding)) if not isinstance(padding, str) else tuple(
+        _around(size, (kernel - 1) * d + 1, s, results)
+        for size, kernel, s, d, results in window
+    )  # fmt: skip
+    attributes = {
+        "stride": stride,
+        "padding": frame,
+        "dilation": dilation,
+        "groups": call.arg("groups", 1),
+        "planes": (sizes[0], given[1]),
+    }
+    made = ("volume", source.tensor, np.moveaxis(weight, 1, -1), attributes)
+    _weighted(b, node, made, shape_of(given, channels_first=True), channels_first=True)
+
+
+def _three(values: Any) -> tuple[int, ...]:
+    numbers = [int(v) for v in (values if isinstance(values, (list, tuple)) else [values])]
+    return tuple(numbers) if len(numbers) == len(_AXES) else (numbers[0],) * len(_AXES)
+
+
+def _around(size: int, reach: int, stride: int, results: int) -> tuple[int, int]:
+    """Padding that makes a number of results, the odd one behind."""
+    whole = max((results - 1) * stride + reach - size, 0)
+    return (whole // 2, whole - whole // 2)
 
 
 def _transposed(b: Builder, node: fx.Node) -> None:

@@ -86,7 +86,7 @@ def _step(b: Builder, node: fx.Node, states: Value, number: int) -> Value:
 def _beside(b: Builder, name: str, sides: list[Value]) -> Value:
     steps, hidden = sides[0].given
     result = _sequence(b, name, (steps, len(sides) * hidden))
-    attributes = {"parts": (None,) * len(sides), "axis": 2}
+    attributes = {"parts": (None,) * len(sides), "runs": steps}
     reads = tuple(side.tensor for side in sides)
     b.layers.append(IntegerLayer("concat", name, reads, name, attributes))
     return result
