@@ -26,6 +26,7 @@ from tables.leaderboard import leaderboard_picture, leaderboard_tables
 from tables.microcontrollers import cycles_tables, microcontrollers_table
 from tables.repair import repair_picture, repair_tables
 from tables.speed import families_table, speed_table
+from tables.training import sparse_training_table, training_picture, training_table
 
 # by the mark in the page between whose two halves they stand
 TABLES: dict[str, Callable[[], str]] = {
@@ -54,7 +55,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "recurrent": recurrent_table,
     "repair": repair_tables,
     "sparsity": sparsity_table,
+    "sparse-training": sparse_training_table,
     "speed": speed_table,
+    "training": training_table,
     "zeros": zeros_table,
 }
 
@@ -64,4 +67,5 @@ PICTURES: dict[str, tuple[str, Callable[[], str]]] = {
     "zeros.svg": ("zeros", zeros_picture),
     "bits.svg": ("bits", bits_picture),
     "leaderboard.svg": ("leaderboard", leaderboard_picture),
+    "training.svg": ("training-resnet56", training_picture),
 }
