@@ -4,8 +4,9 @@
     python bench/sparse_training.py --list
 
 ResNet-20 on CIFAR-10 from random weights, by SGD with a cosine that ends with the time, products
-in bfloat16. A row is one method and one seed under so many CPU-minutes; a method that computes more per step makes fewer
-steps. "random" keeps a random choice of weights all along. A killed run goes on where it was.
+in bfloat16. A row is one method and one seed under so many CPU-minutes; a method that computes more
+per step makes fewer steps. "random" keeps a random choice of weights all along. A killed run goes
+on where it was.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ WHO = {
     "scratch": "narrower, fresh weights",
 }
 METHODS = {"ac/dc": "AC/DC", "agp": "AGP", "rigl": "RigL", "set": "SET", "str": "STR"}
+IMAGES = 45_000
 ACROSS = (60, 500)  # pixels from the left to the right end of the axis
 LOWEST, HIGHEST = 84, 94  # points of the picture's axis
 
@@ -29,7 +30,7 @@ def training_table() -> str:
             "fewer MACs": value("measured_fewer_macs", "{:.2f}x"),
             "before training": lambda r: f"{r['pruned']['test']:.2f}",
             "learning rate": value("lr", "{:g}"),
-            "steps": value("steps", "{:,}"),
+            "epochs": lambda r: f"{r['samples_seen'] / IMAGES:.1f}",
             "top-1": lambda r: f"{r['trained']['test']:.2f}",
         },
     )
