@@ -13,7 +13,8 @@ import pytest
 
 from penjing.codegen import emulator
 from penjing.codegen.int8 import compile_integers
-from penjing.codegen.int8.steps import SPARSE, schedule
+from penjing.codegen.int8.schedule import schedule
+from penjing.codegen.int8.steps import SPARSE
 from penjing.codegen.targets import CORTEX_M4, HOST, TARGETS
 from penjing.errors import ExportError, InfeasibleError, InputError
 from penjing.quantization.integers import IntegerNet

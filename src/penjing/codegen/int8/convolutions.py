@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penjing.codegen.int8.choice import walk_of
+from penjing.codegen.int8.encodings import Listed
 from penjing.codegen.int8.steps import LANES, SPARSE, TILES, WORD, Frame, Step, window_columns
-from penjing.codegen.int8.text import Text, clamped
+from penjing.codegen.int8.text import Text, clamped, structured
 from penjing.codegen.int8.weights import (
     as_chunks,
     as_list,
@@ -33,6 +35,7 @@ _TILE_FUNCTIONS = {
     "pairs": "pj_tile", "rows": "pj_tile", "sparse": "pj_sparse_tile", "gather": "pj_gather_tile",
 }  # fmt: skip
 _Q31 = 31
+_BYTE = 8
 _FLIP = 128  # what is added to bytes where products want them without sign
 
 
@@ -59,6 +62,20 @@ def conv_structure(  # noqa: PLR0913 - what the kernels differ in
     Returns:
         Address of the structure.
     """
+    values = _conv_values(text, layer, encoded, pitch, lanes, word, shapes)
+    return text.structure(layer, "conv", values)
+
+
+def _conv_values(  # noqa: PLR0913 - as above
+    text: Text,
+    layer: IntegerLayer,
+    encoded: NDArray[np.int8],
+    pitch: int,
+    lanes: int = 1,
+    word: int = 1,
+    shapes: tuple[Shape, Shape] | None = None,
+) -> dict[str, Any]:
+    """What a structure of a convolution holds, in C."""
     net = text.net
     source, result = net.tensors[layer.inputs[0]], net.tensors[layer.output]
     shapes = shapes or (source.shape, result.shape)
@@ -84,7 +101,7 @@ def conv_structure(  # noqa: PLR0913 - what the kernels differ in
     values |= dict(zip(("dilation_height", "dilation_width"), dilation, strict=True))
     values |= {"top": top, "left": left, "depth": depth, "pitch": pitch}
     values |= {"input_zero": source.zero_point, "zero": result.zero_point, **clamped(layer)}
-    return text.structure(layer, "conv", values)
+    return values
 
 
 def _filled(values: NDArray[Any], lanes: int) -> NDArray[Any]:
@@ -149,23 +166,64 @@ def check_sums(
 def conv_call(text: Text, step: Step) -> str:
     """A convolution in tiles."""
     layer = step.layer
+    struct, tile = _tile_structure(text, step)
+    scratch = text.scratch(layer.name)
+    x = text.at(layer.inputs[0])
+    if step.add is None or step.residual is None:
+        places = f"{x}, {text.at(layer.output)}, {scratch}"
+        if step.listed is not None:
+            return f"pj_tiled({struct}, {tile}, {TILES[step.kernel]}, {places});"
+        return f"{CONV_FUNCTIONS[step.kernel]}({struct}, {places});"
+    add = add_structure(text, step.add)
+    swapped = int(step.add.inputs[0] == step.residual)
+    return (
+        f"pj_conv_add({struct}, {tile}, {TILES[step.kernel]}, {add}, "
+        f"{swapped}, {x}, {text.at(step.residual)}, {text.at(step.output)}, {scratch}, "
+        f"{text.scratch(layer.name, step.column_bytes)});"
+    )
+
+
+def _tile_structure(text: Text, step: Step) -> tuple[str, str]:
+    """The constants of a convolution in tiles, and the function of a tile."""
+    layer = step.layer
+    if step.listed is not None:
+        return _listed_structure(text, step, step.listed), tile_name(step.listed)
     weight = layer.weights["weight"]
     if step.kernel in SPARSE and step.pitch:
         weight = in_window(weight, window_columns(layer), layer.attributes["dilation"][1])
     encoded = _ENCODERS[step.kernel](weight)
     word = WORD if step.kernel == "pairs" else 1
     struct = conv_structure(text, layer, encoded, step.pitch, word=word)
-    scratch = text.scratch(layer.name)
-    x = text.at(layer.inputs[0])
-    if step.add is None or step.residual is None:
-        return f"{CONV_FUNCTIONS[step.kernel]}({struct}, {x}, {text.at(layer.output)}, {scratch});"
-    add = add_structure(text, step.add)
-    swapped = int(step.add.inputs[0] == step.residual)
-    return (
-        f"pj_conv_add({struct}, {_TILE_FUNCTIONS[step.kernel]}, {TILES[step.kernel]}, {add}, "
-        f"{swapped}, {x}, {text.at(step.residual)}, {text.at(step.output)}, {scratch}, "
-        f"{text.scratch(layer.name, step.column_bytes)});"
-    )
+    return struct, _TILE_FUNCTIONS[step.kernel]
+
+
+def tile_name(listed: Listed) -> str:
+    """Of the function that reads weights in this form."""
+    bits = "" if listed.form.bits == _BYTE else f"_{listed.form.bits}bit"
+    one = "" if listed.grid.pitch else "_pixel"
+    return f"pj_{walk_of(listed)}{bits}{one}_tile"
+
+
+def _listed_structure(text: Text, step: Step, listed: Listed) -> str:
+    """The address of a convolution whose weights have a small form."""
+    layer, form, grid = step.layer, listed.form, listed.grid
+    conv = _conv_values(text, layer, _some(listed.packed), step.pitch)
+    found = {"places": listed.places, "book": listed.book, "offsets": listed.offsets}
+    arrays = {key: a for key, a in found.items() if a is not None and a.size > 0}
+    values: dict[str, Any] = {"conv": structured(conv)}
+    for key in found:
+        values[key] = text.array(layer, key, arrays[key]) if key in arrays else "NULL"
+    cells = form.cell if form.index == "runs" else 1
+    kernels = form.index == "kernels"
+    values |= {"rows": 1 if kernels else grid.rows, "run": grid.run, "apart": cells}
+    values |= {"cells": listed.channels if kernels else grid.run // cells}
+    values |= {"bundle": form.bundle, "bits": listed.shape_bits}
+    return f"{text.structure(layer, 'listed', values)}.conv"
+
+
+def _some(values: NDArray[Any]) -> NDArray[Any]:
+    """C has no empty arrays."""
+    return values if values.size else np.zeros(1, values.dtype)
 
 
 def wide_call(text: Text, step: Step, frame: Frame) -> str:

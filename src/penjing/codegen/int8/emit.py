@@ -13,6 +13,7 @@ import numpy as np
 
 from penjing.codegen.emulator import named
 from penjing.codegen.int8.arena import ALIGN, Arena
+from penjing.codegen.int8.choice import walk_of
 from penjing.codegen.int8.convolutions import (
     CONV_FUNCTIONS,
     add_structure,
@@ -21,8 +22,10 @@ from penjing.codegen.int8.convolutions import (
     depthwise,
     depthwise_lanes,
     grouped,
+    tile_name,
     wide_call,
 )
+from penjing.codegen.int8.encodings import Listed
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.recurrent import recurrent
 from penjing.codegen.int8.steps import TILES, Step
@@ -88,7 +91,8 @@ void net_done(int step); /* yours, called after every layer */
 
 _ORDER = (
     "scale", "words", "both", "halves", "lanes", "layer", "copy", "columns", "finish", "four",
-    "window", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather", "conv_wide", "grouped",
+    "window", "tile", "tiled", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather", "listed",
+    "walk_dense", "walk_delta", "walk_csr", "walk_bitmap", "walk_cells", "conv_wide", "grouped",
     "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes", "wide_add",
     "mul", "pool",
     "mean", "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed",
@@ -100,6 +104,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "rows": (*_CONV, "copy", "columns", "four", "conv_rows"),
     "sparse": (*_CONV, "copy", "window", "conv_sparse"),
     "gather": (*_CONV, "copy", "window", "conv_gather"),
+    "listed": (*_CONV, "copy", "window", "tile", "listed"),
     "grouped": (*_CONV, "grouped"),
     "volume": (*_CONV, "copy", "columns", "volume"),
     "wide": ("scale", "lanes", "conv_wide"),
@@ -237,16 +242,39 @@ def _functions(steps: Sequence[Step]) -> list[str]:
     for step in steps:
         if step.add is not None:
             wanted |= (
-                {"add", "conv_add"} if step.frame is None else {"add", "add_lanes", "wide_add"}
+                {"add", "tile", "conv_add"}
+                if step.frame is None
+                else {"add", "add_lanes", "wide_add"}
             )
     folder = files("penjing.codegen.int8").joinpath("c")
+    wanted |= {f"walk_{walk_of(s.listed)}" for s in steps if s.listed is not None}
+    wanted |= {"tiled"} if any(s.listed is not None and s.add is None for s in steps) else set()
     text = "\n".join(folder.joinpath(f"{part}.c").read_text() for part in _ORDER if part in wanted)
-    return [_used(text, steps)]
+    template = folder.joinpath("listed_tile.c").read_text()
+    tiles = {tile_name(s.listed): s.listed for s in steps if s.listed is not None}
+    return [_used(text, steps), *(_tile(template, n, tiles[n]) for n in sorted(tiles))]
+
+
+def _tile(template: str, name: str, listed: Listed) -> str:
+    """The function of one tile of weights in a small form."""
+    one = not listed.grid.pitch
+    values = {
+        "NAME": name,
+        "WINDOW": "    (void)row, (void)first, (void)scratch;"
+        if one
+        else "    pj_window(conv, x, row, first, scratch);\n    x = scratch;",
+        "WALK": f"pj_{walk_of(listed)}",
+        "BITS": str(listed.form.bits),
+        "PIXELS": "1" if one else "4",
+    }
+    for key, value in values.items():
+        template = template.replace(f"@{key}@", value)
+    return template
 
 
 def _used(text: str, steps: Sequence[Step]) -> str:
     """Without the functions of whole layers that no step calls."""
-    called = {CONV_FUNCTIONS[s.kernel] for s in steps if s.kernel in TILES and s.add is None}
+    called = {CONV_FUNCTIONS.get(s.kernel) for s in steps if s.add is None}
     for name in set(CONV_FUNCTIONS.values()) - called:
         text = re.sub(rf"static void {name}\(.*?\n}}\n", "", text, flags=re.DOTALL)
     return text

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.codegen.int8.arena import Arena
+from penjing.codegen.int8.choice import small_forms
+from penjing.codegen.int8.encodings import sizes
 from penjing.codegen.int8.image import images
-from penjing.codegen.int8.steps import Step
+from penjing.codegen.int8.steps import Step, is_plain
 from penjing.codegen.int8.weights import ENCODINGS
 from penjing.codegen.targets import Target
 from penjing.quantization.integers import IntegerLayer, IntegerNet
@@ -94,7 +96,7 @@ def describe(
             {
                 "name": s.layer.name,
                 "kernel": s.kernel,
-                **_weights(s),
+                **_weights(net, s, target),
                 "constant_bytes": sizes.get(s.layer.name, 0),
                 "scratch_bytes": s.scratch_bytes,
             }
@@ -103,17 +105,21 @@ def describe(
     }
 
 
-def _weights(step: Step) -> dict[str, Any]:
-    """How many weights a step has, how many are not zero, and how they are written."""
+def _weights(net: IntegerNet, step: Step, target: Target) -> dict[str, Any]:
+    """How many weights a step has, how many are not zero, and how they are written.
+
+    For a board also what they would take in every form.
+    """
     weight = step.layer.weights.get("weight")
     if weight is None:
         return {}
-    encoding = ENCODINGS.get(step.kernel, "dense")
-    return {
-        "encoding": encoding,
-        "nonzero": int(np.count_nonzero(weight)),
-        "weights": int(weight.size),
-    }
+    found: dict[str, Any] = {"encoding": ENCODINGS.get(step.kernel, "dense")}
+    if step.listed is not None:
+        found = {"encoding": step.listed.name, "weight_bytes": step.listed.size_bytes}
+    found |= {"nonzero": int(np.count_nonzero(weight)), "weights": int(weight.size)}
+    if target.board is not None and step.layer.kind == "conv" and is_plain(step.layer):
+        found["encoding_bytes"] = sizes(small_forms(net, step.layer))
+    return found
 
 
 def _picture(layer: IntegerLayer, described: Mapping[str, Any]) -> dict[str, Any]:

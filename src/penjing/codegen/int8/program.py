@@ -23,7 +23,8 @@ from penjing.codegen.int8.emit import header_text, program_text
 from penjing.codegen.int8.files import check_vector, cmake, describe, makefile
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.main import check_text, main_text
-from penjing.codegen.int8.steps import SPARSE, Optimize, Step, schedule
+from penjing.codegen.int8.schedule import schedule
+from penjing.codegen.int8.steps import SPARSE, Optimize, Step
 from penjing.codegen.log import Log, read_log
 from penjing.codegen.table import table
 from penjing.codegen.targets import HOST, Target, target_of

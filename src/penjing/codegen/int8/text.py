@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from penjing.codegen.int8.arena import Arena
 from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet
 
-_C_TYPES: Mapping[str, str] = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
+_C_TYPES: Mapping[str, str] = {
+    "int8": "int8_t", "int16": "int16_t", "int32": "int32_t",
+    "uint8": "uint8_t", "uint16": "uint16_t",
+}  # fmt: skip
 _PER_LINE = 24
 
 
@@ -75,9 +78,14 @@ class Text:
     def structure(self, layer: IntegerLayer, kind: str, values: Mapping[str, Any]) -> str:
         """Write a constant structure and return its address."""
         found = f"{layer.name}_{kind}"
-        fields = ",\n    ".join(f".{k} = {v}" for k, v in values.items())
-        self.constants.append(f"static const pj_{kind}_t {found} = {{\n    {fields}}};\n")
+        self.constants.append(f"static const pj_{kind}_t {found} = {structured(values)};\n")
         return f"&{found}"
+
+
+def structured(values: Mapping[str, Any]) -> str:
+    """The initial value of a structure, in C."""
+    fields = ",\n    ".join(f".{k} = {v}" for k, v in values.items())
+    return f"{{\n    {fields}}}"
 
 
 def _place(offset: int) -> str:

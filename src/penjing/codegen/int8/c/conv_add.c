@@ -1,7 +1,4 @@
 /* Convolution whose result is added to another tensor, pixel by pixel, without being stored. */
-typedef void pj_tile_t(const pj_conv_t *k, const int8_t *x, int32_t row, int32_t first,
-                       int32_t count, int8_t *y, int8_t *scratch);
-
 static void pj_conv_add(const pj_conv_t *k, pj_tile_t *tile, int32_t size, const pj_add_t *add,
                         int swapped, const int8_t *x, const int8_t *residual, int8_t *y,
                         int8_t *scratch, int8_t *made) {
