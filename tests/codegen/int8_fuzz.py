@@ -90,19 +90,31 @@ def any_form(random):
     return choose
 
 
-def check(seed, compiler="gcc", flags=(), target="cortex-m4"):
-    """Build the network of a seed under sanitizers and compare; what forms its layers had."""
+def only_picks(net, target, optimize):
+    """The kernel "picks" for every layer that it can compute."""
+    found = dict(choice.choose(net, target, optimize))
+    for layer in net.layers:
+        if layer.name in found and layer.attributes["dilation"][1] == 1:
+            found[layer.name] = choice.Choice("picks", 0)
+    return found
+
+
+def check(seed, compiler="gcc", flags=(), *, picks=False):
+    """Build the network of a seed under sanitizers and compare; how its weights are written."""
     build_for = replace(HOST, compilers=(compiler,), flags=tuple(flags) or HOST.flags)
-    old, schedule.choose = schedule.choose, any_form(np.random.default_rng(seed))
+    forms = only_picks if picks else any_form(np.random.default_rng(seed))
+    target = "host" if picks else "cortex-m4"
+    old, schedule.choose = schedule.choose, forms
     try:
-        program = compile_integers(network(seed), target, "flash")
+        program = compile_integers(network(seed), target, "latency" if picks else "flash")
     finally:
         schedule.choose = old
     with tempfile.TemporaryDirectory() as folder:
         program.save(folder)
         built = emulator.build(build_for, Path(folder), ["main.c", "net.c"], (*STRICT, *SANITIZED))
         assert "equal yes" in emulator.run(build_for, built), f"seed {seed} differs"
-    return [s.listed.name for s in program.steps if s.listed is not None]
+    steps = [s for s in program.steps if s.kernel in {"listed", "picks"}]
+    return [s.kernel if s.listed is None else s.listed.name for s in steps]
 
 
 def main():
@@ -111,10 +123,11 @@ def main():
     parser.add_argument("--seeds", default="0:10")
     parser.add_argument("--compiler", default="gcc")
     parser.add_argument("--flags", nargs="*", default=[])
+    parser.add_argument("--picks", action="store_true", help="the kernel of that name")
     given = parser.parse_args()
     first, last = map(int, given.seeds.split(":"))
     for seed in range(first, last):
-        print(seed, check(seed, given.compiler, given.flags), flush=True)
+        print(seed, check(seed, given.compiler, given.flags, picks=given.picks), flush=True)
 
 
 if __name__ == "__main__":

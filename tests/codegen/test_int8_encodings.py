@@ -11,9 +11,10 @@ from tests.codegen import int8_fuzz
 from tests.codegen.integer_nets import Builder
 
 from penjing.codegen import emulator
-from penjing.codegen.int8 import compile_integers
+from penjing.codegen.int8 import choice, compile_integers
 from penjing.codegen.int8.choice import small_forms
 from penjing.codegen.int8.encodings import FARTHEST
+from penjing.codegen.kernels.vectors import AVX512
 from penjing.codegen.targets import HOST, TARGETS
 
 
@@ -105,6 +106,22 @@ def test_random_forms_give_the_bits_of_the_reference_under_sanitizers(seed, comp
     if emulator.missing(target):
         pytest.skip(emulator.missing(target))
     assert len(int8_fuzz.check(seed, compiler)) == 7
+
+
+@pytest.mark.parametrize("flags", [("-march=native",), ("-march=haswell",)])
+def test_picks_give_the_bits_of_the_reference_under_sanitizers(flags):
+    """With the instructions for them where the machine has those, and without."""
+    if emulator.missing(HOST):
+        pytest.skip(emulator.missing(HOST))
+    assert "picks" in int8_fuzz.check(2, "gcc", flags, picks=True)
+
+
+@pytest.mark.parametrize(("zeros", "kernel"), [(0.0, "wide"), (0.5, "picks"), (0.95, "picks")])
+def test_a_machine_that_picks_bytes_leaves_out_zeros(monkeypatch, zeros, kernel):
+    monkeypatch.setattr(choice, "machine", lambda _: replace(AVX512, picks=True))
+    b = Builder(0, (16, 16, 64))
+    b.conv(64, zeros=zeros)
+    assert described(compile_integers(b.net(), "host"))["kernel"] == kernel
 
 
 def layer_of(pattern, bits=8, shape=(8, 8, 16), outputs=32):

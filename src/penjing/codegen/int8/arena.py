@@ -144,7 +144,7 @@ def _own_margin(net: IntegerNet, step: Step, name: str) -> int | None:
     if step.kernel in TILES:
         own = step.pitch == 0 and step.add is None  # a fused step writes a tile after it was read
         return _tile_margin(net, step, TILES[step.kernel], writes_while_reading=own)
-    if step.kernel == "wide":  # the input is copied before anything is written
+    if step.frame is not None:  # the input is copied before anything is written
         return -net.tensors[name].size_bytes
     if step.kernel in {"depthwise", "depthwise_lanes", "average", "max"}:
         return _tile_margin(net, step, 1, writes_while_reading=True)

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from penjing.codegen.int8.encodings import Grid, Listed, forms
 from penjing.codegen.int8.steps import (
@@ -19,7 +23,15 @@ from penjing.codegen.int8.steps import (
     is_plain,
     window_columns,
 )
-from penjing.codegen.int8.weights import LONGEST, count_chunks, in_window, sparse_bytes
+from penjing.codegen.int8.weights import (
+    LONGEST,
+    POOL,
+    count_chunks,
+    count_steps,
+    in_window,
+    sparse_bytes,
+)
+from penjing.codegen.kernels.vectors import machine
 from penjing.codegen.targets import Target
 from penjing.quantization.integers import IntegerLayer, IntegerNet
 
@@ -30,13 +42,16 @@ class Cost:
 
     Args:
         column: Per byte of a column that is gathered.
-        product: Per product of a pixel and a weight, or sixteen weights that are gathered.
+        product: Per product of a pixel and a weight, sixteen weights that are gathered, or a step
+            of picks.
         output: Per output of a pixel.
+        load: Per weight or step that is loaded, for as many pixels as are computed at a time.
     """
 
     column: float
     product: float
     output: float
+    load: float = 0.0
 
 
 # Fitted to counts of four layers, sparse ones at four sparsities, in the emulator; largest error 4
@@ -45,7 +60,8 @@ COSTS: Mapping[str, Mapping[str, Cost]] = {
     "dsp": {"pairs": Cost(0.0, 2.01, 27), "sparse": Cost(0.34, 3.54, 32)},
     "mve": {"rows": Cost(1.3, 0.209, 17), "gather": Cost(0.44, 5.5, 22)},
     "host": {
-        "wide": Cost(0.05, 0.03, 1.5),
+        "wide": Cost(0.05, 0.03, 1.5, 0.09),
+        "picks": Cost(0.05, 1.75, 1.5, 9.0),
         "rows": Cost(0.3, 0.08, 6),
         "sparse": Cost(0.3, 1.0, 6),
     },
@@ -74,6 +90,9 @@ def _family(target: Target) -> str:
 Code = tuple[str, int, bool]
 """What layers have in common that share functions: how places are gone through, bits of values,
 and whether pixels are computed one by one."""
+
+PIXELS = 8
+"""That the kernels of large processors compute at a time, at most."""
 
 DENSE = frozenset({"pairs", "rows", "wide"})
 """Kernels of a byte per weight, zeros included."""
@@ -207,9 +226,11 @@ def _quickest(net: IntegerNet, layer: IntegerLayer, target: Target, optimize: Op
         return dense
     family = _family(target)
     costs = COSTS[family]
-    sparse = Choice("gather" if family == "mve" else "sparse", sparse_bytes(weight))
+    able = [dense, Choice("gather" if family == "mve" else "sparse", sparse_bytes(weight))]
+    if dense.kernel == "wide" and machine(target).picks:
+        able.append(Choice("picks", 2 * POOL * count_steps(weight)))
     columns = net.tensors[layer.output].shape[1]
-    return min((dense, sparse), key=lambda c: _cost(layer, columns, c.kernel, costs[c.kernel]))
+    return min(able, key=lambda c: _cost(layer, columns, c.kernel, costs[c.kernel]))
 
 
 def _reaches(layer: IntegerLayer) -> bool:
@@ -221,10 +242,18 @@ def _reaches(layer: IntegerLayer) -> bool:
 def _cost(layer: IntegerLayer, columns: int, kernel: str, cost: Cost) -> float:
     """Instructions per pixel; gathering works on whole tiles of a row, also where it fills none."""
     weight = layer.weights["weight"]
-    products = weight.size
-    if kernel in SPARSE:
-        products = count_chunks(weight) if kernel == "gather" else (weight != 0).sum()
     tile = TILES[kernel] if kernel == "gather" else 1
     idle = -(-columns // tile) * tile / columns
-    one = cost.column * weight[0].size + cost.product * products + cost.output * len(weight)
+    together = min(columns, PIXELS)
+    each = (cost.product + cost.load / together) * _products(weight, kernel)
+    one = cost.column * weight[0].size + each + cost.output * len(weight)
     return float(idle * one)
+
+
+def _products(weight: NDArray[Any], kernel: str) -> int:
+    """What a kernel multiplies per pixel, in its own units."""
+    if kernel == "gather":
+        return count_chunks(weight)
+    if kernel == "picks":
+        return count_steps(weight)
+    return int(np.count_nonzero(weight)) if kernel in SPARSE else int(weight.size)

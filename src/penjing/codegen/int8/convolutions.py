@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from penjing.codegen.int8.choice import walk_of
 from penjing.codegen.int8.encodings import Listed
-from penjing.codegen.int8.steps import LANES, SPARSE, TILES, WORD, Frame, Step, window_columns
+from penjing.codegen.int8.steps import LANES, TILES, WINDOWED, WORD, Frame, Step, window_columns
 from penjing.codegen.int8.text import Text, clamped, structured
 from penjing.codegen.int8.weights import (
     as_chunks,
     as_list,
     as_pairs,
+    as_picks,
     as_rows,
     as_sixteens,
     in_window,
@@ -189,7 +190,7 @@ def _tile_structure(text: Text, step: Step) -> tuple[str, str]:
     if step.listed is not None:
         return _listed_structure(text, step, step.listed), tile_name(step.listed)
     weight = layer.weights["weight"]
-    if step.kernel in SPARSE and step.pitch:
+    if step.kernel in WINDOWED and step.pitch:
         weight = in_window(weight, window_columns(layer), layer.attributes["dilation"][1])
     encoded = _ENCODERS[step.kernel](weight)
     word = WORD if step.kernel == "pairs" else 1
@@ -229,7 +230,7 @@ def _some(values: NDArray[Any]) -> NDArray[Any]:
 def wide_call(text: Text, step: Step, frame: Frame) -> str:
     """A convolution of sixteen outputs at a time."""
     layer, at = step.layer, text.scratch(step.layer.name)
-    struct, x = _wide_structure(text, layer, frame), text.at(layer.inputs[0])
+    struct, x = _wide_structure(text, step, frame), text.at(layer.inputs[0])
     if step.add is None or step.residual is None:
         return f"pj_wide({struct}, {x}, {text.at(layer.output)}, {at});"
     swapped = int(step.add.inputs[0] == step.residual)
@@ -240,7 +241,8 @@ def wide_call(text: Text, step: Step, frame: Frame) -> str:
     )
 
 
-def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
+def _wide_structure(text: Text, step: Step, frame: Frame) -> str:
+    layer = step.layer
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
     weight, bias = layer.weights["weight"], layer.weights["bias"].astype(np.int64)
     check_sums(text, layer, weight, bias, _scale(layer), (1, 2, 3))
@@ -256,7 +258,12 @@ def _wide_structure(text: Text, layer: IntegerLayer, frame: Frame) -> str:
         "multiplier": layer.weights["multiplier"],
         "shift": -layer.weights["shift"],
     }
-    values: dict[str, Any] = {"weight": text.array(layer, "weight", as_sixteens(weight))}
+    values: dict[str, Any] = {"steps": "NULL"}
+    encoded = as_sixteens(weight)
+    if step.kernel == "picks":
+        encoded, steps = as_picks(weight)
+        values["steps"] = text.array(layer, "steps", steps)
+    values["weight"] = text.array(layer, "weight", _some(encoded))
     for key, numbers in filled.items():
         values[key] = text.array(layer, key, _filled(numbers, LANES).astype(np.int32))
     values |= {"height": height, "width": width, "channels": channels}

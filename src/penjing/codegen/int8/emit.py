@@ -90,13 +90,13 @@ void net_done(int step); /* yours, called after every layer */
 """
 
 _ORDER = (
-    "scale", "words", "both", "halves", "lanes", "layer", "copy", "columns", "finish", "four",
-    "window", "tile", "tiled", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather", "listed",
-    "walk_dense", "walk_delta", "walk_csr", "walk_bitmap", "walk_cells", "conv_wide", "grouped",
-    "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes", "wide_add",
-    "mul", "pool",
-    "mean", "lookup", "rescale", "runs", "pad", "move", "softmax", "image", "transposed",
-    "matmul", "resize", "norm", "volume", "recurrent", "gated", "gru", "lstm", "rnn",
+    "scale", "words", "both", "halves", "lanes", "pick", "layer", "copy", "columns", "finish",
+    "four", "window", "tile", "tiled", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather",
+    "listed", "walk_dense", "walk_delta", "walk_csr", "walk_bitmap", "walk_cells", "conv_wide",
+    "grouped", "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes",
+    "wide_add", "mul", "pool", "mean", "lookup", "rescale", "runs", "pad", "move", "softmax",
+    "image", "transposed", "matmul", "resize", "norm", "volume", "recurrent", "gated",
+    "gru", "lstm", "rnn",
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -107,7 +107,8 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "listed": (*_CONV, "copy", "window", "tile", "listed"),
     "grouped": (*_CONV, "grouped"),
     "volume": (*_CONV, "copy", "columns", "volume"),
-    "wide": ("scale", "lanes", "conv_wide"),
+    "wide": ("scale", "lanes", "pick", "conv_wide"),
+    "picks": ("scale", "lanes", "pick", "conv_wide"),
     "add_lanes": ("scale", "lanes", "add", "add_lanes"),
     "depthwise_lanes": ("scale", "layer", "lanes", "depthwise_lanes", "depthwise"),
     "depthwise": (*_CONV, "four", "words", "halves", "depthwise_pixel", "depthwise"),

@@ -8,8 +8,9 @@ import numpy as np
 
 from penjing.codegen.int8.choice import Choice, choose, is_host
 from penjing.codegen.int8.steps import (
+    FRAMED,
     LANED,
-    SPARSE,
+    WINDOWED,
     WORD,
     Frame,
     Optimize,
@@ -83,11 +84,11 @@ def _conv(
     if not is_plain(layer):
         return Step(layer, "grouped")
     kernel, listed = chosen[layer.name].kernel, chosen[layer.name].listed
-    frame = _frame(net, layer) if kernel == "wide" else None
+    frame = _frame(net, layer) if kernel in FRAMED else None
     depth = layer.weights["weight"][0].size
     direct = frame is not None or is_direct(net, layer, kernel)
     pitch = 0 if direct else -(-depth // WORD) * WORD
-    if kernel in SPARSE and not direct:
+    if kernel in WINDOWED and not direct:
         pitch = window_columns(layer) * net.tensors[layer.inputs[0]].shape[2]
     if add is None:
         return Step(layer, kernel, pitch=pitch, frame=frame, listed=listed)

@@ -18,8 +18,14 @@ Optimize = Literal["latency", "flash", "ram"]
 TILES: Mapping[str, int] = {"pairs": 2, "rows": 1, "sparse": 4, "gather": 4, "listed": 4}
 """Pixels that a convolution kernel takes at a time."""
 
-SPARSE = frozenset({"sparse", "gather", "listed"})
+WINDOWED = frozenset({"sparse", "gather", "listed"})
 """Kernels that leave zeros out; what a tile reads is one window."""
+
+SPARSE = WINDOWED | {"picks"}
+"""Kernels that leave zeros out."""
+
+FRAMED = frozenset({"wide", "picks"})
+"""Kernels that copy their input with its frame."""
 
 KEPT = frozenset({"gru", "lstm"})
 """Kernels that keep 16 bits per hidden unit from step to step."""
@@ -68,8 +74,8 @@ class Step:
 
     Args:
         layer: The layer; for a fused step its convolution.
-        kernel: "pairs", "rows", "wide", "sparse", "gather" or "listed" for a convolution, else the
-            kind of layer, with "_lanes" where sixteen values are taken at a time.
+        kernel: "pairs", "rows", "wide", "picks", "sparse", "gather" or "listed" for a convolution,
+            else the kind of layer, with "_lanes" where sixteen values are taken at a time.
         add: The addition fused with it, if any.
         residual: The other tensor of that addition.
         pitch: Bytes between the columns that a convolution gathers, or between rows of a window; 0
@@ -91,7 +97,7 @@ class Step:
         """Memory for the columns of one tile, or for the framed input."""
         if self.frame is not None:
             return self.frame.size_bytes
-        if self.kernel in SPARSE:
+        if self.kernel in WINDOWED:
             return self.pitch * int(self.layer.weights["weight"].shape[1])
         return self.pitch * TILES.get(self.kernel, 1)
 
@@ -140,4 +146,4 @@ def is_direct(net: IntegerNet, layer: IntegerLayer, kernel: str) -> bool:
     if kernel == "gather":
         return False
     one = kernel_shape == (1, 1) and layer.attributes["stride"] == (1, 1)
-    return one and (kernel not in SPARSE or result[0] * result[1] == 1)
+    return one and (kernel not in WINDOWED or result[0] * result[1] == 1)

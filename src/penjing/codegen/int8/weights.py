@@ -15,11 +15,17 @@ FARTHEST = 255
 LONGEST = 0xFFFF
 """Most values that an output of a sparse kernel may read; counts and distances take two bytes."""
 
-ENCODINGS: Mapping[str, str] = {"sparse": "delta", "gather": "delta in sixteens"}
+ENCODINGS: Mapping[str, str] = {
+    "sparse": "delta",
+    "gather": "delta in sixteens",
+    "picks": "picks of four",
+}
 """What the description calls the encoding of a sparse kernel; "delta" as among float weights."""
 
 _WORD = 4
 SIXTEEN = 16
+POOL = 64
+"""Bytes out of which a step picks."""
 
 
 def as_rows(weight: NDArray[Any]) -> NDArray[np.int8]:
@@ -50,6 +56,35 @@ def as_sixteens(weight: NDArray[Any]) -> NDArray[np.int8]:
     filled = np.pad(runs, fill).astype(np.int8)
     blocks = filled.reshape(-1, SIXTEEN, filled.shape[1], filled.shape[2] // _WORD, _WORD)
     return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4)).reshape(-1)
+
+
+def as_picks(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+    """Steps in which each of sixteen outputs picks four of the same 64 bytes.
+
+    Args:
+        weight: (outputs, rows, columns, channels).
+
+    Returns:
+        Per sixteen outputs, row of the kernel and 64 bytes of the row as many steps as the output
+        of the most nonzeros needs, each 64 indices and 64 weights, output by output; their number.
+    """
+    runs = weight.reshape(len(weight), weight.shape[1], -1)
+    fill = ((0, -len(runs) % SIXTEEN), (0, 0), (0, -runs.shape[2] % POOL))
+    pools = np.pad(runs, fill).astype(np.int8)
+    pools = pools.reshape(-1, SIXTEEN, pools.shape[1], pools.shape[2] // POOL, POOL)
+    pools = pools.transpose(0, 2, 3, 1, 4).reshape(-1, SIXTEEN, POOL)
+    steps = -(-np.count_nonzero(pools, axis=2).max(1) // _WORD)
+    order = np.argsort(pools == 0, axis=2, kind="stable")
+    values = np.take_along_axis(pools, order, 2)
+    both = np.stack([order.astype(np.int8), values], 1)
+    every = both.reshape(len(pools), 2, SIXTEEN, SIXTEEN, _WORD).transpose(0, 3, 1, 2, 4)
+    kept = np.arange(SIXTEEN) < steps[:, None]
+    return every[kept].reshape(-1), steps.astype(np.uint8)
+
+
+def count_steps(weight: NDArray[Any]) -> int:
+    """Steps of `as_picks`, of all outputs."""
+    return int(as_picks(weight)[1].sum())
 
 
 def in_window(weight: NDArray[Any], columns: int, dilation: int) -> NDArray[np.int8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import inf
 
@@ -23,11 +23,14 @@ class Machine:
         lanes: Floats in one vector register.
         registers: Number of vector registers.
         permutes: Two registers can be looked up by index in one instruction (AVX-512).
+        picks: Bytes of a register can be looked up by index, and products of four of them added in
+            one instruction (AVX-512 with VBMI and VNNI).
     """
 
     lanes: int
     registers: int
     permutes: bool = False
+    picks: bool = False
 
 
 AVX512 = Machine(16, 32, permutes=True)
@@ -53,7 +56,7 @@ def _machine(compilers: tuple[str, ...], flags: tuple[str, ...]) -> Machine:
             continue
         defined = set(re.findall(r"#define (\w+)", told))
         if {"__AVX512F__", "__AVX512VL__", "__AVX512BW__", "__AVX512DQ__"} <= defined:
-            return AVX512
+            return replace(AVX512, picks={"__AVX512VBMI__", "__AVX512VNNI__"} <= defined)
         if {"__AVX2__", "__FMA__"} <= defined:
             return AVX2
         return NEON if "__ARM_NEON" in defined else PLAIN

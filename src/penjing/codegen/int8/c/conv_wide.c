@@ -1,8 +1,10 @@
 /* Dense convolution, sixteen outputs of several pixels at a time. The input is first copied with
  * its frame, so that what one row of the kernel reads is one run of bytes. Weights lie by sixteen
- * outputs, by rows of the kernel, by four bytes of a run; runs are filled up with zeros. */
+ * outputs, by rows of the kernel, by four bytes of a run; runs are filled up with zeros. Where
+ * zeros are left out, they lie by 64 bytes of a run instead, as so many steps of `pick`. */
 typedef struct {
     const int8_t *weight;
+    const uint8_t *steps; /* of every 64 bytes of a run; NULL where there are no picks */
     const int32_t *bias, *flipped, *multiplier, *shift; /* filled up to sixteens */
     int32_t height, width, channels;    /* of the input */
     int32_t rows, columns, outputs;     /* of the output */
@@ -26,24 +28,52 @@ static void pj_frame(const pj_wide_t *k, const int8_t *x, int8_t *to) {
     }
 }
 
+#define PJ_ALWAYS_WIDE static inline __attribute__((always_inline))
+PJ_ALWAYS_WIDE const int8_t *pj_wide_sums(const pj_wide_t *k, const int8_t *w, const int8_t *x,
+                                          int32_t pixels, pj_sums *sums) {
+    for (int32_t i = 0; i < k->kernel_height; ++i, x += k->reach) {
+        for (int32_t j = 0; j < k->run; j += 4, w += 64) {
+            for (int32_t p = 0; p < pixels; ++p) {
+                sums[p] = pj_sums_dot(sums[p], w, x + p * k->right + j);
+            }
+        }
+    }
+    return w;
+}
+
+PJ_ALWAYS_WIDE const int8_t *pj_picked_sums(const pj_wide_t *k, const int8_t *w,
+                                            const uint8_t **steps, const int8_t *x,
+                                            int32_t pixels, pj_sums *sums) {
+    const uint8_t *next = *steps;
+    for (int32_t i = 0; i < k->kernel_height; ++i, x += k->reach) {
+        for (int32_t j = 0; j < k->run; j += 64) {
+            pj_pool pools[PJ_PIXELS];
+            for (int32_t p = 0; p < pixels; ++p) {
+                pools[p] = pj_pool_load(x + p * k->right + j);
+            }
+            for (int32_t n = *next++; n > 0; --n, w += 128) {
+                for (int32_t p = 0; p < pixels; ++p) {
+                    sums[p] = pj_sums_pick(sums[p], w, pools[p]);
+                }
+            }
+        }
+    }
+    *steps = next;
+    return w;
+}
+
 /* `pixels` is constant where this is inlined; `count` of them are stored. */
-static inline __attribute__((always_inline)) void pj_wide_tile(const pj_wide_t *k, const int8_t *x,
-                                                               int32_t pixels, int32_t count,
-                                                               int8_t *y) {
+PJ_ALWAYS_WIDE void pj_wide_tile(const pj_wide_t *k, const int8_t *x, int32_t pixels,
+                                 int32_t count, int8_t *y) {
     const int8_t *w = k->weight;
+    const uint8_t *steps = k->steps;
     for (int32_t o = 0; o < k->outputs; o += 16) {
         pj_sums sums[PJ_PIXELS];
         for (int32_t p = 0; p < pixels; ++p) {
             sums[p] = pj_sums_zero();
         }
-        for (int32_t i = 0; i < k->kernel_height; ++i) {
-            const int8_t *from = x + i * k->reach;
-            for (int32_t j = 0; j < k->run; j += 4, w += 64) {
-                for (int32_t p = 0; p < pixels; ++p) {
-                    sums[p] = pj_sums_dot(sums[p], w, from + p * k->right + j);
-                }
-            }
-        }
+        w = steps ? pj_picked_sums(k, w, &steps, x, pixels, sums)
+                  : pj_wide_sums(k, w, x, pixels, sums);
         const pj_lanes bias = pj_lanes_load((PJ_FLIP ? k->flipped : k->bias) + o);
         const pj_lanes multiplier = pj_lanes_load(k->multiplier + o);
         const pj_lanes shift = pj_lanes_load(k->shift + o);
