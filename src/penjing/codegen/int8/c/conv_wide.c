@@ -47,13 +47,13 @@ PJ_ALWAYS_WIDE const int8_t *pj_picked_sums(const pj_wide_t *k, const int8_t *w,
     const uint8_t *next = *steps;
     for (int32_t i = 0; i < k->kernel_height; ++i, x += k->reach) {
         for (int32_t j = 0; j < k->run; j += 64) {
-            pj_pool pools[PJ_PIXELS];
+            pj_bytes own[PJ_PIXELS];
             for (int32_t p = 0; p < pixels; ++p) {
-                pools[p] = pj_pool_load(x + p * k->right + j);
+                own[p] = pj_bytes_load(x + p * k->right + j);
             }
             for (int32_t n = *next++; n > 0; --n, w += 128) {
                 for (int32_t p = 0; p < pixels; ++p) {
-                    sums[p] = pj_sums_pick(sums[p], w, pools[p]);
+                    sums[p] = pj_sums_pick(sums[p], w, own[p]);
                 }
             }
         }
