@@ -54,6 +54,7 @@ SHAPES = {
     "dilated": Conv(size=(12, 13), dilation=2, padding=2),
     "grouped": Conv(channels=6, filters=4, groups=2),
     "one_dimension": Conv(size=(50,), kernel=(9,), padding=4),
+    "far_places": Conv(size=(40000,), kernel=(3,), channels=3, filters=2),
     "one_dimension_stride": Conv(size=(50,), kernel=(4,), padding=1, stride=2),
     "batch": Conv(batch=3),
     "no_bias": Conv(bias=False, activation=None),

@@ -19,6 +19,19 @@ from penjing.codegen.kernel import Blob
 from penjing.codegen.kernels.cover import Job
 from penjing.codegen.kernels.geometry import Geometry
 
+WIDE = 64
+"""Bits of a word of places."""
+READ_AT_ONCE = {
+    "PJ_NTH": f"""
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define PJ_NTH(word, i, bits) ((word) >> ({WIDE} - (bits) - (bits) * (i)))
+#else
+#define PJ_NTH(word, i, bits) ((word) >> ((bits) * (i)))
+#endif
+"""
+}
+"""The macro that `places_ahead` uses; name -> text."""
+
 
 def by_column(weight: np.ndarray, g: Geometry) -> np.ndarray:
     """A weight as a matrix of filters and taps of all channels, those of other groups zero."""
@@ -159,6 +172,22 @@ class Lists:
         at = [entry * self.bundle + o for o in range(self.bundle)]
         read = "w[{}]" if self.book is None else "book[w[{}]]"
         return " ".join(f"const float c{i} = {read.format(i)};" for i in at)
+
+    def places_ahead(self, count: int) -> str:
+        """Declarations of the places of the next entries of csr: `t` and their number.
+
+        The entries are read in words: processors load less often than they shift.
+        """
+        bits = 8 * self.places.itemsize
+        each = WIDE // bits
+        lines = []
+        for word in range(-(-count // each)):
+            lines.append(f"uint64_t p{word}; memcpy(&p{word}, at + {word * each}, {WIDE // 8});")
+            lines += [
+                f"const float *t{j} = x + (uint{bits}_t)PJ_NTH(p{word}, {j % each}, {bits});"
+                for j in range(word * each, min(count, (word + 1) * each))
+            ]
+        return " ".join(lines)
 
     def loop(self, body: str) -> str:
         """C that runs `body` for every entry of one list, with `t0` and the values declared."""

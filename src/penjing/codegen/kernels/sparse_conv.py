@@ -14,7 +14,6 @@ encodings; only csr places are what the code adds, the others cost a few instruc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import ceil
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from penjing.codegen.kernels.conv import bias_blob, conv_needs, frames, job_at, 
 from penjing.codegen.kernels.cover import Job, Style, merged, named
 from penjing.codegen.kernels.finish import after_loop
 from penjing.codegen.kernels.geometry import geometry
-from penjing.codegen.kernels.lists import Lists
+from penjing.codegen.kernels.lists import READ_AT_ONCE, Lists
 from penjing.codegen.kernels.standalone import packed_site
 from penjing.codegen.kernels.vectors import machine
 from penjing.codegen.targets import Target
@@ -38,8 +37,10 @@ LIST_NS, FILTER_NS, COPY_NS, FINISH_NS = 0.3, 4.0, 0.35, 0.6
 """Of one nonzero, of one list, of one staged vector, of one finished vector."""
 DECODE_NS = {"csr": 0.0, "delta": 0.4, "bitmap": 0.8}
 """Of one tap."""
-STRANDS = 8
-"""Independent sums that hide the latency of a multiply-add."""
+SUMS = 8
+"""Independent ones that hide the latency of a multiply-add."""
+TOGETHER = 4
+"""Nonzeros whose places are read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,7 @@ class SparseConv:
         job = job_at(site, self.style)
         frame, lists = job.frame, self._lists(job, layer)
         name, text = _tile(job, lists)
+        macros = READ_AT_ONCE if "PJ_NTH" in text else {}
         call, functions = job.blocks(name, lists.parts(layer.name))
         after, more = after_loop(site)
         shared = "" if self.bundle == 1 else f" in blocks of {self.bundle} filters"
@@ -113,7 +115,7 @@ class SparseConv:
         blobs: list[Blob] = [*lists.blobs(layer.name), bias_blob(layer, frame.g.filters)]
         return Code(
             call=call + after,
-            functions=merged(job.functions(), {name: text}, functions, more),
+            functions=merged(job.functions(), macros, {name: text}, functions, more),
             blobs=tuple(blobs),
             note=f"{kept} of {layer.weights['weight'].size} weights{shared}, "
             f"{lists.blocks[0].name}; {'staged' if frame.staged else 'direct'}, tile of "
@@ -152,7 +154,7 @@ static void @NAME@(const float *x, float *y, {z}const float *b, {lists.parameter
          y += {bundle * job.y[1]}{z_step}) {{
         {begins}
         {lists.before}
-        {_strands(job, lists)}
+        {_together(job, lists)}
         {lists.loop(_work(job, bundle))}
         {ends}
     }}
@@ -167,9 +169,7 @@ def _ahead(name: str, steps: int, stride: int) -> str:
 def _work(job: Job, bundle: int) -> str:
     """The multiply-adds of one tap."""
     if bundle == 1:
-        return "\n            ".join(
-            _multiply(p.lanes, f"a0_{i}", job.load(row, p), 0) for i, row, p in job.vectors()
-        )
+        return "\n            ".join(_multiplied(job, "a0", 0))
     lines = [
         f"const pj_vf{p.lanes} v{i} = *(const pj_vf{p.lanes} *)(t0 + {job.load(row, p)});"
         for i, row, p in job.vectors()
@@ -178,30 +178,37 @@ def _work(job: Job, bundle: int) -> str:
     return "\n            ".join(lines)
 
 
-def _multiply(lanes: int, name: str, at: str, strand: int) -> str:
-    return f"{name} += c{strand} * *(const pj_vf{lanes} *)(t{strand} + {at});"
+def _multiplied(job: Job, sums: str, entry: int) -> list[str]:
+    """The multiply-adds of one nonzero."""
+    return [
+        f"{sums}_{i} += c{entry} * *(const pj_vf{p.lanes} *)(t{entry} + {job.load(row, p)});"
+        for i, row, p in job.vectors()
+    ]
 
 
-def _strands(job: Job, lists: Lists) -> str:
-    """Several nonzeros at a time where a tile has too few sums to hide the latency of one."""
-    sums = job.vectors()
-    count = ceil(STRANDS / len(sums))
-    if count < 2 or lists.bundle > 1 or lists.index != "csr":
+def _together(job: Job, lists: Lists) -> str:
+    """Several nonzeros at a time: their places are read in words instead of one by one.
+
+    Where a tile has too few sums to hide the latency of one, every nonzero of a round has its own.
+    """
+    if job.site.target.board is not None or lists.bundle > 1 or lists.index != "csr":
         return ""
-    lines, body, ends = [], [], []
+    strands = 1
+    while strands * len(job.vectors()) < SUMS:
+        strands *= 2
+    count = max(TOGETHER, strands)
+    names = ["a0", *(f"s{j}" for j in range(1, strands))]
+    lines = [lists.places_ahead(count)]
     for j in range(count):
-        body.append(f"const float *t{j} = x + at[{j}]; {lists.values(j)}")
-        for i, row, p in sums:
-            name = f"a0_{i}" if j == 0 else f"s{j}_{i}"
-            body.append(_multiply(p.lanes, name, job.load(row, p), j))
-            if j:
-                lines.append(f"pj_vf{p.lanes} {name} = {{0}};")
-                ends.append(f"a0_{i} += {name};")
-    inside = "\n            ".join(body)
+        lines += [lists.values(j), *_multiplied(job, names[j % strands], j)]
+    own = [(name, i, p.lanes) for name in names[1:] for i, _, p in job.vectors()]
+    zeros = " ".join(f"pj_vf{lanes} {name}_{i} = {{0}};" for name, i, lanes in own)
+    ends = " ".join(f"a0_{i} += {name}_{i};" for name, i, _ in own)
+    inside = "\n            ".join(lines)
     return f"""if (k >= {count}) {{
-        {" ".join(lines)}
+        {zeros}
         for (; k >= {count}; k -= {count}, at += {count}, w += {count}) {{
             {inside}
         }}
-        {" ".join(ends)}
+        {ends}
         }}"""
