@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from dataclasses import replace
@@ -142,6 +143,34 @@ def test_no_compiler_warns(name, compiler):
         pytest.skip(f"no {compiler}")
     _, _, files = compiled(*NETWORKS[name])
     assert warnings_of(files.content, "net.c", compiler) == ""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiled for x86 only")
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("processor", ["haswell", "skylake-avx512"])
+def test_no_compiler_warns_of_code_for_newer_processors(processor, compiler):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.Flatten(), nn.Linear(24 * 49, 64),
+    )  # fmt: skip
+    with torch.no_grad():
+        for layer in (network[2], network[6]):
+            layer.weight[torch.rand_like(layer.weight) < 0.9] = 0.0
+    flags = (f"-march={processor}",)
+    target = replace(target_of("host"), flags=("-O3", *flags))
+    _, _, files = compiled(network.eval(), (torch.randn(1, 3, 14, 14),), target=target)
+    assert "sparse_conv" in {step.kernel for step in files.text.steps}
+    assert warnings_of(files.content, "net.c", compiler, flags) == ""
+
+
+def test_flash_is_not_bounded_without_the_tool_that_reads_it(monkeypatch):
+    found = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "size" else found(name))
+    network, x = nn.Linear(3, 2).eval(), torch.randn(1, 3)
+    with pytest.raises(MissingDependencyError, match=r"size not found.*apt-get .* binutils"):
+        pj.compile(network, x, constraints={"flash_kb": 100})
 
 
 def test_sanitizers_find_nothing(tmp_path):

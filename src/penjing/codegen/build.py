@@ -149,20 +149,22 @@ def run_compiler(command: Sequence[str], folder: str | Path) -> str:
     return done.stderr
 
 
-def object_sizes(
-    content: Mapping[str, str | bytes], source: str, target: Target = HOST
-) -> Sizes | None:
-    """Compile a source alone and read the sizes of its sections; None without binutils.
+def object_sizes(content: Mapping[str, str | bytes], source: str, target: Target = HOST) -> Sizes:
+    """Compile a source alone and read the sizes of its sections.
 
     Raises:
-        MissingDependencyError: No compiler.
+        MissingDependencyError: No compiler, or no tool that reads sizes.
         ExportError: The compiler refused the source.
     """
     compiler = find_compiler(target)
     prefix = Path(compiler).name.removesuffix("gcc") if compiler.endswith("-gcc") else ""
     tool = shutil.which(f"{prefix}size")
     if tool is None:
-        return None
+        package = f"binutils-{prefix.rstrip('-')}" if prefix else "binutils"
+        raise MissingDependencyError(
+            f"the flash that a program for {target.name!r} takes is not known: {prefix}size not "
+            f"found. On Debian `apt-get install --no-install-recommends {package}` brings it"
+        )
     with tempfile.TemporaryDirectory() as folder:
         write_folder(content, folder)
         run_compiler(
@@ -178,10 +180,13 @@ def object_sizes(
     return Sizes(code, constant)
 
 
-def warnings_of(content: Mapping[str, str | bytes], source: str, compiler: str) -> str:
+def warnings_of(
+    content: Mapping[str, str | bytes], source: str, compiler: str, flags: Sequence[str] = ()
+) -> str:
     """What a compiler warns of when it is asked for everything; "" when there is nothing."""
     with tempfile.TemporaryDirectory() as folder:
         write_folder(content, folder)
         return run_compiler(
-            [compiler, "-O1", *FLAGS, *WARNINGS, "-Werror", "-c", source, "-o", "net.o"], folder
+            [compiler, "-O1", *FLAGS, *flags, *WARNINGS, "-Werror", "-c", source, "-o", "net.o"],
+            folder,
         )

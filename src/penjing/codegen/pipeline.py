@@ -189,9 +189,8 @@ def _written(
 
 def _flash(files: Files, target: Target) -> int:
     """Constants, and the code as the target's compiler makes it."""
-    sizes = object_sizes(files.content, f"{files.name}.c", target)
     constants = sum(blob.values.nbytes for blob in files.text.blobs)
-    return constants + (0 if sizes is None else sizes.code_bytes)
+    return constants + object_sizes(files.content, f"{files.name}.c", target).code_bytes
 
 
 def program_of(captured: Captured, values: Sequence[Any], settings: Settings) -> Program:

@@ -105,10 +105,9 @@ class Program:
         """Instructions, as the target's compiler makes them.
 
         Raises:
-            MissingDependencyError: No compiler for the target.
+            MissingDependencyError: No compiler for the target, or no tool that reads sizes.
         """
-        sizes = object_sizes(self.files.content, f"{self.files.name}.c", self.target)
-        return 0 if sizes is None else sizes.code_bytes
+        return object_sizes(self.files.content, f"{self.files.name}.c", self.target).code_bytes
 
     @property
     def flash_bytes(self) -> int:

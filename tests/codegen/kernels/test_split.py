@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from penjing.codegen.kernels import (
 )
 from penjing.codegen.pipeline import Settings, compile_captured
 from penjing.codegen.runtime import Loaded
+from penjing.codegen.targets import HOST
 from penjing.graph.capture import capture
 
 PRODUCTS = {
@@ -100,6 +102,17 @@ def test_the_steps_of_a_recurrent_layer_are_shared(kind: type[nn.RNNBase]) -> No
     want = model.double()(x.double()).detach().numpy()
     assert "recurrent_split" in files.text.source
     assert np.abs(program.run([x.numpy()])[0] - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_the_bytes_of_a_shared_layer_are_those_it_writes(rows: int) -> None:
+    model, x = _sparse(nn.Linear(50, 72, bias=False)), torch.randn(rows, 50)
+    kernel = Split(product=RunLinear(), start_ns=0)
+    files = compile_captured(capture(model, x), [x], Settings(kernels=(kernel,), threads=THREADS))
+    written = sum(b.values.nbytes for b in files.text.blobs if b.role != "bias")
+    net, target = files.arena.laid.net, replace(HOST, threads=THREADS)
+    layer = next(layer for layer in net.layers if layer.kind == "linear")
+    assert kernel.constant_bytes(net, layer, target) == written
 
 
 def test_a_small_layer_stays_on_one_thread() -> None:

@@ -107,7 +107,7 @@ class IntegerProgram:
         return 0.0
 
     @cached_property
-    def _sizes(self) -> Sizes | None:
+    def _sizes(self) -> Sizes:
         return object_sizes(self.files, f"{self.name}.c", self.target)
 
     @property
@@ -115,18 +115,18 @@ class IntegerProgram:
         """Instructions of the network, as the target's compiler makes them.
 
         Raises:
-            MissingDependencyError: The compiler is absent.
+            MissingDependencyError: The compiler is absent, or the tool that reads sizes.
         """
-        return 0 if self._sizes is None else self._sizes.code_bytes
+        return self._sizes.code_bytes
 
     @property
     def constant_bytes(self) -> int:
         """Weights, biases, scales and tables, as the target's compiler lays them out.
 
         Raises:
-            MissingDependencyError: The compiler is absent.
+            MissingDependencyError: The compiler is absent, or the tool that reads sizes.
         """
-        return 0 if self._sizes is None else self._sizes.constant_bytes
+        return self._sizes.constant_bytes
 
     @property
     def flash_bytes(self) -> int:

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from penjing.codegen.ir import Layer, Net
-from penjing.codegen.kernel import Code, Kernel, Needs, Place, Site
+from penjing.codegen.kernel import Code, Kernel, Needs, Place, Site, constant_bytes_of
 from penjing.codegen.kernels.cover import merged
 from penjing.codegen.kernels.dense_linear import rows_of, takes_linear
 from penjing.codegen.kernels.sparse_linear import LANES, WindowLinear
@@ -52,6 +52,14 @@ class Split:
         cuts = _cuts(layer.weights["weight"], rows_of(net, layer), target.threads)
         parts = _parts(net, layer, cuts)
         return self.start_ns + max(self.product.cost(*part, target) for part in parts)
+
+    def constant_bytes(self, net: Net, layer: Layer, target: Target, /) -> int:
+        """Flash of all parts; parts of the input's rows have one weight."""
+        if rows_of(net, layer) > 1:
+            return constant_bytes_of(self.product, net, layer, target)
+        cuts = _cuts(layer.weights["weight"], 1, target.threads)
+        parts = _parts(net, layer, cuts)
+        return sum(constant_bytes_of(self.product, *part, target) for part in parts)
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:
         """As the product."""
