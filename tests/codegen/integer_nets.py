@@ -15,7 +15,9 @@ from penjing.quantization.integers import (
     norm_scales,
     scale_of,
     softmax_scales,
+    softmax_scales_16,
     table_of,
+    table_of_16,
 )
 from penjing.quantization.lowering.loops import loops_of
 
@@ -23,7 +25,8 @@ from penjing.quantization.lowering.loops import loops_of
 class Builder:
     """Appends layers to a network; scales are drawn so that results fill their range."""
 
-    def __init__(self, seed, shape):
+    def __init__(self, seed, shape, bits=8):
+        self.bits, self.unit = bits, 1 if bits == 8 else 256
         self.random = np.random.default_rng(seed)
         self.tensors, self.layers, self.constants = {}, [], {}
         self.x = self.tensor(shape)
@@ -33,9 +36,12 @@ class Builder:
         name = f"t{len(self.tensors)}"
         scale = float(np.float32(self.random.uniform(0.02, 0.1)))
         zero = int(self.random.integers(-100, 100))
+        if self.bits == 16:
+            scale, zero = scale / self.unit, 0
         if like is not None:
             scale, zero = self.tensors[like].scale, self.tensors[like].zero_point
-        self.tensors[name] = IntegerTensor(name, tuple(shape), scale, zero, tuple(shape), False)
+        grid = (scale, zero, tuple(shape), False)
+        self.tensors[name] = IntegerTensor(name, tuple(shape), *grid, bits=self.bits)
         return name
 
     def layer(self, kind, inputs, output, attributes=None, weights=None):
@@ -51,7 +57,7 @@ class Builder:
         source = self.tensors[self.x].scale
         each = max(1.0, np.sqrt(weight.size / channels) * 60 * 70)
         scales = self.tensors[result].scale / source / each * self.random.uniform(20, 90, channels)
-        bias = self.random.integers(-3000, 3000, channels).astype(np.int32)
+        bias = self.unit * self.random.integers(-3000, 3000, channels).astype(np.int32)
         found = layer_scales(source, scales, self.tensors[result].scale, channels)
         return {"weight": weight, "bias": bias, **found}
 
@@ -69,7 +75,8 @@ class Builder:
         weight = self.random.integers(-127, 128, size).astype(np.int8)
         weights = self._weighted(weight, outputs, result, options.get("zeros", 0.0))
         attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        attributes |= {"low": options.get("low", -128), "high": options.get("high", 127)}
+        high = self.tensors[result].high
+        attributes |= {"low": options.get("low", -128) * self.unit, "high": high}
         return self.layer("conv", (self.x,), result, attributes, weights)
 
     def depthwise(self, kernel=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1)):
@@ -88,8 +95,9 @@ class Builder:
 
     def add(self, left, right):
         result = self.tensor(self.tensors[left].shape)
-        scales = add_scales(*(self.tensors[t].scale for t in (left, right, result)))
-        return self.layer("add", (left, right), result, {**scales, "low": -100, "high": 110})
+        scales = add_scales(*(self.tensors[t].scale for t in (left, right, result)), self.bits)
+        clamp = {"low": -100 * self.unit, "high": 110 * self.unit}
+        return self.layer("add", (left, right), result, {**scales, **clamp})
 
     def mul(self, left, right):
         result = self.tensor(self.tensors[left].shape)
@@ -120,7 +128,12 @@ class Builder:
     def lookup(self, function=np.tanh):
         result = self.tensor(self.tensors[self.x].shape)
         grid = self.tensors[result]
-        table = table_of(function, self.tensors[self.x], grid.scale, grid.zero_point)
+        source = self.tensors[self.x]
+        table = (
+            table_of(function, source, grid.scale, grid.zero_point)
+            if self.bits == 8
+            else table_of_16(function, source.scale, grid.scale)
+        )
         return self.layer("lookup", (self.x,), result, weights={"table": table})
 
     def concat(self, *parts):
@@ -194,14 +207,20 @@ class Builder:
 
     def constant(self, shape):
         name = self.tensor(shape)
-        self.constants[name] = self.random.integers(-128, 128, shape).astype(np.int8)
+        grid = self.tensors[name]
+        values = self.random.integers(grid.low, grid.high + 1, shape)
+        self.constants[name] = values.astype(grid.dtype)
         return name
 
     def softmax(self):
         result = self.tensor(self.tensors[self.x].shape)
         fixed = self.tensors[result]
-        self.tensors[result] = IntegerTensor(result, fixed.shape, 1 / 256, -128, fixed.given, False)
-        return self.layer("softmax", (self.x,), result, softmax_scales(self.tensors[self.x].scale))
+        source, made = self.tensors[self.x].scale, (result, fixed.shape)
+        if self.bits == 16:
+            self.tensors[result] = IntegerTensor(*made, 2.0**-15, 0, fixed.given, False, bits=16)
+            return self.layer("softmax", (self.x,), result, *softmax_scales_16(source))
+        self.tensors[result] = IntegerTensor(*made, 1 / 256, -128, fixed.given, False)
+        return self.layer("softmax", (self.x,), result, softmax_scales(source))
 
     def net(self, *, show_all=False):
         outputs = [la.output for la in self.layers] if show_all else [self.x]
@@ -210,9 +229,9 @@ class Builder:
         )
 
 
-def everything(seed=0, *, show_all=False):
+def everything(seed=0, *, show_all=False, bits=8):
     """A network with every kind of layer, odd sizes, strides, dilation and sparse weights."""
-    b = Builder(seed, (11, 9, 3))
+    b = Builder(seed, (11, 9, 3), bits)
     stem = b.conv(8, stride=(2, 1), padding=((0, 1), (1, 1)), low=-90)
     b.conv(8, zeros=0.9)
     b.conv(8, kernel=(1, 1), padding=((0, 0), (0, 0)))
@@ -239,9 +258,9 @@ def everything(seed=0, *, show_all=False):
     return b.net(show_all=show_all)
 
 
-def attention(seed=0, *, show_all=False):
+def attention(seed=0, *, show_all=False, bits=8):
     """Movement, products of matrices, norms and resizing, with odd sizes."""
-    b = Builder(seed, (5, 6, 7))
+    b = Builder(seed, (5, 6, 7), bits)
     b.conv_transpose(6, (3, 2), (2, 1), ((1, 0), (0, 1)), groups=1)
     b.conv_transpose(4, (2, 3), (1, 2), ((0, 0), (1, 1)), groups=2, dilation=(1, 2))
     b.move(b.index()[::2, 1::2, ::-1], (6, 6, 4))
@@ -260,10 +279,10 @@ def attention(seed=0, *, show_all=False):
     return b.net(show_all=show_all)
 
 
-def random_convolutions(seed):
+def random_convolutions(seed, bits=8):
     """A chain of convolutions of random form, with residual additions."""
     random = np.random.default_rng(seed)
-    b = Builder(seed, (int(random.integers(3, 14)), int(random.integers(3, 14)), 5))
+    b = Builder(seed, (int(random.integers(3, 14)), int(random.integers(3, 14)), 5), bits)
     for _ in range(8):
         size = int(random.integers(1, 4))
         pads = [(int(a), int(c)) for a, c in random.integers(0, size, (2, 2))]

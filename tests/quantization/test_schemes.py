@@ -94,11 +94,14 @@ def test_sixteen_bit_activations_are_refused_for_onnx_runtime(
 
 
 @pytest.mark.parametrize("made", ["int8x16"], indirect=True)
-def test_sixteen_bit_activations_are_refused_by_the_compiler(
+def test_sixteen_bit_activations_are_compiled_to_what_is_simulated(
     made: tuple[str, pj.Quantized],
 ) -> None:
-    with pytest.raises(ExportError, match="its value has 16 bits; only int8 has kernels"):
-        pj.compile(made[1].model, X[:1])
+    """Up to two steps: one of each layer's rounding that the next may take over."""
+    network = made[1].model.network
+    step = max(float(grid.scale) for grid in network.activations.values())
+    found = pj.compile(made[1].model, X[:1])(X)
+    assert float((found - made[1].model(X)).abs().max()) <= 2 * step
 
 
 def test_the_report_says_the_scheme(made: tuple[str, pj.Quantized]) -> None:

@@ -51,8 +51,7 @@ def compile_quantized(
         program, equal = program.counted(log), log.equal
     else:
         generator = np.random.default_rng(0)
-        shapes = [net.tensors[name].shape for name in net.inputs]
-        inputs = [generator.integers(-128, 128, (ROUNDS, *s)).astype(np.int8) for s in shapes]
+        inputs = [net.tensors[name].random(generator, ROUNDS) for name in net.inputs]
         wanted = execute(net, *inputs)
         found = program.run(*inputs)
         equal = all(

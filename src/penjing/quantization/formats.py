@@ -9,6 +9,7 @@ follow it bit for bit; ONNX Runtime, which rescales in floats, may differ by one
 - **A sum** of products is an int32 accumulator on the grid of scale `s_input * s_weight` with zero
   point 0; so is the bias. `requantize` brings it to the next grid by a fixed-point multiplier: 31
   bits and a shift, the rule of gemmlowp and TensorFlow Lite.
+- **A sum of products of 16 bits** has 64 bits; its multiplier has 16 (`rescale_wide`).
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ from penjing.errors import InputError
 INT32_MAX = 2**31 - 1
 INT32_MIN = -(2**31)
 MAX_BITS = 32
+MOST_WIDE_SHIFT = 7
+"""Largest shift to the left of a sum of 64 bits, so that products stay within them."""
 
 _Q31 = 31
 _LARGEST_SHIFT = 30
+_Q15 = 15
+_REDUCED_MAX = 2**15 - 1
 _BYTE = 8
 _LARGEST_BIAS = 2.0**29  # steps; leaves room for sums, for correcting it, and for rounding
 _LARGEST_SUM = 2.0**30
@@ -346,6 +351,34 @@ def rescale(accumulator: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     return (high >> right) + ((high & mask) > threshold)
 
 
+def reduced(multiplier: Tensor) -> Tensor:
+    """Fixed-point multipliers of 31 fractional bits with the nearest 15, below 2^15."""
+    return ((multiplier.long() + (1 << _Q15)) >> (_Q15 + 1)).clamp_max(_REDUCED_MAX)
+
+
+def rescale_wide(accumulator: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
+    """`accumulator * multiplier * 2^(shift - 31)` of sums of products of 16 bits.
+
+    Args:
+        accumulator: Within 2^47, in int64.
+        multiplier: As `rescale` takes them; `reduced` to 15 bits.
+        shift: At most `MOST_WIDE_SHIFT`.
+
+    Returns:
+        int64 tensor; rounded once, halves upward.
+
+    Source:
+        TensorFlow Lite, `MultiplyByQuantizedMultiplier` of 64-bit numbers.
+
+    Example:
+        >>> one = torch.tensor(1)
+        >>> rescale_wide(torch.tensor([3, -3, 5]), one << 30, 0 * one).tolist()
+        [2, -1, 3]
+    """
+    down = _Q15 - shift.long()
+    return (accumulator.long() * reduced(multiplier) + (1 << (down - 1))) >> down
+
+
 def multipliers(real: Tensor) -> tuple[Tensor, Tensor]:
     """Multipliers and shifts, int64, of real numbers, in their shape."""
     found = [Multiplier.of(float(r)) for r in real.flatten().tolist()]
@@ -359,7 +392,7 @@ def requantize(accumulator: Tensor, real: Tensor, grid: Grid, dim: int = 1) -> T
     """Bring accumulators to a grid of activations.
 
     Args:
-        accumulator: int32 values, in any integer dtype.
+        accumulator: int32 values, in any integer dtype; sums of 64 bits for a grid of 16.
         real: `s_input * s_weight / s_output` in float64, shape () or one per channel.
         grid: Where they go; one scale.
         dim: Dimension of the accumulator along which channels lie.
@@ -372,7 +405,8 @@ def requantize(accumulator: Tensor, real: Tensor, grid: Grid, dim: int = 1) -> T
         shape = [1] * accumulator.dim()
         shape[dim] = -1
         multiplier, shift = multiplier.view(shape), shift.view(shape)
-    q = rescale(accumulator, multiplier, shift) + grid.zero_point
+    rule = rescale if grid.bits <= _BYTE else rescale_wide
+    q = rule(accumulator, multiplier, shift) + grid.zero_point
     return q.clamp(grid.low, grid.high).to(torch.int8 if grid.bits <= _BYTE else torch.int16)
 
 

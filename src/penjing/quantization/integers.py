@@ -1,8 +1,9 @@
 """An integer network as plain data: what the reference computes and the compiler writes as C.
 
-Everything is int8 with channels last. A tensor has the shape (height, width, channels), the batch
-left out: features are (1, 1, C), a sequence is (1, length, C). A layer holds integers only; its
-real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and what they hold:
+Everything is int8, or all activations int16, with channels last. A tensor has the shape (height,
+width, channels), the batch left out: features are (1, 1, C), a sequence is (1, length, C). A layer
+holds integers only; its real scales have become multipliers and shifts (`formats.Multiplier`).
+Kinds and what they hold:
 
     conv        weight (O, kh, kw, I/g) int8, bias (O,) int32, multiplier (O,), shift (O,) int32;
                 stride, padding ((top, bottom), (left, right)), dilation, groups
@@ -18,13 +19,14 @@ real scales have become multipliers and shifts (`formats.Multiplier`). Kinds and
     average     kernel, stride, padding, which counts for nothing; on the input's own grid
     mean        or a sum, over height and width; result
     max         kernel, stride, padding
-    lookup      table (256,) int8, by q + 128
+    lookup      table (256,) int8, by q + 128; (513,) int16 for 16 bits, see `table_of_16`
     image       table (C, 256) int8, by the byte that the bits of the input are
     rescale     result; to another grid
     concat      runs: how many each part is cut into, which then take turns; parts: one (multiplier,
                 shift) each, None where grids agree
     softmax     over the channels; multiplier, shift, least (smallest difference that counts);
-                mask (1 or H, W, C) int8, if there is one: where it is 0 the result is 0
+                mask (1 or H, W, C) int8, if there is one: where it is 0 the result is 0;
+                of 16 bits: multiplier, shift; exponential and reciprocal (513,) int16
     layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`);
                 centred, 0 for an RMS norm, which takes no mean away
     gru         all steps of one direction of (1, T, I) from a state of zero, on the grid of
@@ -57,8 +59,18 @@ Shape = tuple[int, int, int]
 Scale = tuple[int, int]
 """A multiplier and its shift."""
 
-ADD_SHIFT = 20
-"""Bits by which the inputs of an addition are moved up before they are rescaled."""
+BYTE = 8
+WIDE = 16
+"""Bits of the activations of a network that does not have 8."""
+
+NARROW = frozenset({"volume", "image", "gru", "lstm", "rnn"})
+"""Kinds whose activations have 8 bits."""
+
+EXP_RANGE = 10.0
+"""Below the largest logit by this, a softmax of 16 bits takes the exponential for that of -10."""
+
+TABLE_STEPS = 512
+"""Straight pieces of a function of 16 bits."""
 
 RESIZE_BITS = 11
 """Fractional bits of the share that a neighbour has in an interpolated value."""
@@ -86,6 +98,7 @@ class IntegerTensor:
         given: Shape in the network it comes from, the batch left out.
         channels_first: Whether that network has channels before the rest.
         batch: Dimension of the samples in that network.
+        bits: 8 or 16.
     """
 
     name: str
@@ -95,11 +108,27 @@ class IntegerTensor:
     given: tuple[int, ...]
     channels_first: bool
     batch: int = 0
+    bits: int = BYTE
 
     @property
     def size_bytes(self) -> int:
-        """One byte per element."""
-        return math.prod(self.shape)
+        """One byte per element, or two."""
+        return math.prod(self.shape) * self.bits // BYTE
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its integers."""
+        return np.dtype(np.int8 if self.bits == BYTE else np.int16)
+
+    @property
+    def low(self) -> int:
+        """Smallest integer."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        """Largest integer."""
+        return (1 << (self.bits - 1)) - 1
 
     def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
         """A batch in the network's own layout, samples first and channels last."""
@@ -117,13 +146,18 @@ class IntegerTensor:
             found = np.moveaxis(values.reshape(len(values), *rest, channels), -1, 1)
         return np.ascontiguousarray(np.moveaxis(found, 0, self.batch))
 
-    def quantize(self, values: NDArray[Any]) -> NDArray[np.int8]:
+    def quantize(self, values: NDArray[Any]) -> NDArray[Any]:
         """Floats in any layout as integers of the grid; halves go away from zero."""
         steps = values.astype(np.float32) / np.float32(self.scale)
         whole = np.trunc(steps)
         whole = whole + np.sign(steps) * (np.abs(steps - whole) >= 0.5)
-        integers: NDArray[np.int8] = np.clip(whole + self.zero_point, LOW, HIGH).astype(np.int8)
-        return integers
+        found: NDArray[Any] = np.clip(whole + self.zero_point, self.low, self.high)
+        return found.astype(self.dtype)
+
+    def random(self, generator: np.random.Generator, count: int) -> NDArray[Any]:
+        """Samples of any integers, `(count, H, W, C)`."""
+        drawn = generator.integers(self.low, self.high + 1, (count, *self.shape))
+        return drawn.astype(self.dtype)
 
     def dequantize(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Integers of the grid as floats."""
@@ -168,7 +202,7 @@ class IntegerNet:
     outputs: tuple[str, ...]
     layers: tuple[IntegerLayer, ...]
     tensors: Mapping[str, IntegerTensor]
-    constants: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def macs(self) -> int:
         """Multiply-accumulates of layers and matrix products, zeros included."""
@@ -218,18 +252,23 @@ def layer_scales(
     }
 
 
-def add_scales(left: float, right: float, result: float) -> dict[str, Scale]:
+def add_shift(bits: int) -> int:
+    """Bits by which the inputs of an addition are moved up before they are rescaled."""
+    return 20 if bits == BYTE else 15
+
+
+def add_scales(left: float, right: float, result: float, bits: int = BYTE) -> dict[str, Scale]:
     """Multipliers of an addition of two grids.
 
     Source:
-        TensorFlow Lite, `PopulateAddParams`: both inputs are moved up by 20 bits, brought to twice
-        the larger scale, added, and brought to the scale of the result.
+        TensorFlow Lite, `PopulateAddParams`: both inputs are moved up by 20 bits (15 where they
+        have 16), brought to twice the larger scale, added, and brought to the scale of the result.
     """
     twice = 2.0 * max(left, right)
     return {
         "left": scale_of(left / twice),
         "right": scale_of(right / twice),
-        "result": scale_of(twice / (2**ADD_SHIFT * result)),
+        "result": scale_of(twice / (2 ** add_shift(bits) * result)),
     }
 
 
@@ -243,6 +282,26 @@ def softmax_scales(scale: float, beta: float = 1.0) -> dict[str, int]:
     multiplier, shift = scale_of(real)
     radius = ((1 << _SOFTMAX_BITS) - 1) * (1 << (31 - _SOFTMAX_BITS)) // (1 << shift)
     return {"multiplier": multiplier, "shift": shift, "least": -radius}
+
+
+def softmax_scales_16(
+    scale: float, beta: float = 1.0
+) -> tuple[dict[str, int], dict[str, NDArray[np.int16]]]:
+    """Attributes and tables of a softmax over logits of 16 bits.
+
+    Differences from the largest logit are brought to steps of 10 / 65535; `exponential` is the
+    table of exp on [-10, 0], `reciprocal` that of 1 / (1 + x) on [0, 1], both with 15 fractional
+    bits.
+
+    Source:
+        TensorFlow Lite, `SoftmaxPrepare` for int16.
+    """
+    multiplier, shift = scale_of(beta * scale * (2**WIDE - 1) / EXP_RANGE)
+    step, share = 1 / TABLE_STEPS, 2.0 ** -(WIDE - 1)
+    return {"multiplier": multiplier, "shift": shift}, {
+        "exponential": _pieces(np.exp, -EXP_RANGE, EXP_RANGE * step, share),
+        "reciprocal": _pieces(lambda x: 1 / (1 + x), 0.0, step, share),
+    }
 
 
 def norm_scales(
@@ -301,9 +360,59 @@ def table_of(
     """
     inputs = (np.arange(LOW, HIGH + 1) - source.zero_point) * source.scale
     steps = function(inputs.astype(np.float64)) / scale
-    rounded = np.sign(steps) * np.floor(np.abs(steps) + 0.5)
+    rounded = _away(steps)
     table: NDArray[np.int8] = np.clip(rounded + zero_point, LOW, HIGH).astype(np.int8)
     return table
+
+
+def table_of_16(
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]], source: float, scale: float
+) -> NDArray[np.int16]:
+    """A scalar function of 16 bits as 513 points, between which lines run.
+
+    Args:
+        function: Of float64 arrays.
+        source: Scale of the input.
+        scale: Of the output.
+
+    Returns:
+        Outputs at every 128th integer, each moved by half the error that the line behind it has in
+        its middle. The result at q is `t + (((u - t) * (q mod 128) + 64) >> 7)`, `t` and `u` being
+        the points `256 + (q >> 7)` and the next.
+
+    Source:
+        TensorFlow Lite, `LUTPopulateInt16` and `LUTLookup`; there in float32, and over the range
+        from the smallest integer to the largest, so that zero is between two points.
+
+    Example:
+        >>> table_of_16(lambda x: x, 1.0, 2.0)[[0, 256, 512]].tolist()
+        [-16384, 0, 16384]
+    """
+    step = source * 2**WIDE / TABLE_STEPS
+    return _pieces(function, -step * TABLE_STEPS / 2, step, scale)
+
+
+def _pieces(
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    first: float,
+    step: float,
+    scale: float,
+) -> NDArray[np.int16]:
+    """The points of a table, `step` apart."""
+    low, high = -(2 ** (WIDE - 1)), 2 ** (WIDE - 1) - 1
+    at = first + step * np.arange(TABLE_STEPS + 1, dtype=np.float64)
+    points = function(at) / scale
+    halfway: NDArray[np.float64] = at[:-1] + step / 2
+    rounded, middle = _away(points), _away(function(halfway) / scale)
+    line = _away((points[1:] + rounded[:-1]) / 2)
+    moved = np.append(rounded[:-1] - _away((line - middle) / 2), rounded[-1])
+    table: NDArray[np.int16] = np.clip(moved, low, high).astype(np.int16)
+    return table
+
+
+def _away(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rounded, halves away from zero."""
+    return np.sign(x) * np.floor(np.abs(x) + 0.5)
 
 
 def extent(size: int, kernel: int, stride: int, padding: Sequence[int], dilation: int = 1) -> int:

@@ -36,6 +36,7 @@ from penjing.quantization.simulation import walk
 from penjing.task import Calibration
 
 _BYTE = 8
+_SHARES = (0.0, 1 - 2.0**-15)  # of a softmax in 16 bits
 _TINY_RANGE = 255 * 2.0**-126  # a step of the smallest normal float32
 
 
@@ -200,7 +201,9 @@ def _activation_grids(
         if op_name(folded.nodes[first]) in RECURRENT:
             grids[first] = STATE
             continue
-        grid = Grid.affine(*ranges[first], bits=scheme.activation_bits)
+        shares = first in placement.fixed and scheme.activation_bits > _BYTE
+        extent = _SHARES if shares else ranges[first]
+        grid = Grid.affine(*extent, bits=scheme.activation_bits)
         grids[first] = grid.power_of_two() if scheme.power_of_two else grid
     return {name: grids[first] for name, first in placement.groups.items()}
 

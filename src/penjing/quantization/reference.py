@@ -1,6 +1,6 @@
 """Integer networks executed in Python: the definition that compiled code must meet bit for bit.
 
-Sums are exact: products of int8 values are added in float64, which holds integers up to 2^53.
+Sums are exact: products are added in float64, which holds integers up to 2^53.
 
 Suffixes: N = batch, H, W = height and width, C = channels, O = output channels.
 """
@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from penjing.errors import InputError
-from penjing.quantization.formats import rescale
+from penjing.quantization.formats import rescale, rescale_wide
 from penjing.quantization.integers import (
-    ADD_SHIFT,
-    HIGH,
     LOW,
     NORM_BITS,
     OFFSET_BITS,
     RESIZE_BITS,
+    WIDE,
     IntegerLayer,
     IntegerNet,
     IntegerTensor,
     Scale,
+    add_shift,
 )
 from penjing.quantization.recurrence import Cell
 from penjing.quantization.recurrence import run as run_cell
@@ -36,15 +36,15 @@ from penjing.quantization.recurrence import run as run_cell
 _INT32_MAX = 2**31 - 1
 
 
-def execute(net: IntegerNet, *inputs: NDArray[np.int8]) -> dict[str, NDArray[np.int8]]:
+def execute(net: IntegerNet, *inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Run an integer network.
 
     Args:
         net: The network.
-        inputs: One int8 array per input, `(N, H, W, C)`.
+        inputs: One array per input, int8 or int16 as its tensor is, `(N, H, W, C)`.
 
     Returns:
-        Every tensor of the network by name, int8, `(N, H, W, C)`.
+        Every tensor of the network by name, in its dtype, `(N, H, W, C)`.
 
     Raises:
         InputError: An input has another shape or dtype.
@@ -57,10 +57,10 @@ def execute(net: IntegerNet, *inputs: NDArray[np.int8]) -> dict[str, NDArray[np.
         for name, stored in net.constants.items()
     }
     for name, given in zip(net.inputs, inputs, strict=True):
-        wanted = net.tensors[name].shape
-        if given.dtype != np.int8 or given.shape[1:] != wanted:
+        wanted, dtype = net.tensors[name].shape, net.tensors[name].dtype
+        if given.dtype != dtype or given.shape[1:] != wanted:
             raise InputError(
-                f"input {name!r} is {given.dtype} {given.shape}; it is int8 (batch, "
+                f"input {name!r} is {given.dtype} {given.shape}; it is {dtype} (batch, "
                 f"{', '.join(map(str, wanted))}), channels last"
             )
         values[name] = torch.from_numpy(np.ascontiguousarray(given))
@@ -86,8 +86,14 @@ def _centred(value: Tensor, tensor: IntegerTensor) -> Tensor:
 
 
 def _result(value: Tensor, layer: IntegerLayer, out: IntegerTensor) -> Tensor:
-    low, high = layer.attributes.get("low", LOW), layer.attributes.get("high", HIGH)
-    return (value + out.zero_point).clamp(low, high).to(torch.int8).view(-1, *out.shape)
+    low, high = layer.attributes.get("low", out.low), layer.attributes.get("high", out.high)
+    dtype = torch.int16 if out.bits == WIDE else torch.int8
+    return (value + out.zero_point).clamp(low, high).to(dtype).view(-1, *out.shape)
+
+
+def _rescaled_sums(sums: Tensor, multiplier: Tensor, shift: Tensor, out: IntegerTensor) -> Tensor:
+    """Sums of products, by the rule of the bits that were multiplied."""
+    return (rescale_wide if out.bits == WIDE else rescale)(sums, multiplier, shift)
 
 
 def _padded(x_NCHW: Tensor, layer: IntegerLayer, value: float = 0) -> Tensor:
@@ -98,7 +104,7 @@ def _padded(x_NCHW: Tensor, layer: IntegerLayer, value: float = 0) -> Tensor:
 def _accumulate(layer: IntegerLayer, sums_NOHW: Tensor, out: IntegerTensor) -> Tensor:
     sums = sums_NOHW.permute(0, 2, 3, 1).round().long() + _weights(layer, "bias").long()
     multiplier, shift = (_weights(layer, k).long() for k in ("multiplier", "shift"))
-    return _result(rescale(sums, multiplier, shift), layer, out)
+    return _result(_rescaled_sums(sums, multiplier, shift, out), layer, out)
 
 
 def _conv(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
@@ -160,12 +166,13 @@ def _conv_transpose(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tens
 def _matmul(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     left, right = (_centred(*r).double() for r in read)
     sums = (left @ right).round().long()
-    return _result(_scaled(sums, layer.attributes["result"]), layer, out)
+    multiplier, shift = (torch.tensor(v, dtype=torch.int64) for v in layer.attributes["result"])
+    return _result(_rescaled_sums(sums, multiplier, shift, out), layer, out)
 
 
 def _add(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     left, right = (
-        _scaled(_centred(*r) << ADD_SHIFT, layer.attributes[side])
+        _scaled(_centred(*r) << add_shift(out.bits), layer.attributes[side])
         for r, side in zip(read, ("left", "right"), strict=True)
     )
     return _result(_scaled(left + right, layer.attributes["result"]), layer, out)
@@ -199,12 +206,21 @@ def _mean(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
 
 def _max(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     x_NCHW = read[0][0].long().permute(0, 3, 1, 2)
-    best = _windows(_padded(x_NCHW, layer, LOW), layer).amax((4, 5)).permute(0, 2, 3, 1)
+    best = _windows(_padded(x_NCHW, layer, out.low), layer).amax((4, 5)).permute(0, 2, 3, 1)
     return _result(best - out.zero_point, layer, out)
 
 
 def _lookup(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    if out.bits == WIDE:
+        return _result(_between(_weights(layer, "table").long(), read[0][0].long()), layer, out)
     return _weights(layer, "table")[read[0][0].long() - LOW].view(-1, *out.shape)
+
+
+def _between(points: Tensor, q: Tensor) -> Tensor:
+    """A function of 16 bits on the line between two of its points."""
+    index, offset = 256 + (q >> 7), q & 127
+    first = points[index]
+    return first + (((points[index + 1] - first) * offset + 64) >> 7)
 
 
 def _image(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
@@ -299,6 +315,8 @@ def _softmax(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     Source:
         TensorFlow Lite, `reference_ops::Softmax`; the functions below are gemmlowp's.
     """
+    if out.bits == WIDE:
+        return _softmax_16(layer, read, out)
     x = read[0][0].long()
     least = layer.attributes["least"]
     seen = _weights(layer, "mask").bool() if "mask" in layer.weights else torch.tensor(True)
@@ -314,6 +332,26 @@ def _softmax(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     share = _shifted_right(_product(reciprocal, exponential), (12 - spare) + 31 - 8)
     share = torch.where(counted, share, 0)
     return _result(share + LOW - out.zero_point, layer, out)
+
+
+def _softmax_16(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    """By two tables, 15 fractional bits.
+
+    Source:
+        TensorFlow Lite, `reference_ops::SoftmaxInt16`.
+    """
+    x = read[0][0].long()
+    seen = _weights(layer, "mask").bool() if "mask" in layer.weights else torch.tensor(True)
+    difference = x - torch.where(seen, x, out.low).amax(3, keepdim=True)
+    scale = (layer.attributes["multiplier"], layer.attributes["shift"])
+    at = (_scaled(difference.clamp_max(0), scale) + out.high).clamp(out.low, out.high)
+    exponential = torch.where(seen, _between(_weights(layer, "exponential").long(), at), 0)
+    total = exponential.sum(3, keepdim=True).clamp_min(1 << 14)  # less only where nothing is seen
+    spare = _leading_zeros(total)
+    above = (((total << (spare - 1)) + (1 << 13)) >> 14) - (1 << 15) - (1 << 16)
+    share = _between(_weights(layer, "reciprocal").long(), above.clamp(out.low, out.high))
+    down = 31 - spare
+    return _result((exponential * share + (1 << (down - 1))) >> down, layer, out)
 
 
 def _leading_zeros(x: Tensor) -> Tensor:

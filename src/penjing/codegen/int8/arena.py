@@ -13,14 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from penjing.codegen.int8.kernels_16 import TILES_16
 from penjing.codegen.int8.steps import TILES, Step
-from penjing.quantization.integers import IntegerNet
+from penjing.quantization.integers import BYTE, IntegerNet
 
 ALIGN = 8
 _ORDERS = 60  # of placing, of which the best is kept
-_SAME_PLACE = frozenset(
-    {"add", "add_lanes", "mul", "lookup", "rescale", "softmax", "mean", "image"}
-)
+_SAME_PLACE = frozenset({
+    "add", "add_16", "add_lanes", "image", "lookup", "lookup_16", "mean", "mean_16", "mul",
+    "mul_16", "rescale", "rescale_16", "softmax", "softmax_16",
+})  # fmt: skip
+_WINDOWED = frozenset({
+    "average", "average_16", "depthwise", "depthwise_16", "depthwise_lanes", "max", "max_16",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +145,14 @@ def margin(net: IntegerNet, step: Step, name: str) -> int | None:
 def _own_margin(net: IntegerNet, step: Step, name: str) -> int | None:
     if step.kernel in _SAME_PLACE:
         same = net.tensors[name].size_bytes == net.tensors[step.output].size_bytes
-        return 0 if same or step.kernel == "mean" else None
-    if step.kernel in TILES:
+        return 0 if same or step.layer.kind == "mean" else None
+    tiles = {**TILES, **TILES_16}
+    if step.kernel in tiles:
         own = step.pitch == 0 and step.add is None  # a fused step writes a tile after it was read
-        return _tile_margin(net, step, TILES[step.kernel], writes_while_reading=own)
+        return _tile_margin(net, step, tiles[step.kernel], writes_while_reading=own)
     if step.frame is not None:  # the input is copied before anything is written
         return -net.tensors[name].size_bytes
-    if step.kernel in {"depthwise", "depthwise_lanes", "average", "max"}:
+    if step.kernel in _WINDOWED:
         return _tile_margin(net, step, 1, writes_while_reading=True)
     return None
 
@@ -163,11 +169,14 @@ def _tile_margin(net: IntegerNet, step: Step, tile: int, *, writes_while_reading
     lowest = ((y * width + x) * channels).reshape(-1)
     ends = np.minimum(first + tile, columns)[None] + np.arange(rows)[:, None] * columns
     written = ends.reshape(-1) * outputs
-    ahead = np.minimum.accumulate(lowest[::-1])[::-1]  # lowest byte that this or a later tile reads
+    ahead = np.minimum.accumulate(lowest[::-1])[::-1]  # lowest that is still read
+    source = net.tensors[step.layer.inputs[0]]
+    width_bytes = source.bits // BYTE
     if writes_while_reading:
-        return int((written - ahead).max())
-    size = net.tensors[step.layer.inputs[0]].size_bytes
-    return int((written[:-1] - ahead[1:]).max()) if len(written) > 1 else -size
+        return int((written - ahead).max()) * width_bytes
+    if len(written) == 1:
+        return -source.size_bytes
+    return int((written[:-1] - ahead[1:]).max()) * width_bytes
 
 
 def _place(order: Sequence[_Block], margins: Mapping[tuple[str, str], int]) -> dict[str, int]:

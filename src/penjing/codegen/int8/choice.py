@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.codegen.int8.encodings import Grid, Listed, forms
+from penjing.codegen.int8.kernels_16 import is_wide
 from penjing.codegen.int8.steps import (
     SPARSE,
     TILES,
@@ -72,8 +73,8 @@ def dense_kernel(layer: IntegerLayer, target: Target, optimize: Optimize) -> str
     """The dense convolution kernel that suits a layer and a target."""
     if _family(target) != "host":
         return "pairs" if _family(target) == "dsp" else "rows"
-    near = layer.attributes["dilation"][1] == 1
-    return "wide" if near and optimize == "latency" else "rows"
+    wide = optimize == "latency" and layer.attributes["dilation"][1] == 1
+    return "wide" if wide else "rows"
 
 
 def is_host(target: Target) -> bool:
@@ -145,9 +146,10 @@ def choose(net: IntegerNet, target: Target, optimize: Optimize) -> Mapping[str, 
         optimize: What counts: instructions, or bytes of weights and code.
 
     Returns:
-        By name of every convolution that is not in groups.
+        By name of every convolution of 8 bits that is not in groups.
     """
-    layers = [la for la in net.layers if la.kind == "conv" and is_plain(la)]
+    plain = [la for la in net.layers if la.kind == "conv" and is_plain(la)]
+    layers = [la for la in plain if not is_wide(net, la)]
     if optimize == "flash":
         return _smallest({la.name: _by_size(net, la, target) for la in layers})
     return {la.name: _quickest(net, la, target, optimize) for la in layers}

@@ -13,6 +13,7 @@ import numpy as np
 
 from penjing.codegen.emulator import named
 from penjing.codegen.int8.arena import ALIGN, Arena
+from penjing.codegen.int8.calls_16 import CALLS_16
 from penjing.codegen.int8.choice import walk_of
 from penjing.codegen.int8.convolutions import (
     CONV_FUNCTIONS,
@@ -27,25 +28,26 @@ from penjing.codegen.int8.convolutions import (
 )
 from penjing.codegen.int8.encodings import Listed
 from penjing.codegen.int8.image import images
+from penjing.codegen.int8.kernels_16 import ORDER_16, PARTS_16
 from penjing.codegen.int8.recurrent import recurrent
 from penjing.codegen.int8.steps import TILES, Step
 from penjing.codegen.int8.text import Text, clamped
 from penjing.codegen.int8.volumes import volume
 from penjing.codegen.targets import Target
 from penjing.errors import ExportError
-from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet, Scale
+from penjing.quantization.integers import BYTE, HIGH, LOW, IntegerLayer, IntegerNet, Scale
 
 _Q31 = 31
 _WIDTH = 100  # of lines
 
 _CONTRACT = """Write the inputs into the arena, call net_run, read the outputs: they lie at
 NET_INPUT_0(arena) and NET_OUTPUT_0(arena), channels last. A number x is the integer x / SCALE +
-ZERO_POINT, rounded and held in -128..127. The arena is the caller's, aligned to NET_ARENA_ALIGN
-(asserted without NDEBUG); it holds nothing between calls, and a call overwrites its inputs. There
-is no other state: calls with different arenas may run at the same time."""
+ZERO_POINT, rounded and cut off at the limits of its type. The arena is the caller's, aligned to
+NET_ARENA_ALIGN (asserted without NDEBUG); it holds nothing between calls, and a call overwrites its
+inputs. There is no other state: calls with different arenas may run at the same time."""
 _BOARD = """ Words are read at any address, so unaligned accesses must not trap (after reset
 CCR.UNALIGN_TRP is 0)."""
-_OVERVIEW = """An int8 network; channels last; bit for bit what penjing's reference computes. First
+_OVERVIEW = """@KIND@; channels last; bit for bit what penjing's reference computes. First
 the functions that its layers share, then weights and shapes layer by layer, then net_run."""
 _HELPER = """#if defined(__GNUC__) /* which of these a program calls depends on the core */
 #define PJ_HELPER static inline __attribute__((unused))
@@ -95,8 +97,8 @@ _ORDER = (
     "listed", "walk_dense", "walk_delta", "walk_csr", "walk_bitmap", "walk_cells", "conv_wide",
     "grouped", "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes",
     "wide_add", "mul", "pool", "mean", "lookup", "rescale", "runs", "pad", "move", "softmax",
-    "image", "transposed", "matmul", "resize", "norm", "volume", "recurrent", "gated",
-    "gru", "lstm", "rnn",
+    "image", "transposed", "matmul", "resize", "root", "norm", "volume", "recurrent", "gated",
+    "gru", "lstm", "rnn", *ORDER_16,
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -127,10 +129,11 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "conv_transpose": (*_CONV, "transposed"),
     "matmul": ("scale", "matmul"),
     "resize": ("resize",),
-    "layer_norm": ("scale", "norm"),
+    "layer_norm": ("scale", "root", "norm"),
     "gru": ("scale", "recurrent", "gated", "gru"),
     "lstm": ("scale", "recurrent", "gated", "lstm"),
     "rnn": ("scale", "recurrent", "rnn"),
+    **PARTS_16,
 }
 
 
@@ -146,7 +149,7 @@ def program_text(
     wide_sums = ["#define PJ_WIDE_SUMS\n"] if text.largest >= 1 << (_Q31 - 1) else []
     return "\n".join(
         [
-            *_c_comment(named(_OVERVIEW, name)),
+            *_c_comment(named(_OVERVIEW, name).replace("@KIND@", _kind(net))),
             named(_OPENING, name),
             *wide_sums,
             _HELPER,
@@ -158,6 +161,12 @@ def program_text(
             "}\n",
         ]
     ), text
+
+
+def _kind(net: IntegerNet) -> str:
+    """What is in integers of how many bits."""
+    wide = any(net.tensors[name].bits > BYTE for name in net.inputs)
+    return "A network of int8 weights and int16 values" if wide else "An int8 network"
 
 
 def _comment(net: IntegerNet, step: Step) -> str:
@@ -196,7 +205,7 @@ def _filled(text: str, next_indent: str) -> str:
 def header_text(net: IntegerNet, arena: Arena, target: Target, name: str = "net") -> str:
     """The header."""
     board, big = "" if target.board is None else _BOARD, name.upper()
-    said = f"An int8 network for {target.name}. {named(_CONTRACT, name)}{board}"
+    said = f"{_kind(net)} for {target.name}. {named(_CONTRACT, name)}{board}"
     lines = [
         *_c_comment(said),
         f"#ifndef {big}_H\n#define {big}_H\n#include <stdint.h>\n",
@@ -207,10 +216,11 @@ def header_text(net: IntegerNet, arena: Arena, target: Target, name: str = "net"
     for role, names in (("INPUT", net.inputs), ("OUTPUT", net.outputs)):
         for n, tensor_name in enumerate(names):
             tensor, picture = net.tensors[tensor_name], pictures.get(tensor_name)
-            key, kind = f"{big}_{role}_{n}", "int8_t" if picture is None else "uint8_t"
+            key, at = f"{big}_{role}_{n}", arena.offsets[tensor_name] * BYTE // tensor.bits
+            kind = f"{tensor.dtype}_t" if picture is None else "uint8_t"
             lines += [] if picture is None else _image_note(picture)
             lines += [
-                f"\n#define {key}(arena) (({kind} *)(arena) + {arena.offsets[tensor_name]})",
+                f"\n#define {key}(arena) (({kind} *)(arena) + {at})",
                 f"#define {key}_BYTES {tensor.size_bytes}",
                 f"#define {key}_HEIGHT {tensor.shape[0]}",
                 f"#define {key}_WIDTH {tensor.shape[1]}",
@@ -492,4 +502,5 @@ _CALLS = {
     "gru": recurrent,
     "lstm": recurrent,
     "rnn": recurrent,
+    **CALLS_16,
 }

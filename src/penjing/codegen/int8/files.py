@@ -15,17 +15,16 @@ from penjing.codegen.int8.image import images
 from penjing.codegen.int8.steps import Step, is_plain
 from penjing.codegen.int8.weights import ENCODINGS
 from penjing.codegen.targets import Target
-from penjing.quantization.integers import IntegerLayer, IntegerNet
+from penjing.quantization.integers import BYTE, IntegerLayer, IntegerNet
 from penjing.quantization.reference import execute
 
 _SEED = 0
 
 
-def check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[np.int8]]]:
+def check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Random inputs, images as bytes, and what the reference makes of them."""
     generator, pictures = np.random.default_rng(_SEED), images(net)
-    shapes = [net.tensors[name].shape for name in net.inputs]
-    inputs = [generator.integers(-128, 128, (1, *s)).astype(np.int8) for s in shapes]
+    inputs = [net.tensors[name].random(generator, 1) for name in net.inputs]
     values = execute(net, *inputs)
     written = [
         x.view(np.uint8) if name in pictures else x
@@ -81,7 +80,8 @@ def describe(
     def grid(name: str) -> dict[str, Any]:
         t = net.tensors[name]
         where = arena.offsets[name]
-        return {"offset": where, "shape": t.shape, "scale": t.scale, "zero_point": t.zero_point}
+        found = {"offset": where, "shape": t.shape, "scale": t.scale, "zero_point": t.zero_point}
+        return found if t.bits == BYTE else {**found, "bits": t.bits}
 
     pictures = images(net)
     return {

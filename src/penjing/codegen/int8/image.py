@@ -8,7 +8,7 @@ import torch
 
 from penjing.codegen.preprocessing import LARGEST, Normalize, image_position
 from penjing.errors import StrategyError
-from penjing.quantization.integers import IntegerLayer, IntegerNet, IntegerTensor
+from penjing.quantization.integers import BYTE, IntegerLayer, IntegerNet, IntegerTensor
 
 
 def with_bytes(net: IntegerNet, image: Normalize) -> IntegerNet:
@@ -26,6 +26,11 @@ def with_bytes(net: IntegerNet, image: Normalize) -> IntegerNet:
         StrategyError: Planes, or there is not one input that can be an image.
     """
     channels = len(image.mean)
+    if any(net.tensors[name].bits > BYTE for name in net.inputs):
+        raise StrategyError(
+            "bytes of an image are replaced in their place, which takes 8-bit activations; this "
+            "network has 16. Quantize with 8, or normalise the image before the network"
+        )
     if image.layout != "NHWC" and channels > 1:
         raise StrategyError(
             "integer programs have channels last and replace an image in its place; give it as "

@@ -69,7 +69,7 @@ int main(void) {
 
 _FILL = "    memcpy(NET_INPUT_{n}(arena.bytes), check_input_{n}, NET_INPUT_{n}_BYTES);"
 
-_COMPARE = """    for (int i = 0; i < NET_OUTPUT_{n}_BYTES; ++i) {{
+_COMPARE = """    for (size_t i = 0; i < sizeof check_output_{n} / sizeof *check_output_{n}; ++i) {{
         const int d = NET_OUTPUT_{n}(arena.bytes)[i] - check_output_{n}[i];
         largest = d > largest ? d : -d > largest ? -d : largest;
     }}"""
@@ -92,7 +92,7 @@ def main_text(net: IntegerNet, steps: Sequence[Step], target: str, name: str = "
 
 
 def check_text(inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> str:
-    """The text of `check.h`, the check vector; int8, images uint8."""
+    """The text of `check.h`, the check vector; of each tensor's type, images uint8."""
     parts = ["#include <stdint.h>\n"]
     for role, arrays in (("input", inputs), ("output", outputs)):
         for n, array in enumerate(arrays):

@@ -22,6 +22,7 @@ from penjing.codegen.int8.arena import Arena, plan
 from penjing.codegen.int8.emit import header_text, program_text
 from penjing.codegen.int8.files import check_vector, cmake, describe, makefile
 from penjing.codegen.int8.image import images
+from penjing.codegen.int8.kernels_16 import is_wide
 from penjing.codegen.int8.main import check_text, main_text
 from penjing.codegen.int8.schedule import schedule
 from penjing.codegen.int8.steps import SPARSE, Optimize, Step
@@ -33,6 +34,7 @@ from penjing.files import write_text
 from penjing.quantization.integers import IntegerNet
 
 _UNLIKE = "this program leaves out zeros, the published ones compute them: it may lie outside"
+_WIDER = "this program has 16-bit values, the published ones have 8: it may lie outside"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,7 +141,11 @@ class IntegerProgram:
         if self.instructions is None:
             return None
         found = estimate_cycles(self.target.name, self.instructions)
-        if found is None or not any(step.kernel in SPARSE for step in self.steps):
+        if found is None:
+            return found
+        if any(is_wide(self.net, step.layer) for step in self.steps):
+            return replace(found, source=f"{found.source}; {_WIDER}")
+        if not any(step.kernel in SPARSE for step in self.steps):
             return found
         return replace(found, source=f"{found.source}; {_UNLIKE}")
 
@@ -222,13 +228,13 @@ class IntegerProgram:
             found = [torch.from_numpy(f) for f in found]
         return found[0] if len(found) == 1 else tuple(found)
 
-    def run(self, *inputs: NDArray[np.int8]) -> tuple[NDArray[np.int8], ...]:
-        """Run on this machine on integers, `(N, H, W, C)` in and out."""
+    def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Run on this machine on integers of its types, `(N, H, W, C)` in and out."""
         arena = np.zeros(self.arena_bytes + 64, np.int8)
         arena = arena[-arena.ctypes.data % 64 :]
         results = [
-            np.empty((len(inputs[0]), *self.net.tensors[n].shape), np.int8)
-            for n in self.net.outputs
+            np.empty((len(inputs[0]), *tensor.shape), tensor.dtype)
+            for tensor in (self.net.tensors[n] for n in self.net.outputs)
         ]
         for sample in range(len(inputs[0])):
             for name, values in zip(self.net.inputs, inputs, strict=True):
@@ -238,11 +244,11 @@ class IntegerProgram:
                 result[sample].reshape(-1)[:] = self._view(arena, name)
         return tuple(results)
 
-    def _view(self, arena: NDArray[np.int8], name: str) -> NDArray[np.int8]:
-        at = self.arena.offsets[name]
-        return arena[at : at + self.net.tensors[name].size_bytes]
+    def _view(self, arena: NDArray[np.int8], name: str) -> NDArray[Any]:
+        at, tensor = self.arena.offsets[name], self.net.tensors[name]
+        return arena[at : at + tensor.size_bytes].view(tensor.dtype)
 
-    def _checked(self, number: int, values: Any) -> NDArray[np.int8]:
+    def _checked(self, number: int, values: Any) -> NDArray[Any]:
         tensor = self.net.tensors[self.net.inputs[number]]
         if isinstance(values, torch.Tensor):
             values = values.detach().cpu().numpy()

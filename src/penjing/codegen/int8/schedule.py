@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from penjing.codegen.int8.choice import Choice, choose, is_host
+from penjing.codegen.int8.choice import Choice, choose, dense_kernel, is_host
+from penjing.codegen.int8.kernels_16 import is_wide, kernel_16, pitch_16
 from penjing.codegen.int8.steps import (
     FRAMED,
     LANED,
@@ -40,7 +41,10 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
     lanes = LANED if is_host(target) and optimize == "latency" else {}
     chosen = choose(net, target, optimize)
     for layer in net.layers:
-        if layer.name in fused.values():
+        if is_wide(net, layer):
+            kernel = kernel_16(layer, dense_kernel(layer, target, "flash"))
+            steps.append(Step(layer, kernel, pitch=pitch_16(net, layer, kernel)))
+        elif layer.name in fused.values():
             convolution = next(la for la in net.layers if partners[layer.name] == la.name)
             steps.append(_conv(net, convolution, chosen, layer))
         elif layer.name in fused:
@@ -70,7 +74,8 @@ def _partners(net: IntegerNet) -> dict[str, str]:
         last = max(layer.inputs, key=lambda name: made.get(name, -1))
         maker = net.layers[made[last]] if last in made else None
         alone = readers[last] == 1 and last not in net.outputs
-        if maker is not None and alone and maker.kind == "conv" and is_plain(maker):
+        narrow = not is_wide(net, layer)
+        if narrow and maker is not None and alone and maker.kind == "conv" and is_plain(maker):
             found[layer.name] = maker.name
     return found
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from penjing.codegen.int8.encodings import Listed
+from penjing.codegen.int8.kernels_16 import TILES_16
 from penjing.quantization.integers import IntegerLayer, IntegerNet, Shape
 
 Optimize = Literal["latency", "flash", "ram"]
@@ -99,7 +100,7 @@ class Step:
             return self.frame.size_bytes
         if self.kernel in WINDOWED:
             return self.pitch * int(self.layer.weights["weight"].shape[1])
-        return self.pitch * TILES.get(self.kernel, 1)
+        return self.pitch * {**TILES, **TILES_16}.get(self.kernel, 1)
 
     @property
     def scratch_bytes(self) -> int:

@@ -51,8 +51,9 @@ class Text:
         values = self.net.constants[name]
         if name not in self.bytes:
             self.bytes[name] = values.nbytes
+            ctype = _C_TYPES[values.dtype.name]
             self.constants.append(
-                f"static const int8_t {name}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
+                f"static const {ctype} {name}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
             )
         return name
 

@@ -21,8 +21,8 @@ from penjing.graph.call import Call, op_name, where
 from penjing.graph.folding import is_layer, stored_names
 from penjing.quantization.formats import Grid
 from penjing.quantization.integers import (
-    HIGH,
-    LOW,
+    NARROW,
+    WIDE,
     IntegerLayer,
     IntegerNet,
     IntegerTensor,
@@ -123,7 +123,7 @@ class Builder:
     values: dict[str, Value] = field(default_factory=dict)
     layers: list[IntegerLayer] = field(default_factory=list)
     tensors: dict[str, IntegerTensor] = field(default_factory=dict)
-    constants: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     states: dict[str, tuple[Value, ...]] = field(default_factory=dict)
     masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
@@ -268,7 +268,7 @@ class Builder:
         found = shape_of(given, channels_first=channels_first) if shape is None else shape
         first = channels_first and len(given) > 1
         self.tensors[node.name] = IntegerTensor(
-            node.name, found, float(grid.scale), grid.zero_point, given, first
+            node.name, found, float(grid.scale), grid.zero_point, given, first, bits=grid.bits
         )
         self.values[node.name] = Value(node.name, given, first)
         return self.values[node.name]
@@ -282,12 +282,15 @@ class Builder:
         grid = self.network.weights[fqn]
         if grid.bits > _BYTE or grid.axis is not None:
             raise self.refuse(node, f"its operand {fqn!r} has {grid.bits} bits; only int8 is added")
-        whole = np.asarray(self.network.integers(fqn).numpy()).astype(np.int8)
-        spread = np.broadcast_to(whole, (1, *given))
+        bits = self.grid(node).bits
+        up = bits - _BYTE  # integers of 8 bits on a grid of 16: the same numbers
+        whole = np.asarray(self.network.integers(fqn).numpy()).astype(np.int16) << up
+        spread = np.broadcast_to(whole.astype(np.int8 if up == 0 else np.int16), (1, *given))
         name = f"{node.name}_constant"
         shape = shape_of(given, channels_first=channels_first)
+        step = float(grid.scale) / 2**up
         self.tensors[name] = IntegerTensor(
-            name, shape, float(grid.scale), grid.zero_point, given, channels_first
+            name, shape, step, grid.zero_point, given, channels_first, bits=bits
         )
         laid = in_memory(spread, channels_first=channels_first).reshape(shape)
         self.constants[name] = np.ascontiguousarray(laid)
@@ -351,13 +354,16 @@ class Builder:
         """Grid of a node's value.
 
         Raises:
-            ExportError: It has none, or not of int8.
+            ExportError: It has none, or one of more than 16 bits.
         """
         grid = self.network.grid_of(node)
         if grid is None:
+            reader = next((n for n in node.users if n.name in self.network.fallbacks), None)
+            if node.op == "placeholder" and reader is not None:
+                raise self.refuse(reader, self.network.fallbacks[reader.name])
             raise self.refuse(node, "its value is not held in integers")
-        if grid.bits > _BYTE or grid.axis is not None:
-            raise self.refuse(node, f"its value has {grid.bits} bits; only int8 has kernels")
+        if grid.bits not in {_BYTE, WIDE} or grid.axis is not None:
+            raise self.refuse(node, f"its value has {grid.bits} bits; only 8 and 16 have kernels")
         return grid
 
     def weight(self, node: fx.Node) -> NDArray[np.int8]:
@@ -381,11 +387,11 @@ class Builder:
         """Bounds of the activation that a node is fused with."""
         fused = self.network.fused.get(node.name)
         if fused is None:
-            return {"low": LOW, "high": HIGH}
+            return {"low": grid.low, "high": grid.high}
         low, high = _bounds(self.network.program.nodes[fused])
         return {
-            "low": LOW if low is None else int(grid.quantize(torch.tensor(low).double())),
-            "high": HIGH if high is None else int(grid.quantize(torch.tensor(high).double())),
+            "low": grid.low if low is None else int(grid.quantize(torch.tensor(low).double())),
+            "high": grid.high if high is None else int(grid.quantize(torch.tensor(high).double())),
         }
 
     def add(
@@ -393,7 +399,13 @@ class Builder:
         attributes: Mapping[str, Any] | None = None,
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:  # fmt: skip
-        """Append a layer."""
+        """Append a layer.
+
+        Raises:
+            ExportError: It has no form for the bits of its result.
+        """
+        if kind in NARROW and self.tensors[output].bits == WIDE:
+            raise self.refuse(node, "it has no kernel of 16-bit activations")
         self.layers.append(
             IntegerLayer(kind, node.name, reads, output, attributes or {}, weights or {})
         )

@@ -11,7 +11,8 @@ from torch import fx
 
 from penjing.graph.call import Call, op_name
 from penjing.graph.folding import stored_names
-from penjing.quantization.integers import Shape, extent, layer_scales
+from penjing.quantization.formats import MOST_WIDE_SHIFT
+from penjing.quantization.integers import WIDE, Shape, extent, layer_scales
 from penjing.quantization.lowering.builder import (
     NO_PADDING,
     Builder,
@@ -153,6 +154,10 @@ def _weighted(
         whole = b.network.bias_integers(names["bias"]).numpy()
     made = b.make(node, b.given(node), channels_first=channels_first, grid=grid, shape=shape)
     found = layer_scales(b.tensors[source].scale, scales, float(grid.scale), shape[2])
+    if grid.bits == WIDE and int(found["shift"].max()) > MOST_WIDE_SHIFT:
+        real = float(scales.max()) * b.tensors[source].scale / float(grid.scale)
+        said = f"a step of its sums is {real:.3g} steps of its result; 16 bits take up to 128"
+        raise b.refuse(node, said)
     b.add(
         kind, node, (source,), made.tensor, {**attributes, **b.clamp(node, grid)},
         {"weight": np.ascontiguousarray(weight, np.int8), "bias": whole, **found},

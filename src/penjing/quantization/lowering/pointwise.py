@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from penjing.graph.call import Call, op_name
 from penjing.quantization.formats import Grid
-from penjing.quantization.integers import HIGH, LOW, Scale, add_scales, scale_of
+from penjing.quantization.integers import (
+    HIGH,
+    LOW,
+    WIDE,
+    IntegerTensor,
+    Scale,
+    add_scales,
+    scale_of,
+    table_of_16,
+)
 from penjing.quantization.lowering.builder import Builder, Value, in_memory
 
 
@@ -32,7 +42,7 @@ def binary(b: Builder, node: fx.Node) -> None:
     scales: Mapping[str, Any] = (
         {"result": scale_of(left * right / float(grid.scale))}
         if name == "mul"
-        else add_scales(left, right, float(grid.scale))
+        else add_scales(left, right, float(grid.scale), grid.bits)
     )
     if name == "sub":
         scales = {**scales, "right": _negative(scales["right"])}
@@ -80,9 +90,23 @@ def table(b: Builder, node: fx.Node) -> None:
     if source is None or not pointwise or b.given(node) != source.given:
         raise b.refuse(node, "it has no integer kernel yet")
     grid, tensor = b.grid(node), b.tensors[source.tensor]
+    made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)
+    values = (_points if grid.bits == WIDE else _entries)(node, sources[0], tensor, grid)
+    b.add("lookup", node, (source.tensor,), made.tensor, weights={"table": values})
+
+
+def _entries(node: fx.Node, read: fx.Node, tensor: IntegerTensor, grid: Grid) -> NDArray[np.int8]:
+    """One result per integer."""
     own = Grid(scale=torch.tensor(tensor.scale).double(), zero_point=tensor.zero_point)
     inputs = own.dequantize(torch.arange(LOW, HIGH + 1))
-    results = Call(node).run(lambda n: n, {sources[0]: inputs})
-    values = grid.quantize(results).numpy().astype(np.int8)
-    made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)
-    b.add("lookup", node, (source.tensor,), made.tensor, weights={"table": values})
+    results = Call(node).run(lambda n: n, {read: inputs})
+    return np.asarray(grid.quantize(results).numpy()).astype(np.int8)
+
+
+def _points(node: fx.Node, read: fx.Node, tensor: IntegerTensor, grid: Grid) -> NDArray[np.int16]:
+    """Points with lines between them."""
+
+    def function(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(Call(node).run(lambda n: n, {read: torch.from_numpy(x)}).numpy())
+
+    return table_of_16(function, tensor.scale, float(grid.scale))

@@ -9,13 +9,21 @@ from torch import fx
 
 from penjing.graph.call import Call, op_name
 from penjing.quantization.attention import constant
-from penjing.quantization.integers import LOW, norm_scales, scale_of, softmax_scales
+from penjing.quantization.integers import (
+    LOW,
+    WIDE,
+    norm_scales,
+    scale_of,
+    softmax_scales,
+    softmax_scales_16,
+)
 from penjing.quantization.lowering.builder import Builder, Value
 
-SHARE = 1 / 256
-"""Step of what a softmax gives."""
+SHARES = {8: (1 / 256, LOW), WIDE: (2.0**-15, 0)}
+"""Step and zero point of what a softmax gives, by its bits."""
 
-_MOST_NORMED = (2**31 - 1) // 255**2  # squares of an RMS norm are summed in 32 bits
+_MOST_NORMED = {8: (2**31 - 1) // 255**2, WIDE: 2**13}
+"""Values that a norm may run over: squares of 8 bits are summed in 32 bits, of 16 bits in 64."""
 _LARGEST_EPSILON = 2**61
 
 
@@ -53,14 +61,21 @@ def _last(b: Builder, node: fx.Node, dim: int) -> Value:
 def softmax(b: Builder, node: fx.Node) -> None:
     """Softmax along one dimension."""
     source, grid = _last(b, node, Call(node).arg("dim")), b.grid(node)
-    if (float(grid.scale), grid.zero_point) != (SHARE, LOW):
-        raise b.refuse(node, f"shares have steps of 1/256 from 0 up, not {float(grid.scale):.4g}")
+    step, zero = SHARES[grid.bits]
+    if (float(grid.scale), grid.zero_point) != (step, zero):
+        said = f"shares have steps of 1/{1 / step:.0f} from 0 up, not {float(grid.scale):.4g}"
+        raise b.refuse(node, said)
     made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)
     (read,) = node.all_input_nodes
     seen = b.masks.get(read.name)
     weights = {} if seen is None else {"mask": _rows(b, node, seen, source)}
-    scales = softmax_scales(b.tensors[source.tensor].scale)
-    b.add("softmax", node, (source.tensor,), made.tensor, scales, weights)
+    logits = b.tensors[source.tensor]
+    if grid.bits == WIDE:
+        scales, tables = softmax_scales_16(logits.scale)
+        b.add("softmax", node, (source.tensor,), made.tensor, scales, {**weights, **tables})
+    else:
+        found = softmax_scales(logits.scale)
+        b.add("softmax", node, (source.tensor,), made.tensor, found, weights)
 
 
 def mask(b: Builder, node: fx.Node) -> None:
@@ -102,7 +117,7 @@ def norm(b: Builder, node: fx.Node) -> None:
     scales = (b.tensors[source.tensor].scale, float(grid.scale))
     attributes, weights = norm_scales(*scales, eps, stored["weight"], stored["bias"])
     attributes["centred"] = int(centred)
-    if channels > _MOST_NORMED or attributes["epsilon"] > _LARGEST_EPSILON:
+    if channels > _MOST_NORMED[grid.bits] or attributes["epsilon"] > _LARGEST_EPSILON:
         said = f"over {channels} values in steps of {scales[0]:.3g} its sums may overflow"
         raise b.refuse(node, said)
     b.add("layer_norm", node, (source.tensor,), made.tensor, attributes, weights)

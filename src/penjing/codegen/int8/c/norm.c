@@ -1,17 +1,4 @@
 /* Layer norm over runs of values, in fixed point; an RMS norm when it is not centred. */
-static uint32_t pj_root(uint64_t x) { /* rounded down; x < 2^62 */
-    uint64_t root = 0;
-    for (uint64_t bit = (uint64_t)1 << 60; bit != 0; bit >>= 2) {
-        if (x >= root + bit) {
-            x -= root + bit;
-            root = (root >> 1) + bit;
-        } else {
-            root >>= 1;
-        }
-    }
-    return (uint32_t)root;
-}
-
 static void pj_norm(const int8_t *x, int8_t *y, int32_t runs, int32_t n, const int32_t *gain,
                     const int32_t *offset, int32_t shift, int64_t epsilon, int32_t zero,
                     int32_t centred, int32_t about) {

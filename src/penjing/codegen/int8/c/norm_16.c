@@ -1,0 +1,29 @@
+/* Layer norm over runs of 16-bit values, in fixed point; an RMS norm when it is not centred. */
+static void pj_norm_16(const int16_t *x, int16_t *y, int32_t runs, int32_t n, const int32_t *gain,
+                       const int32_t *offset, int32_t shift, int64_t epsilon, int32_t centred) {
+    for (; runs > 0; --runs, x += n, y += n) {
+        int32_t total = 0, up = 0;
+        int64_t squares = 0;
+        for (int32_t i = 0; i < n; ++i) {
+            total += x[i] * centred;
+            squares += (int32_t)x[i] * x[i];
+        }
+        const int64_t spread = (int64_t)n * squares - (int64_t)total * total + epsilon;
+        while (up < 30 && (uint64_t)spread << (2 * up) < (uint64_t)1 << 60) {
+            ++up;
+        }
+        const uint32_t root = pj_root((uint64_t)spread << (2 * up));
+        const uint64_t inverse = ((uint64_t)1 << 61) / (root > 0 ? root : 1);
+        const int64_t share = inverse > INT32_MAX ? INT32_MAX : (int64_t)inverse;
+        const int32_t down = 41 - up, bits = shift + 20;
+        for (int32_t i = 0; i < n; ++i) {
+            const int64_t product = (int64_t)(n * x[i] - total) * share;
+            const int64_t normal = (product + ((int64_t)1 << (down - 1))) >> down;
+            const int64_t sum = normal * gain[i] + offset[i] * ((int64_t)1 << (shift + 4));
+            const int64_t whole = (sum + ((int64_t)1 << (bits - 1))) >> bits;
+            y[i] = (int16_t)(whole < INT16_MIN   ? INT16_MIN
+                             : whole > INT16_MAX ? INT16_MAX
+                                                 : whole);
+        }
+    }
+}
