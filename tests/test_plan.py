@@ -80,6 +80,23 @@ def test_what_is_no_plan_is_refused(text):
         Plan.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("bits", {"stem": True}, r"plan\.bits\['stem'\] must be a whole number, got True"),
+        ("bits", {"stem": 4.0}, r"plan\.bits\['stem'\] must be a whole number, got 4\.0"),
+        ("units", {"stem": "8"}, r"plan\.units\['stem'\] must be a whole number, got '8'"),
+        ("drop", {"stem": [1.9]}, r"plan\.drop\['stem'\]\[0\] must be a whole number, got 1\.9"),
+        ("sparsity", {"stem": True}, r"plan\.sparsity\['stem'\] must be a number, got True"),
+        ("version", True, r"plan\.version must be a whole number, got True"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_place(field, value, place):
+    content = {**json.loads(PLAN.to_json()), field: value}
+    with pytest.raises(PlanError, match=place):
+        Plan.from_json(json.dumps(content))
+
+
 def test_a_plan_of_a_later_version_asks_for_an_upgrade():
     content = {**json.loads(PLAN.to_json()), "version": PLAN_VERSION + 1}
     with pytest.raises(PlanError, match="upgrade penjing"):

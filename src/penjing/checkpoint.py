@@ -426,7 +426,7 @@ def _read_spec(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: it was cut off or damaged: {error}") from error
     version = spec.get("version") if isinstance(spec, dict) else None
-    if not isinstance(version, int) or spec.get("format") != "penjing":
+    if type(version) is not int or spec.get("format") != "penjing":
         raise CheckpointError(f"{path} was not written by penjing")
     if version > SPEC_VERSION:
         raise CheckpointError(

@@ -95,6 +95,22 @@ class GateFigures:
     taken: float | None = None
 
 
+UNITS: Mapping[str, str] = {
+    "params": "",
+    "nonzero": "",
+    "macs": "",
+    "size_bytes": "B",
+    "ram_bytes": "B",
+    "latency_ms": "ms",
+    "energy_mj": "mJ",
+}
+"""Figure of a network -> its unit; empty where it is a count."""
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """Size and cost of one network. A figure that was not had is None.
@@ -123,6 +139,23 @@ class Figures:
     how: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[LayerFigures, ...] = ()
     latency: LatencyFigures | None = None
+
+    def __str__(self) -> str:
+        """One line per figure that was had, with how it was had.
+
+        Example:
+            >>> print(Figures(1000, 400, 20_000, how={"macs": "counted"}))
+            params            1,000
+            nonzero             400
+            macs             20,000  counted
+        """
+        known = {name: getattr(self, name) for name in UNITS}
+        rows = [(name, value, self.how.get(name, "")) for name, value in known.items()]
+        return "\n".join(
+            f"{name:<12}{'-' if value is None else _shown(value):>12} {UNITS[name]} {how}".rstrip()
+            for name, value, how in rows
+            if value is not None or how
+        )
 
     def in_turn_with(self, result: Figures) -> Figures:
         """The same of an original, with its latency in the rounds in which `result` was timed.

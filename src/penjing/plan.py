@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+from penjing.decode import decode
 from penjing.errors import PlanError
 
 Scope = Literal["inner", "residual"]
@@ -398,23 +399,20 @@ class Plan:
             PlanError: Not JSON, fields missing or of a wrong type, or written by a newer version.
         """
         try:
-            content = json.loads(text)
-            version = content["version"]
+            content = decode(dict[str, Any], json.loads(text), "plan")
+            version = decode(int, content["version"], "plan.version")
             if version > PLAN_VERSION:
                 raise PlanError(
                     f"the plan has version {version}, this penjing reads up to {PLAN_VERSION}; "
                     "upgrade penjing"
                 )
-            drop = {
-                str(name): tuple(int(u) for u in units) for name, units in content["drop"].items()
-            }
             return cls(
-                drop,
-                {str(k): int(v) for k, v in content["units"].items()},
-                str(content["fingerprint"]),
-                {str(k): float(v) for k, v in content.get("sparsity", {}).items()},
-                str(content.get("pattern", "element")),
-                {str(k): int(v) for k, v in content.get("bits", {}).items()},
+                decode(dict[str, tuple[int, ...]], content["drop"], "plan.drop"),
+                decode(dict[str, int], content["units"], "plan.units"),
+                decode(str, content["fingerprint"], "plan.fingerprint"),
+                decode(dict[str, float], content.get("sparsity", {}), "plan.sparsity"),
+                decode(str, content.get("pattern", "element"), "plan.pattern"),
+                decode(dict[str, int], content.get("bits", {}), "plan.bits"),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError) as error:
             raise PlanError(f"this is not a plan: {type(error).__name__}: {error}") from error

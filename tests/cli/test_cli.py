@@ -201,6 +201,30 @@ def test_a_saved_network_can_be_measured(net, tmp_path):
     assert json.loads(done.stdout)["macs"] > 0
 
 
+def test_prune_cuts_what_scope_names_and_nothing_else(net, tmp_path):
+    words = ("--nonzero", "30%", "--scope", "inner", "--scope", "weights")
+    done = run("prune", net, *words, "--out", tmp_path / "both")
+    data = Report.read(tmp_path / "both" / "report.json").data
+    assert (done.exit_code, data.choices["scope"]) == (0, "inner, weights")
+    assert data.after.nonzero <= 0.3 * data.before.nonzero
+
+
+def test_prune_judges_every_step_of_an_iteration(labelled, tmp_path):
+    words = ("--pruning-ratio", "0.5", "--iterative-steps", "2")
+    run("prune", labelled, *words, "--out", tmp_path / "half")
+    rows = Report.read(tmp_path / "half" / "report.json").data.recovery
+    names = list(dict.fromkeys((row.split, row.step) for row in rows))
+    steps = ["1 cut", "1 repaired", "2 cut", "2 repaired"]
+    assert names == [(split, step) for split in ("val", "test") for step in steps]
+
+
+def test_quantize_mixes_bits_under_a_bound(net, tmp_path):
+    words = ("--weight-bytes", "15%", "--weight-bits", "2", "--weight-bits", "8", "--equalize")
+    done = run("quantize", net, *words, "--out", tmp_path / "mixed")
+    choices = Report.read(tmp_path / "mixed" / "report.json").data.choices
+    assert (done.exit_code, choices["scheme"]) == (0, "mixed (2, 8 bits)")
+
+
 def _figures(_network, _example, *, against=None, **_given):
     alone = LatencyFigures("a runtime", 1, 1, 5, 2.0, 1.9, 2.1)
     other = None if against is None else replace(alone, median_ms=3.0)

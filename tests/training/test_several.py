@@ -143,18 +143,31 @@ def test_in_turns_a_short_task_is_shuffled_anew_when_it_begins_again():
 class Endless(IterableDataset):
     """No length."""
 
+    def __init__(self, labels):
+        self.labels = labels
+
     def __iter__(self):
-        return iter([(x, y) for x, y in zip(X[:16], SIZE[:16], strict=True)])
+        return iter([(x, y) for x, y in zip(X[:16], self.labels[:16], strict=True)])
 
 
 def test_data_without_a_length_is_taken_in_turns():
-    unknown = size(train=DataLoader(Endless(), 8))
+    unknown = size(train=DataLoader(Endless(SIZE), 8))
     tasks = Tasks({"kind": kind(), "size": unknown}, mixing="turns")
     seen = Sees()
     fit(Heads(), tasks, settings(epochs=1), (seen,))
-    assert seen.names.count("kind") >= 6
+    assert seen.names == ["kind", "size"] * 6
     with pytest.raises(InputError, match=r"task 'size' has no length, .* mixing='turns'"):
         fit(Heads(), replace(tasks, mixing="proportion"), settings())
+
+
+def test_tasks_without_a_length_give_whole_rounds():
+    unknown = {
+        "kind": kind(train=DataLoader(Endless(KIND), 8)),
+        "size": size(train=DataLoader(Endless(SIZE), 8)),
+    }
+    seen = Sees()
+    fit(Heads(), Tasks(unknown, mixing="turns"), settings(epochs=1), (seen,))
+    assert seen.names == ["kind", "size"] * 2
 
 
 def exact(heads):
@@ -229,6 +242,15 @@ def test_a_checkpoint_of_other_weights_of_the_tasks_is_refused(tmp_path):
     fit(Heads(), both(), settings(epochs=1, workdir=tmp_path))
     with pytest.raises(CheckpointError, match="tasks was"):
         fit(Heads(), both(loss_weights={"kind": 2.0}), settings(epochs=1, workdir=tmp_path))
+
+
+def test_a_checkpoint_of_other_figures_to_drop_from_is_refused(tmp_path):
+    def tasks(least):
+        return both(reference={"kind accuracy": least, "size error": 1.0})
+
+    fit(Heads(), tasks(0.5), settings(epochs=1, workdir=tmp_path))
+    with pytest.raises(CheckpointError, match="reference was"):
+        fit(Heads(), tasks(0.9), settings(epochs=1, workdir=tmp_path))
 
 
 FIGURES = [(0.5, 0.9), (0.8, 0.7), (0.9, 0.65), (0.6, 0.85)]

@@ -71,7 +71,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
         ("x", 1.5, 2**70),
         ("compress", "prune", "sparsify", "quantize", "finetune", "train", "distill"),
     ),
-    "task": ((5, [DATA]), ("compress", "finetune", "train", "distill")),
+    "task": ((5, [DATA]), ("compress", "finetune", "train", "distill", "prune")),
     "teacher": ((5, [5]), ("finetune", "train", "distill")),
     "callbacks": ((5,), ("finetune", "train", "distill")),
     "epochs": (("x", 1.5, 0), ("compress", "finetune", "train", "distill")),
@@ -93,7 +93,8 @@ WRONG: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "keep_dense": ((5,), ("sparsify", "train")),
     "layers": ((5,), ("distill",)),
     "temperature": (("x",), ("finetune",)),
-    "scope": ((5,), ("prune", "compress")),
+    "scope": ((5, None), ("prune", "compress")),
+    "weight_bits_dict": (([1],), ("quantize", "prepare")),
     "inplace": (("yes",), ("prune", "sparsify", "finetune", "train", "distill")),
 }
 CASES = [
@@ -119,6 +120,11 @@ def test_what_is_no_network_is_refused(verb: str, value: Any) -> None:
         VERBS[verb](model=value)
 
 
+def test_a_student_is_not_promised_bits_by_data_that_it_does_not_take() -> None:
+    with pytest.raises(StrategyError, match=r"holds 'bits', and shrink_like looks at no data"):
+        pj.shrink_like(net(), X, pruning_ratio=0.5, scope={"inner", "bits"})
+
+
 PRUNE: dict[str, tuple[dict[str, Any], type[PenjingError], str]] = {
     "a ratio in words": ({"pruning_ratio": "half"}, BudgetError, "half of the units is 0.5"),
     "a ratio in percent": ({"pruning_ratio": 50}, BudgetError, "50 percent is 0.5"),
@@ -127,6 +133,7 @@ PRUNE: dict[str, tuple[dict[str, Any], type[PenjingError], str]] = {
     "a share without its sign": ({"constraints": {"macs": 0.5}}, BudgetError, "'50%'"),
     "an unknown constraint": ({"constraints": {"mac": "50%"}}, BudgetError, "known are 'macs'"),
     "a plan as text": ({"plan": "x"}, PlanError, "from_json"),
+    "steps as yes": ({"iterative_steps": True}, BudgetError, "whole number of steps"),
     "no rounding as zero": ({"round_to": 0}, BudgetError, "at least 1"),
     "rounding of a kind by zero": ({"round_to": {"neurons": 0}}, BudgetError, "at least 1"),
     "an unknown repair": ({"repair": 5}, StrategyError, "least_squares"),

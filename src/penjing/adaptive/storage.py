@@ -13,6 +13,7 @@ from penjing.adaptive.criteria import ExitPolicy
 from penjing.adaptive.exits import Attachment, EarlyExitNetwork, put
 from penjing.adaptive.gated import GatedNetwork, Site
 from penjing.adaptive.slimmable import SlimmableNetwork
+from penjing.decode import decode
 from penjing.errors import CheckpointError, PenjingError, StrategyError
 from penjing.graph.capture import MIN_BATCH, Example, capture
 from penjing.graph.codec import from_json, tensors_of, to_json
@@ -75,14 +76,9 @@ def exits_from_storage(
     """
     try:
         segments, heads = (_forms(content, kind, tensors, ties) for kind in ("segments", "heads"))
-        places = [
-            Attachment(
-                str(p["name"]), int(p["feature"]), tuple(map(int, p["shape"])), float(p["share"])
-            )
-            for p in content["attachments"]
-        ]
+        places = decode(tuple[Attachment, ...], content["attachments"], "attachments")
         policy = ExitPolicy.from_json(content["policy"])
-        frozen = bool(content["frozen"])
+        frozen = decode(bool, content["frozen"], "frozen")
         network = EarlyExitNetwork(segments, heads, places, policy, frozen=frozen)
         for name, first in ties.items():
             _share(network, name, first)
@@ -138,17 +134,9 @@ def gated_from_storage(
         trunk, branches, bypasses, gates = (
             _forms(content, kind, tensors, ties) for kind in GATED_PARTS
         )
-        sites = [
-            Site(
-                name=str(s["name"]),
-                feature=int(s["feature"]),
-                shape=tuple(map(int, s["shape"])),
-                behind=tuple(map(int, s["behind"])),
-                macs=int(s["macs"]),
-            )
-            for s in content["sites"]
-        ]
-        network = GatedNetwork(trunk, branches, bypasses, gates, sites, int(content["macs"]))
+        sites = decode(tuple[Site, ...], content["sites"], "sites")
+        macs = decode(int, content["macs"], "macs")
+        network = GatedNetwork(trunk, branches, bypasses, gates, sites, macs)
         for name, first in ties.items():
             _share(network, name, first)
     except (KeyError, TypeError, ValueError, AttributeError, StrategyError) as error:

@@ -14,6 +14,7 @@ from penjing.cli.opening import open_source
 from penjing.cli.options import (
     Allocation,
     AsJson,
+    BitOperations,
     Debug,
     Ignore,
     Importance,
@@ -21,10 +22,15 @@ from penjing.cli.options import (
     IndivisibleOption,
     KeepDense,
     MaxPruningRatio,
+    Pattern,
     Repair,
     RepairOption,
     RoundTo,
+    Scope,
     Trust,
+    WeightBits,
+    WeightBytes,
+    given,
     roles,
 )
 from penjing.source import PARTS, Source
@@ -61,11 +67,16 @@ class Cutting:
     repair: RepairOption = Repair.AUTO
     round_to: RoundTo = None
     max_pruning_ratio: MaxPruningRatio = 0.9
+    scope: Scope = None
+    pattern: Pattern = "element"
     ignore: Ignore = None
 
     def arguments(self) -> dict[str, Any]:
         """As the verbs take them."""
+        scope = {} if self.scope is None else {"scope": tuple(self.scope)}
         return {
+            **scope,
+            "pattern": self.pattern,
             "importance": self.importance,
             "allocation": self.allocation,
             "repair": self.repair.choice,
@@ -90,6 +101,21 @@ class Sparing:
             "indivisible": self.indivisible.value,
             "ignored_layers": tuple(self.ignore or ()),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixed:
+    """Bounds under which every layer gets its own bits."""
+
+    weight_bytes: WeightBytes = None
+    bit_operations: BitOperations = None
+    weight_bits: WeightBits = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As `quantize` takes them."""
+        bounds = {"weight_bytes": self.weight_bytes, "bit_operations": self.bit_operations}
+        bits = {} if self.weight_bits is None else {"weight_bits": tuple(self.weight_bits)}
+        return {"constraints": given(bounds) or None, **bits}
 
 
 def unbundled(command: Callable[..., None]) -> Callable[..., None]:

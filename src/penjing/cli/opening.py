@@ -10,6 +10,7 @@ from penjing.checkpoint import load
 from penjing.record import record_of
 from penjing.source import PARTS, Source, load_source
 from penjing.task import one_or_several
+from penjing.task.recovery import JUDGED
 from penjing.training.settled import settled
 
 
@@ -40,6 +41,15 @@ def data_of(source: Source) -> Any:
         return source.calibration
     task = settled(one_or_several(source.task), source.model)
     return task.calibration() if task.train is not None or task.val is not None else None
+
+
+def judged_by(source: Source) -> Any:
+    """The task of a source where it can say how good a network is, else None."""
+    if source.task is None:
+        return None
+    task = one_or_several(source.task)
+    known = task.scores and any(getattr(task, split) is not None for split in JUDGED)
+    return source.task if known else None
 
 
 def _folder(path: Path) -> Source:

@@ -37,6 +37,27 @@ Params = Annotated[str | None, typer.Option("--params", help="Upper bound on the
 RamKb = Annotated[
     str | None, typer.Option("--ram-kb", help="Upper bound on live activations, kB of 1024 bytes.")
 ]
+Nonzero = Annotated[
+    str | None,
+    typer.Option("--nonzero", help="Upper bound on parameters that are not zero, or '20%'."),
+]
+EffectiveMacs = Annotated[
+    str | None, typer.Option("--effective-macs", help="Upper bound on MACs with nonzero weights.")
+]
+SizeKb = Annotated[
+    str | None, typer.Option("--size-kb", help="Upper bound on the saved weights, kB.")
+]
+BitOperations = Annotated[
+    str | None,
+    typer.Option("--bit-operations", help="Upper bound on MACs times bits of weight and input."),
+]
+WeightBytes = Annotated[
+    str | None,
+    typer.Option("--weight-bytes", help="Mixed precision: bound on packed weights, or '12%'."),
+]
+WeightBits = Annotated[
+    list[int] | None, typer.Option("--weight-bits", help="Bits to choose from; may be repeated.")
+]
 FlashKb = Annotated[
     str | None, typer.Option("--flash-kb", help="Upper bound on the exported file, kB.")
 ]
@@ -64,6 +85,14 @@ MaxPruningRatio = Annotated[
 Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", help="Layer to leave alone, name or glob; may be repeated."),
+]
+Scope = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scope",
+        help="What goes: inner, residual, kinds such as heads, depth, layers, weights, bits; "
+        "may be repeated. Default: inner and residual.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the result.", file_okay=False)]
 Pattern = Annotated[

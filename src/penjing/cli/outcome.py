@@ -21,12 +21,7 @@ from penjing.cli.answers import (
 from penjing.graph.capture import Example
 from penjing.plan import Plan
 from penjing.report import Report
-from penjing.source import Source
-from penjing.task import one_or_several, recovery
-from penjing.task.recovery import JUDGED
 from penjing.training.processes import Processes
-from penjing.training.settled import settled
-from penjing.verbs.prune import Pruned
 
 
 class Outcome(Protocol):
@@ -41,16 +36,6 @@ class Outcome(Protocol):
     def report(self) -> Report:
         """What was done."""
         ...
-
-
-def judged(pruned: Pruned, source: Source) -> Pruned:
-    """The same with what the cut network keeps of the original's figures, where a task can say."""
-    task = settled(one_or_several(source.task), source.model)
-    known = [split for split in JUDGED if getattr(task, split) is not None]
-    if not known or not task.scores:
-        return pruned
-    rows = recovery(task, source.model, {"pruned": pruned.model})
-    return replace(pruned, report=Report(replace(pruned.report.data, recovery=rows)))
 
 
 def deliver(

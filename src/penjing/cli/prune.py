@@ -9,17 +9,21 @@ import typer
 
 from penjing.cli.answers import working
 from penjing.cli.bundles import Call, Cutting, unbundled
-from penjing.cli.opening import data_of
+from penjing.cli.opening import data_of, judged_by
 from penjing.cli.options import (
+    BitOperations,
+    EffectiveMacs,
     Macs,
     Net,
+    Nonzero,
     Out,
     Params,
     RamKb,
     Seed,
+    SizeKb,
     given,
 )
-from penjing.cli.outcome import deliver, judged
+from penjing.cli.outcome import deliver
 from penjing.errors import PlanError
 from penjing.plan import Plan
 from penjing.verbs.prune import prune as prune_network
@@ -36,15 +40,32 @@ def prune(  # noqa: PLR0913 - each is an option of the command
     macs: Macs = None,
     params: Params = None,
     ram_kb: RamKb = None,
+    effective_macs: EffectiveMacs = None,
+    nonzero: Nonzero = None,
+    size_kb: SizeKb = None,
+    bit_operations: BitOperations = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", help="A plan.json made before, instead of a budget.")
     ] = None,
+    iterative_steps: Annotated[
+        int,
+        typer.Option("--iterative-steps", min=1, help="Steps to the goal, each judged anew."),
+    ] = 1,
     out: Out = Path("runs/pruned"),
     cutting: Cutting,
     seed: Seed = 0,
     call: Call,
 ) -> None:
     """Remove whole units from a network, prove the cut, repair what is left."""
+    bounds = {
+        "macs": macs,
+        "params": params,
+        "ram_kb": ram_kb,
+        "effective_macs": effective_macs,
+        "nonzero": nonzero,
+        "size_kb": size_kb,
+        "bit_operations": bit_operations,
+    }
     with call.answering():
         source = call.open(net)
         example = source.need("example_inputs")
@@ -53,15 +74,14 @@ def prune(  # noqa: PLR0913 - each is an option of the command
                 source.model,
                 example,
                 pruning_ratio=pruning_ratio,
-                constraints=given({"macs": macs, "params": params, "ram_kb": ram_kb}) or None,
+                constraints=given(bounds) or None,
                 plan=None if plan is None else _read(plan),
                 calibration=data_of(source),
+                iterative_steps=iterative_steps,
+                task=judged_by(source),
                 seed=seed,
                 **cutting.arguments(),
             )
-        if source.task is not None:
-            with working("judging"):
-                pruned = judged(pruned, source)
         deliver(pruned, out, example, context, as_json=call.as_json, plan=pruned.plan)
 
 

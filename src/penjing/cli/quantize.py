@@ -19,7 +19,7 @@ from penjing.cli.answers import (
     show_text,
     working,
 )
-from penjing.cli.bundles import Call, unbundled
+from penjing.cli.bundles import Call, Mixed, unbundled
 from penjing.cli.opening import data_of
 from penjing.cli.options import Ignore, MaxDrop, Net, Out, Seed
 from penjing.cli.training import Training
@@ -65,7 +65,11 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     rounding: Annotated[
         Rounding, typer.Option("--rounding", help="How weights are rounded.")
     ] = Rounding.NEAREST,
+    equalize: Annotated[
+        bool, typer.Option("--equalize", help="Make ranges of neighbouring layers alike first.")
+    ] = False,
     ignore: Ignore = None,
+    mixed: Mixed,
     max_drop: MaxDrop = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Time integers and floats, layer by layer.")
@@ -85,11 +89,12 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
             "calibration": data_of(source),
             "scheme": scheme,
             "observer": observer.value,
+            "equalization": equalize,
             "ignored_layers": tuple(ignore or ()),
             "seed": seed,
         }
         if trained:
-            _check_trained(rounding, max_drop, latency=latency)
+            _check_trained(rounding, max_drop, mixed, latency=latency)
             prepared = prepare(source.model, example, **settings)
             task, how = source.need("task"), training.arguments(out)
             done = convert(finetune(prepared.model, task, seed=seed, **how).model)
@@ -103,6 +108,7 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
                     max_drop=max_drop,
                     task=source.task,
                     latency=latency,
+                    **mixed.arguments(),
                     **settings,
                 )
         if not Processes.here().first:
@@ -135,7 +141,9 @@ def _check_untrained(training: Training) -> None:
         raise StrategyError(f"{given} without --training: add it, or leave them out")
 
 
-def _check_trained(rounding: Rounding, max_drop: str | None, *, latency: bool) -> None:
+def _check_trained(
+    rounding: Rounding, max_drop: str | None, mixed: Mixed, *, latency: bool
+) -> None:
     """Refuse what is not done to a network that is trained on its grids.
 
     Raises:
@@ -145,6 +153,9 @@ def _check_trained(rounding: Rounding, max_drop: str | None, *, latency: bool) -
         "--rounding": rounding is not Rounding.NEAREST,
         "--max-drop": max_drop is not None,
         "--latency": latency,
+        "--weight-bytes": mixed.weight_bytes is not None,
+        "--bit-operations": mixed.bit_operations is not None,
+        "--weight-bits": mixed.weight_bits is not None,
     }
     given = ", ".join(name for name, there in asked.items() if there)
     if given:

@@ -13,6 +13,7 @@ from penjing.cli.opening import data_of
 from penjing.cli.options import (
     Macs,
     Net,
+    Nonzero,
     Out,
     Pattern,
     Repair,
@@ -32,10 +33,7 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
     sparsity: Annotated[
         float | None, typer.Option("--sparsity", help="Share of weights made zero, in [0, 1).")
     ] = None,
-    nonzero: Annotated[
-        str | None,
-        typer.Option("--nonzero", help="Upper bound on parameters that are not zero, or '20%'."),
-    ] = None,
+    nonzero: Nonzero = None,
     macs: Macs = None,
     pattern: Pattern = "element",
     out: Out = Path("runs/sparse"),

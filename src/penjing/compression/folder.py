@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import nn
 
 from penjing import checkpoint, files
 from penjing.compression.candidate import Candidate
+from penjing.decode import Malformed, decode
 from penjing.errors import CheckpointError
 from penjing.graph.capture import Example
 from penjing.plan import Plan
@@ -42,6 +43,18 @@ def key_of(parts: Mapping[str, str]) -> str:
     """Short hash of named parts; their order plays no part."""
     text = json.dumps({"version": str(FOLDER_VERSION), **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is written down of a finished candidate beside its report and its network."""
+
+    version: int
+    name: str
+    metric: float | None
+    drop: float | None
+    trained: bool
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +93,21 @@ class RunFolder:
             return None
         content = _read(folder / RECORD)
         try:
-            return Candidate(
-                name=name,
-                key=key,
-                data=Report.read(folder / "report.json").data,
-                metric=_optional(content["metric"]),
-                drop=_optional(content["drop"]),
-                trained=bool(content["trained"]),
-                seconds=float(content["seconds"]),
-                folder=folder,
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            record = decode(_Record, content, "candidate")
+        except Malformed as error:
             raise CheckpointError(
-                f"{folder / RECORD} is damaged: {type(error).__name__}: {error}; delete {folder}"
+                f"{folder / RECORD} is damaged: {error}; delete {folder}"
             ) from error
+        return Candidate(
+            name=name,
+            key=key,
+            data=Report.read(folder / "report.json").data,
+            metric=record.metric,
+            drop=record.drop,
+            trained=record.trained,
+            seconds=record.seconds,
+            folder=folder,
+        )
 
     def keep(self, candidate: Candidate, model: nn.Module, example: Example, plan: Plan) -> None:
         """Write a finished candidate.
@@ -111,15 +125,16 @@ class RunFolder:
         checkpoint.save(model, folder, example, plan=plan)
         files.write_text(folder / "plan.json", plan.to_json())
         Report(candidate.data).save(folder / "report.json")
-        record = {
-            "version": FOLDER_VERSION,
-            "name": candidate.name,
-            "metric": _written(candidate.metric),
-            "drop": _written(candidate.drop),
-            "trained": candidate.trained,
-            "seconds": candidate.seconds,
-        }
-        files.write_json(folder / RECORD, record)
+        record = _Record(
+            FOLDER_VERSION,
+            candidate.name,
+            candidate.metric,
+            candidate.drop,
+            candidate.trained,
+            candidate.seconds,
+        )
+        written = {name: _written(value) for name, value in asdict(record).items()}
+        files.write_json(folder / RECORD, written)
 
     def network(self, candidate: Candidate, dense: nn.Module) -> nn.Module:
         """The network of a finished candidate, in eval mode.
@@ -173,10 +188,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _optional(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _written(value: float | None) -> float | str | None:
-    """A number that JSON has, or its name."""
-    return value if value is None or math.isfinite(value) else str(value)
+def _written(value: Any) -> Any:
+    """A value that JSON has, or the name of a number that it lacks."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

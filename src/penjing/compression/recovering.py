@@ -11,9 +11,10 @@ from penjing.compression.candidate import Candidate
 from penjing.compression.job import Job
 from penjing.plan import Plan
 from penjing.task import Recovered, chained, random_kept
+from penjing.verbs.judging import CUT, REPAIRED
 from penjing.verbs.work import one_cut, unrepaired
 
-CUT, REPAIRED, TUNED = "cut", "repaired", "fine-tuned"
+TUNED = "fine-tuned"
 
 Figures = Mapping[str, float]
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from penjing.decode import decode
 from penjing.errors import InputError
 
 INT32_MAX = 2**31 - 1
@@ -257,8 +258,9 @@ class Grid:
             InputError: The content is no grid.
         """
         try:
-            numbers = {k: int(content[k]) for k in ("zero_point", "low", "high", "bits")}
-            axis = None if content["axis"] is None else int(content["axis"])
+            whole = ("zero_point", "low", "high", "bits")
+            numbers = {name: decode(int, content[name], f"grid.{name}") for name in whole}
+            axis = None if content["axis"] is None else decode(int, content["axis"], "grid.axis")
             scale = torch.tensor(content["scale"], dtype=torch.float64)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"this does not describe a grid: {str(content)[:80]}") from error

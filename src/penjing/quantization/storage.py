@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from penjing.decode import decode
 from penjing.errors import CaptureError, CheckpointError, InputError
 from penjing.graph.call import op_name
 from penjing.graph.capture import Example, Program, capture
@@ -80,7 +81,7 @@ def from_storage(
         floats = dict(tensors)
         for fqn, grid in weights.items():
             entry = content["weights"][fqn]
-            shape = tuple(int(s) for s in entry["shape"])
+            shape = decode(tuple[int, ...], entry["shape"], f"{fqn}.shape")
             q = read(tensors[fqn], floats.pop(fqn + PLACES, None), entry, grid.bits, shape)
             floats[fqn] = grid.dequantize(q, torch.float64).float()
         form = from_json(graph, floats)
@@ -88,7 +89,7 @@ def from_storage(
             program = _renamed(capture(form, example), content["nodes"], content["inputs"])
         fallbacks = {str(k): str(v) for k, v in content["fallbacks"].items()}
         notes = tuple(str(note) for note in content.get("notes", ()))  # none in older files
-        cells = {str(k): int(v) for k, v in content.get("cell_bits", {}).items()}
+        cells = decode(dict[str, int], content.get("cell_bits", {}), "cell_bits")
         scheme = str(content["scheme"])
         return QuantizedNetwork(program, activations, weights, fallbacks, scheme, notes, cells)
     except (KeyError, TypeError, ValueError, RuntimeError, InputError, CaptureError) as error:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from penjing.decode import Malformed, decode
 from penjing.errors import CheckpointError, InputError
 from penjing.figures import (
     EpochFigures,
@@ -26,7 +27,6 @@ from penjing.figures import (
     SparsityFigures,
 )
 from penjing.plan import Group, Groups, Lock, Reach
-from penjing.report._decode import Malformed, decode
 from penjing.task.recovery import Recovered
 
 REPORT_VERSION = 1

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from penjing.errors import InputError
 from penjing.task.batches import Batch
-from penjing.task.randomness import random_kept, seed_all
+from penjing.task.randomness import random_kept, random_state, seed_all, set_random_state
 
 Mixing = Literal["proportion", "turns"]
 
@@ -43,35 +43,27 @@ def in_proportion(opens: Sequence[Open], lengths: Sequence[int]) -> Iterator[Bat
 def in_turns(opens: Sequence[Open], lengths: Sequence[int | None]) -> Iterator[Batch | None]:
     """A batch of each task in turn until all are through; shorter ones begin again.
 
-    That data without a length is through shows only when it is asked for more: by then the tasks
-    before it have given one batch of another round.
-
     Args:
         opens: One a task.
         lengths: Batches of each, where its data knows.
 
     Yields:
-        Batches.
+        Batches, in whole rounds.
 
     Raises:
         InputError: A task has no batches.
     """
-    seeds, done = _seeds(opens), [0] * len(opens)
-    passes = [_pass(opened, seed) for opened, seed in zip(opens, seeds, strict=True)]
     known = [length for length in lengths if length is not None]
-    rounds = range(max(known)) if len(known) == len(lengths) else itertools.count()
-    for _ in rounds:
-        for index, opened in enumerate(opens):
-            found = list(itertools.islice(passes[index], 1))
-            if not found:
-                done[index] += 1
-                if all(done):
-                    return
-                passes[index] = _pass(opened, seeds[index] + done[index])
-                found = list(itertools.islice(passes[index], 1))
-            if not found:
-                raise InputError("train gave no batches when read again; give a fresh iterator")
-            yield from found
+    if len(known) == len(lengths):
+        passes = [_again(opened, seed) for opened, seed in zip(opens, _seeds(opens), strict=True)]
+        for _ in range(max(known)):
+            for batches in passes:
+                yield from itertools.islice(batches, 1)
+        return
+    ahead = [_Ahead(opened, seed) for opened, seed in zip(opens, _seeds(opens), strict=True)]
+    while not all(task.rounds for task in ahead):
+        for task in ahead:
+            yield task.take()
 
 
 def order(lengths: Sequence[int]) -> list[int]:
@@ -102,6 +94,66 @@ def _pass(opened: Open, seed: int) -> Iterator[Batch | None]:
         batches = opened()
         first = list(itertools.islice(batches, 1))  # samplers draw their order with the first one
     yield from itertools.chain(first, batches)
+
+
+def _again(opened: Open, seed: int) -> Iterator[Batch | None]:
+    """Pass after pass, without an end.
+
+    Raises:
+        InputError: A pass has no batches.
+    """
+    for count in itertools.count():
+        batches = _pass(opened, seed + count)
+        yield from _some(list(itertools.islice(batches, 1)))
+        yield from batches
+
+
+def _some(found: list[Batch | None]) -> list[Batch | None]:
+    """The first batch of a pass, where there is one.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not found:
+        raise InputError("train gave no batches when read again; give a fresh iterator")
+    return found
+
+
+class _Ahead:
+    """Pass after pass over data without a length, each read one batch ahead.
+
+    So it is known when the last batch is taken. What the data draws at random comes from a state of
+    its own, so reading ahead changes nothing that is drawn elsewhere.
+
+    Args:
+        opened: Begins a pass.
+        seed: Of the first pass.
+    """
+
+    def __init__(self, opened: Open, seed: int) -> None:
+        self.opened, self.seed = opened, seed
+        self.rounds = 0
+        self.found: list[Batch | None] = []
+        self.batches: Iterator[Batch | None] = iter(())
+        self.state: dict[str, Any] = {}
+
+    def take(self) -> Batch | None:
+        """The next batch, of another pass where one is through.
+
+        Raises:
+            InputError: A pass has no batches.
+        """
+        with random_kept():
+            if self.found:
+                set_random_state(self.state)
+            else:
+                seed_all(self.seed + self.rounds)
+                self.batches = self.opened()
+                self.found = _some(list(itertools.islice(self.batches, 1)))
+            (batch,), self.found = self.found, list(itertools.islice(self.batches, 1))
+            self.state = random_state()
+        self.rounds += not self.found
+        return batch
 
 
 def _seeds(opens: Sequence[Open]) -> list[int]:

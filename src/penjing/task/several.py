@@ -217,7 +217,10 @@ class Tasks:
         counts = ", ".join(
             f"{n} ({self.loss_weight(n):g}, {self.weights.get(n, 1.0):g})" for n in self.tasks
         )
-        return {"tasks": f"{counts} by {self.mixing}"}
+        told = {"tasks": f"{counts} by {self.mixing}"}
+        if self.reference:  # decides which epoch is the best
+            told["reference"] = ", ".join(f"{n} {v:.6g}" for n, v in sorted(self.reference.items()))
+        return told
 
     @property
     def directions(self) -> dict[str, bool]:

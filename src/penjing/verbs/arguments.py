@@ -91,6 +91,7 @@ RULES: Mapping[str, Rule] = {
     "keep_dense": Rule(_of(str, Iterable), "roles of layers, such as ['first', 'last'], or names"),
     "scope": Rule(_of(Iterable), "a name or several, such as {'inner'}"),
     "pruning_ratio_dict": Rule(_of(Mapping), "a dict of layers and shares of units"),
+    "weight_bits_dict": Rule(_of(Mapping), "a dict of layers and bits, {'0': 4}"),
     "sparsity_dict": Rule(_are_shares, "a dict of layers and shares of weights, {'0': 0.9}"),
     "constraints": Rule(
         _of(Mapping), "a dict that names what is bounded, such as {'macs': '50%'}", BudgetError
@@ -105,7 +106,7 @@ RULES: Mapping[str, Rule] = {
     "callbacks": Rule(_of(Iterable), "a list of callbacks"),
     "task": Rule(_of(Task), "a Task, as in Task(train=loader, loss=F.cross_entropy)"),
     **dict.fromkeys(
-        ("finetune.task", "distill.task", "train.task", "compress.task"),
+        ("finetune.task", "distill.task", "train.task", "compress.task", "prune.task"),
         Rule(_of(Task, Tasks, Mapping), "a Task, or several of one network in a dict by name"),
     ),
     "teacher": Rule(_are_teachers, 'a network, several in a list, or "parent"'),
@@ -138,6 +139,9 @@ RULES: Mapping[str, Rule] = {
 }
 """Name of an argument, of all verbs or after that of one -> what it must be."""
 
+OPTIONAL: Mapping[str, None] = {"pruning_ratio_dict": None}
+"""What may be None wherever it is taken, also among the options of a verb."""
+
 NETWORKS = ("model", "student")
 
 
@@ -159,8 +163,10 @@ def arguments_checked(verb: Callable[P, R]) -> Callable[P, R]:
         penjing.errors.InputError: wait: minutes is 'two', a str; give a number
     """
     signature = inspect.signature(verb)
-    defaults = {f.name: f.default for f in fields(Fit)} | {
-        name: parameter.default for name, parameter in signature.parameters.items()
+    defaults = {
+        **OPTIONAL,
+        **{f.name: f.default for f in fields(Fit)},
+        **{name: parameter.default for name, parameter in signature.parameters.items()},
     }
     rest = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), "")
 
@@ -169,7 +175,7 @@ def arguments_checked(verb: Callable[P, R]) -> Callable[P, R]:
         given = dict(signature.bind(*args, **kwargs).arguments)
         given.update(given.pop(rest, {}))
         for name, value in given.items():
-            optional = defaults.get(name) is None or name == "teacher"
+            optional = defaults.get(name, ...) is None or name == "teacher"
             if value is not None or not optional:
                 _check(verb.__name__, name, value)
         return verb(*args, **kwargs)

@@ -37,7 +37,7 @@ class Goal:
         ]
         if len(given) > 1:
             raise BudgetError(f"give one of pruning_ratio, constraints and plan; got {given}")
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if type(self.steps) is not int or self.steps < 1:
             raise BudgetError(
                 f"iterative_steps is {self.steps!r}; it is a whole number of steps, at least 1"
             )

@@ -27,11 +27,13 @@ from penjing.pruning.surgery import shrink, write_tensors
 from penjing.quantization.mixed import BITS, checked_bits
 from penjing.record import remember
 from penjing.report import Report
-from penjing.task import Calibration
+from penjing.task import Calibration, Task, Tasks, one_or_several
 from penjing.task.randomness import random_kept
+from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.choices import DEPTH, Choices
 from penjing.verbs.goal import Goal
+from penjing.verbs.judging import Judging
 from penjing.verbs.preparation import Preparation
 from penjing.verbs.remarks import remarks
 from penjing.verbs.repairs import Repair
@@ -76,6 +78,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     weight_bits: Sequence[int] = BITS,
     scope: Iterable[str] = ("inner", "residual"),
     transform_fn: Callable[[Any], Any] | None = None,
+    task: Task | Tasks | Mapping[str, Task] | None = None,
     seed: int = 0,
     inplace: bool = False,
 ) -> Pruned:
@@ -127,6 +130,9 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             network in integers, and bit_operations are effective_macs times bits of weight and
             activation. Shares are of the network in floats.
         transform_fn: Makes a batch from what `calibration` yields.
+        task: Its metrics and loss are measured before and after the repair of every step, on "val"
+            and on "test", and come into the report beside the original's. Nothing is decided by
+            them.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express
             it.
@@ -171,12 +177,14 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         dims = dims_of(model, example_inputs)
         samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    judging = None if task is None else _judging(task, model, goal)
     with random_kept():
         torch.manual_seed(seed)
         worker, example = _on_cpu(model, example_inputs, home)
-        work = _prune_in_steps(worker, example, samples, choices, goal)
+        work = _prune_in_steps(worker, example, samples, choices, goal, judging)
         work = replace(work, notes=(*work.notes, *remarks(worker, work, goal)))
         data = work.report_data(worker, samples)
+        data = data if judging is None else replace(data, recovery=judging.rows())
         result = _placed(model, work, home, inplace)
     remember(result, model, example_inputs, work.plan)
     report = Report(replace(data, seconds=time.perf_counter() - started))
@@ -189,6 +197,7 @@ def _prune_in_steps(
     samples: Calibration | None,
     choices: Choices,
     goal: Goal,
+    judging: Judging | None,
 ) -> Work:
     """Cut, prove and repair, step by step.
 
@@ -201,12 +210,21 @@ def _prune_in_steps(
     preparation = Preparation.of(model, example, samples, choices)
     if goal.plan is not None:
         _leaves_ignored(preparation, goal.plan)
-        return one_cut(preparation, goal.plan, given=True)
-    work = one_cut(preparation, preparation.plan(goal.demand(preparation, 1)))
+        work = one_cut(preparation, goal.plan, given=True)
+    else:
+        work = one_cut(preparation, preparation.plan(goal.demand(preparation, 1)))
+    if judging is not None:
+        judging.look(preparation, work, 1)
     for step in range(2, goal.steps + 1):
         evidence = preparation.after(work.cut, work.model, example)
         work = one_cut(preparation, preparation.plan(goal.demand(preparation, step), evidence))
+        if judging is not None:
+            judging.look(preparation, work, step)
     return work
+
+
+def _judging(task: Task | Tasks | Mapping[str, Task], model: nn.Module, goal: Goal) -> Judging:
+    return Judging(settled(one_or_several(task), model), model, goal.steps)
 
 
 def _leaves_ignored(preparation: Preparation, plan: Plan) -> None:

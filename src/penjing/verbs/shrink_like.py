@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from penjing.errors import InputError
+from penjing.errors import InputError, StrategyError
 from penjing.graph.capture import Example
+from penjing.plan import BITS, WEIGHTS
 from penjing.pruning.selection import Key
 from penjing.task.randomness import random_kept
 from penjing.verbs.arguments import arguments_checked
@@ -56,7 +57,7 @@ def shrink_like(  # noqa: PLR0913 - the names of `prune`
     Raises:
         InputError: Bad example inputs, or "fresh" for a network with parameters that no layer can
             initialise.
-        StrategyError: Nothing in `scope` can shrink.
+        StrategyError: Nothing in `scope` can shrink, or it holds zeros or bits.
         BudgetError: A ratio or constraint that makes no sense, or that none can meet.
         CaptureError: The network does not export.
 
@@ -70,6 +71,12 @@ def shrink_like(  # noqa: PLR0913 - the names of `prune`
     """
     if weights not in get_args(Weights):
         raise InputError(f"weights is {weights!r}; it is one of {', '.join(get_args(Weights))}")
+    scope = frozenset({scope} if isinstance(scope, str) else scope)
+    if weighed := sorted(scope & {WEIGHTS, BITS}):
+        raise StrategyError(
+            f"scope holds {weighed[0]!r}, and shrink_like looks at no data, by which zeros and "
+            "bits are weighed: leave it out, or use penjing.prune with calibration=batches"
+        )
     student = prune(
         model,
         example_inputs,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from penjing.decode import decode
 from penjing.errors import CaptureError, CheckpointError
 from penjing.graph.codec.ops import FUNCTIONS, GRAPH_VERSION, NAME_PART, aten_op
 from penjing.graph.ends import ENDS
@@ -193,7 +194,7 @@ def _match_tensors(
                 f"{entry['dtype']}{entry['shape']}"
             )
         if entry["kind"] == "parameter":
-            tensor = nn.Parameter(tensor, bool(entry["trainable"]))
+            tensor = nn.Parameter(tensor, decode(bool, entry["trainable"], f"{name}.trainable"))
         matched[name] = tensor
     extra = sorted(set(given) - set(described))
     if extra:

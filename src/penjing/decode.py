@@ -22,7 +22,7 @@ def decode(kind: type[T], value: object, place: str) -> T:
 
     Args:
         kind: A dataclass, or a type its fields use: str, int, float, bool, Literal, `X | None`,
-            `tuple[X, ...]`, `Mapping[str, X]`.
+            `tuple[X, ...]`, `dict[str, X]`, `Mapping[str, X]`.
         value: What `json.loads` returned.
         place: Name of the value for the error message.
 
@@ -48,6 +48,7 @@ def _reader(kind: Any) -> Callable[[Any, Any, str], Any]:
         Union: _optional,
         tuple: _tuple,
         Mapping: _mapping,
+        dict: _mapping,
         Literal: _literal,
     }
     return by_origin.get(get_origin(kind), _scalar)
@@ -77,7 +78,7 @@ def _optional(kind: Any, value: Any, place: str) -> Any:
 
 
 def _tuple(kind: Any, value: Any, place: str) -> Any:
-    _require(isinstance(value, list), place, "a list", value)
+    _require(isinstance(value, (list, tuple)), place, "a list", value)
     inner = get_args(kind)[0]
     return tuple(decode(inner, item, f"{place}[{i}]") for i, item in enumerate(value))
 
@@ -95,6 +96,8 @@ def _literal(kind: Any, value: Any, place: str) -> Any:
 
 
 def _scalar(kind: Any, value: Any, place: str) -> Any:
+    if kind is Any:
+        return value
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         _require(number or value in NOT_FINITE, place, "a number", value)
