@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from penjing.codegen.int8 import compile_integers
 from penjing.codegen.targets import HOST
+from penjing.errors import ExportError, InputError
 from penjing.graph.capture import capture
 from penjing.quantization.lowering import integers
 from penjing.quantization.ptq import quantize_program
@@ -34,6 +35,17 @@ def own_cache(tmp_path_factory):
 def after(*layers: nn.Module, make: nn.Module | None = None) -> nn.Module:
     """Layers behind a convolution, whose results have a grid of their own."""
     return nn.Sequential(nn.Conv2d(3, 4, 1) if make is None else make, *layers)
+
+
+def slopes(layer: nn.PReLU) -> nn.Module:
+    """Slopes of every kind."""
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([-0.5, 0.0, 0.25, 1.5]))
+    return layer
+
+
+def recurrent() -> nn.Module:
+    return nn.GRU(16, 6, 2, batch_first=True, bidirectional=True)
 
 
 def called(function: Callable[..., Tensor], make: nn.Module | None = None) -> nn.Module:
@@ -63,6 +75,14 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "roll": (called(lambda y: y.roll(2, 3)), IMAGE),
     "reflection": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), IMAGE),
     "circle": (nn.Conv1d(3, 4, 3, padding=1, padding_mode="circular"), LINE),
+    "prelu": (after(slopes(nn.PReLU(4))), IMAGE),
+    "prelu of one slope": (after(nn.PReLU()), IMAGE),
+    "group norm": (after(nn.GroupNorm(2, 4)), IMAGE),
+    "instance norm": (after(nn.InstanceNorm1d(4, affine=True), make=nn.Conv1d(3, 4, 2)), LINE),
+    "norm over two dimensions": (nn.LayerNorm([6, 8]), IMAGE),
+    "all last states": (Calls(lambda g, x: g(x)[1], recurrent()), STEPS),
+    "last states, joined": (Calls(lambda g, x: torch.cat([*g(x)[1]], 1), recurrent()), STEPS),
+    "steps first": (Calls(lambda g, x: g(x.transpose(1, 2).movedim(1, 0))[0], nn.GRU(3, 6)), LINE),
     "encoder layer": (nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), STEPS),
 }
 
@@ -78,6 +98,56 @@ def test_an_op_gives_the_bits_of_the_reference_near_the_floats(name):
     np.testing.assert_array_equal(compile_integers(net, QUICK)(x.numpy()), found)
     assert found.shape == want.shape
     assert np.abs(found - want).max() <= 0.1 * np.abs(want).max()
+
+
+def test_embeddings_give_the_bits_of_the_reference_near_the_floats():
+    torch.manual_seed(0)
+    model, ids = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4)), torch.randint(0, 20, (4, 6))
+    net = integers(quantize_program(capture(model.eval(), ids), Calibration.of(ids)))
+    want, found = model(ids).detach().numpy(), run(net, ids.numpy())[0]
+    np.testing.assert_array_equal(compile_integers(net, QUICK)(ids.numpy()), found)
+    assert np.abs(found - want).max() <= 0.1 * np.abs(want).max()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """A program that takes numbers."""
+    model, ids = nn.Embedding(20, 8).eval(), torch.randint(0, 5, (4, 6))
+    return compile_integers(
+        integers(quantize_program(capture(model, ids), Calibration.of(ids))), QUICK
+    )
+
+
+def test_rows_that_calibration_did_not_show_are_there(rows):
+    assert len(np.unique(rows(np.arange(18).reshape(3, 6)).reshape(18, 8), axis=0)) == 18
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [
+        (np.full((1, 6), 20), "from 20 to 20.*has 20, 0 to 19"),
+        (np.full((1, 6), -1), "from -1"),
+        (np.zeros((1, 6), np.float32), "float32; it holds int64"),
+    ],
+)
+def test_numbers_of_no_row_are_refused(rows, ids, text):
+    with pytest.raises(InputError, match=text):
+        rows(ids)
+
+
+def test_the_header_says_how_many_numbers_there_are(rows):
+    assert "#define NET_INPUT_0_NUMBERS 20" in rows.header
+
+
+def test_the_program_of_numbers_checks_itself(rows):
+    assert rows.check().equal
+
+
+def test_the_reason_for_floats_is_said_where_they_begin():
+    model, x = nn.LSTM(3, 4, batch_first=True).eval(), torch.randn(4, 5, 3)
+    network = quantize_program(capture(model, x), Calibration.of(x))
+    with pytest.raises(ExportError, match=r"lstm 'lstm' \(.*:\d+\).*cell state is read"):
+        integers(network)
 
 
 def test_an_encoder_whose_samples_are_not_first_takes_and_gives_them_there():

@@ -21,14 +21,19 @@ Kinds and what they hold:
     max         kernel, stride, padding
     lookup      table (256,) int8, by q + 128; (513,) int16 for 16 bits, see `table_of_16`
     image       table (C, 256) int8, by the byte that the bits of the input are
+    prelu       positive: (multiplier, shift) of what is not negative; multiplier, shift (C,) of
+                the rest
+    embedding   table (rows, C) int8, by the 32-bit numbers that the input's bytes are
     rescale     result; to another grid
     concat      runs: how many each part is cut into, which then take turns; parts: one (multiplier,
                 shift) each, None where grids agree
     softmax     over the channels; multiplier, shift, least (smallest difference that counts);
                 mask (1 or H, W, C) int8, if there is one: where it is 0 the result is 0;
                 of 16 bits: multiplier, shift; exponential and reciprocal (513,) int16
-    layer_norm  over the channels; gain and offset (C,) int32, shift, epsilon (see `norm_scales`);
-                centred, 0 for an RMS norm, which takes no mean away
+    layer_norm  over runs of n bytes, the channels or more; gain and offset (n,) int32, shift,
+                epsilon (see `norm_scales`); centred, 0 for an RMS norm, which takes no mean away
+    group_norm  over the positions and channels of each of so many groups; gain and offset (C,)
+                int32, shift, epsilon
     gru         all steps of one direction of (1, T, I) from a state of zero, on the grid of
                 `recurrence.STATE`; input (R, I) and state (R, H) int8, R being 3 H in torch's
                 order; input_bias, state_bias, input_multiplier, input_shift, state_multiplier,
@@ -63,7 +68,7 @@ BYTE = 8
 WIDE = 16
 """Bits of the activations of a network that does not have 8."""
 
-NARROW = frozenset({"volume", "image", "gru", "lstm", "rnn"})
+NARROW = frozenset({"volume", "image", "prelu", "embedding", "group_norm", "gru", "lstm", "rnn"})
 """Kinds whose activations have 8 bits."""
 
 EXP_RANGE = 10.0
@@ -99,6 +104,8 @@ class IntegerTensor:
         channels_first: Whether that network has channels before the rest.
         batch: Dimension of the samples in that network.
         bits: 8 or 16.
+        numbers: How many different numbers it may hold, from 0 on, if these are no values of a grid
+            but 32-bit integers; their four bytes, low first, are then the channels.
     """
 
     name: str
@@ -109,6 +116,7 @@ class IntegerTensor:
     channels_first: bool
     batch: int = 0
     bits: int = BYTE
+    numbers: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -133,6 +141,8 @@ class IntegerTensor:
     def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
         """A batch in the network's own layout, samples first and channels last."""
         values = np.moveaxis(values, self.batch, 0)
+        if self.numbers:
+            values = np.ascontiguousarray(values.astype("<i4")).view(np.int8)
         if self.channels_first and len(self.given) > 1:
             values = np.moveaxis(values, 1, -1)
         return np.ascontiguousarray(values.reshape(len(values), *self.shape))
@@ -147,7 +157,9 @@ class IntegerTensor:
         return np.ascontiguousarray(np.moveaxis(found, 0, self.batch))
 
     def quantize(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Floats in any layout as integers of the grid; halves go away from zero."""
+        """Floats in any layout as integers of the grid, halves away from zero; numbers stay."""
+        if self.numbers:
+            return values
         steps = values.astype(np.float32) / np.float32(self.scale)
         whole = np.trunc(steps)
         whole = whole + np.sign(steps) * (np.abs(steps - whole) >= 0.5)
@@ -155,7 +167,10 @@ class IntegerTensor:
         return found.astype(self.dtype)
 
     def random(self, generator: np.random.Generator, count: int) -> NDArray[Any]:
-        """Samples of any integers, `(count, H, W, C)`."""
+        """Samples of any integers, or numbers that it may hold, `(count, H, W, C)`."""
+        if self.numbers:
+            chosen = generator.integers(0, self.numbers, (count, *self.shape[:-1])).astype("<i4")
+            return chosen.view(np.int8).reshape(count, *self.shape)
         drawn = generator.integers(self.low, self.high + 1, (count, *self.shape))
         return drawn.astype(self.dtype)
 
@@ -310,6 +325,7 @@ def norm_scales(
     eps: float,
     weight: NDArray[np.float64],
     bias: NDArray[np.float64],
+    count: int | None = None,
 ) -> tuple[dict[str, int], dict[str, NDArray[np.int32]]]:
     """Attributes and weights of a layer norm in fixed point.
 
@@ -322,8 +338,9 @@ def norm_scales(
         source: Scale of the input.
         result: Scale of the output.
         eps: What is added to the variance.
-        weight: Gains, `(n,)`.
-        bias: Offsets, `(n,)`.
+        weight: Gains, `(n,)`, or of as many values as have one each.
+        bias: Offsets, as many.
+        count: n, where values share gains.
 
     Returns:
         `epsilon` and `shift`; `gain` and `offset`.
@@ -333,7 +350,7 @@ def norm_scales(
     shift = min(_MOST_GAIN_BITS, 30 - math.frexp(largest)[1])
     limit = 2**31 - 1
     return (
-        {"epsilon": round(eps * len(weight) ** 2 / source**2), "shift": shift},
+        {"epsilon": round(eps * (count or len(weight)) ** 2 / source**2), "shift": shift},
         {
             "gain": np.clip(np.round(gains * 2.0**shift), -limit, limit).astype(np.int32),
             "offset": np.clip(np.round(offsets), -limit, limit).astype(np.int32),

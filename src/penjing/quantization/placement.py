@@ -42,7 +42,11 @@ SHARED_POOLS = frozenset(
         "upsample_linear1d",
     }
 )
-NORMS = frozenset({"layer_norm", "rms_norm"})
+NORMS = frozenset({"group_norm", "instance_norm", "layer_norm", "rms_norm"})
+FLOAT_PARAMETERS = NORMS | {"prelu"}
+"""Ops whose stored numbers become multipliers, and stay floats until then."""
+
+EMBEDDING = "embedding"
 JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 MOVES = frozenset(
     {
@@ -86,6 +90,8 @@ RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
 
 PRESCRIBED = frozenset({"softmax", *RECURRENT})
 """Ops whose integer form has a grid of its own for the result, whatever the data shows."""
+
+_KNOWN = AVERAGES | SHARED_POOLS | JOINS | MOVES | FLOAT_PARAMETERS | CLAMPS | {"softmax"}
 
 FUNCTIONS = frozenset(
     {
@@ -235,15 +241,29 @@ class _Placer:
             return self._mask_obstacle(node)
         if name in {*BINARY, *PRODUCTS} and len(self._operands(node)) > 1:
             return self._binary_obstacle(node)
-        known = name in {*AVERAGES, *SHARED_POOLS, *JOINS, *MOVES, *NORMS, "softmax", *CLAMPS}
+        if name == EMBEDDING:
+            return self._embedding_obstacle(node)
+        known = name in _KNOWN
         if not known and not _is_pointwise(node):
             return f"{name} has no integer form"
         if name in {"pad", "constant_pad_nd"} and _pads_otherwise(node):
             return "it pads with a value that is not zero"
+        if name == "instance_norm" and not Call(node).arg("use_input_stats"):
+            return "its statistics are stored, which is a batch norm that was not folded"
         late = next((n for n in self._operands(node) if self._in_floats(n)), None)
         if late is not None:
             return f"it follows {late.name}, which is computed in floats"
         return None
+
+    def _embedding_obstacle(self, node: fx.Node) -> str | None:
+        call = Call(node)
+        weight, numbers = call.arg("weight"), call.arg("indices")
+        if weight.name not in self.program.stored:
+            return "its table is computed by the network, not stored"
+        if len(weight.users) > 1:
+            return "its table is read by something else as well"
+        given = numbers.name in self.program.inputs
+        return None if given else "its numbers are no input of the network"
 
     def _layer_obstacle(self, node: fx.Node) -> str | None:
         call = Call(node)
@@ -307,7 +327,7 @@ class _Placer:
     def _is_operand(self, node: fx.Node, stored: fx.Node) -> bool:
         """Whether a stored tensor becomes integers: weights and operands, not biases and gains."""
         call = Call(node)
-        if op_name(node) in NORMS:
+        if op_name(node) in FLOAT_PARAMETERS:
             return False
         if op_name(node) in RECURRENT:
             return len(self.program.shape(stored)) > 1
@@ -320,6 +340,10 @@ class _Placer:
             self.fixed[node.name] = (-1.0, 127 / 128)
         if name == "softmax":
             self.fixed[node.name] = (0.0, 255 / 256)
+        if name == EMBEDDING:  # samples need not show every row of the table
+            table = self.program.tensors[self.program.stored[Call(node).arg("weight").name]]
+            low, high = map(float, torch.aminmax(table.detach()))
+            self.fixed[node.name] = (min(low, 0.0), max(high, 0.0))
         if name == MASK:
             self.fused[node.name] = next(iter(node.users)).name
         if name in CLAMPS:

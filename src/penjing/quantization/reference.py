@@ -223,6 +223,18 @@ def _between(points: Tensor, q: Tensor) -> Tensor:
     return first + (((points[index + 1] - first) * offset + 64) >> 7)
 
 
+def _prelu(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    x = _centred(*read[0])
+    slopes = (_weights(layer, k).long() for k in ("multiplier", "shift"))
+    scaled = torch.where(x < 0, rescale(x, *slopes), _scaled(x, layer.attributes["positive"]))
+    return _result(scaled, layer, out)
+
+
+def _embedding(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    numbers = torch.from_numpy(read[0][0].contiguous().numpy().view("<i4"))
+    return _weights(layer, "table")[numbers.long()].view(-1, *out.shape)
+
+
 def _image(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     bytes_NHWC = read[0][0].view(torch.uint8).long()
     table = _weights(layer, "table")
@@ -274,15 +286,33 @@ def _resize(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
 def _layer_norm(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     centred = layer.attributes.get("centred", 1)
     q = read[0][0].long() if centred else _centred(*read[0])
-    n, shift = q.shape[3], layer.attributes["shift"]
-    total = q.sum(3, keepdim=True) * centred
-    spread = n * (q * q).sum(3, keepdim=True) - total * total + layer.attributes["epsilon"]
+    runs = q.reshape(len(q), -1, len(layer.weights["gain"]))
+    return _gained(_normal(runs, layer, centred), layer, out)
+
+
+def _group_norm(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
+    q_NHWC, groups = read[0][0].long(), layer.attributes["groups"]
+    q_NPGE = q_NHWC.reshape(len(q_NHWC), -1, groups, q_NHWC.shape[3] // groups)
+    runs = q_NPGE.movedim(2, 1).flatten(2)
+    normal = _normal(runs, layer, 1).view_as(q_NPGE.movedim(2, 1)).movedim(1, 2)
+    return _gained(normal.reshape(q_NHWC.shape), layer, out)
+
+
+def _normal(q: Tensor, layer: IntegerLayer, centred: int) -> Tensor:
+    """The last dimension with mean 0 and variance 1, `NORM_BITS` fractional bits."""
+    n = q.shape[-1]
+    total = q.sum(-1, keepdim=True) * centred
+    spread = n * (q * q).sum(-1, keepdim=True) - total * total + layer.attributes["epsilon"]
     even = (62 - _bits(spread.clamp_min(1))) // 2
     root = _square_root(spread << (2 * even))
     inverse = (torch.full_like(root, 1 << 61) // root.clamp_min(1)).clamp_max(_INT32_MAX)
     down = 61 - NORM_BITS - even
-    normal = ((n * q - total) * inverse + (1 << (down - 1))) >> down
+    return ((n * q - total) * inverse + (1 << (down - 1))) >> down
+
+
+def _gained(normal: Tensor, layer: IntegerLayer, out: IntegerTensor) -> Tensor:
     gain, offset = (_weights(layer, k).long() for k in ("gain", "offset"))
+    shift = layer.attributes["shift"]
     scaled = normal * gain + (offset << (shift + NORM_BITS - OFFSET_BITS))
     bits = shift + NORM_BITS
     return _result((scaled + (1 << (bits - 1))) >> bits, layer, out)
@@ -426,6 +456,8 @@ _KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
     "mean": _mean,
     "max": _max,
     "lookup": _lookup,
+    "prelu": _prelu,
+    "embedding": _embedding,
     "image": _image,
     "rescale": _rescale,
     "concat": _concat,
@@ -434,6 +466,7 @@ _KINDS: Mapping[str, Callable[[IntegerLayer, Read, IntegerTensor], Tensor]] = {
     "move": _move,
     "resize": _resize,
     "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
     "gru": _recurrent,
     "lstm": _recurrent,
     "rnn": _recurrent,

@@ -290,10 +290,11 @@ def _resize(text: Text, layer: IntegerLayer) -> str:
 
 def _layer_norm(text: Text, layer: IntegerLayer) -> str:
     height, width, channels = text.net.tensors[layer.inputs[0]].shape
+    run = len(layer.weights["gain"])
     gain, offset = (text.array(layer, k, layer.weights[k]) for k in ("gain", "offset"))
     pair = f"{_at(text, layer.inputs[0])}, {_at(text, layer.output)}"
     return (
-        f"pj_norm_16({pair}, {height * width}, {channels}, {gain}, {offset}, "
+        f"pj_norm_16({pair}, {height * width * channels // run}, {run}, {gain}, {offset}, "
         f"{layer.attributes['shift']}, INT64_C({layer.attributes['epsilon']}), "
         f"{layer.attributes.get('centred', 1)});"
     )

@@ -35,7 +35,15 @@ from penjing.codegen.int8.text import Text, clamped
 from penjing.codegen.int8.volumes import volume
 from penjing.codegen.targets import Target
 from penjing.errors import ExportError
-from penjing.quantization.integers import BYTE, HIGH, LOW, IntegerLayer, IntegerNet, Scale
+from penjing.quantization.integers import (
+    BYTE,
+    HIGH,
+    LOW,
+    IntegerLayer,
+    IntegerNet,
+    IntegerTensor,
+    Scale,
+)
 
 _Q31 = 31
 _WIDTH = 100  # of lines
@@ -97,8 +105,8 @@ _ORDER = (
     "listed", "walk_dense", "walk_delta", "walk_csr", "walk_bitmap", "walk_cells", "conv_wide",
     "grouped", "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes",
     "wide_add", "mul", "pool", "mean", "lookup", "rescale", "runs", "pad", "move", "softmax",
-    "image", "transposed", "matmul", "resize", "root", "norm", "volume", "recurrent", "gated",
-    "gru", "lstm", "rnn", *ORDER_16,
+    "image", "transposed", "matmul", "resize", "root", "norm", "layer_norm",
+    "group_norm", "prelu", "embedding", "volume", "recurrent", "gated", "gru", "lstm", "rnn", *ORDER_16,
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -129,7 +137,10 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "conv_transpose": (*_CONV, "transposed"),
     "matmul": ("scale", "matmul"),
     "resize": ("resize",),
-    "layer_norm": ("scale", "root", "norm"),
+    "prelu": ("scale", "prelu"),
+    "embedding": ("embedding",),
+    "layer_norm": ("scale", "root", "norm", "layer_norm"),
+    "group_norm": ("scale", "root", "norm", "group_norm"),
     "gru": ("scale", "recurrent", "gated", "gru"),
     "lstm": ("scale", "recurrent", "gated", "lstm"),
     "rnn": ("scale", "recurrent", "rnn"),
@@ -219,6 +230,9 @@ def header_text(net: IntegerNet, arena: Arena, target: Target, name: str = "net"
             key, at = f"{big}_{role}_{n}", arena.offsets[tensor_name] * BYTE // tensor.bits
             kind = f"{tensor.dtype}_t" if picture is None else "uint8_t"
             lines += [] if picture is None else _image_note(picture)
+            if tensor.numbers:
+                lines += _number_lines(key, tensor, arena.offsets[tensor_name])
+                continue
             lines += [
                 f"\n#define {key}(arena) (({kind} *)(arena) + {at})",
                 f"#define {key}_BYTES {tensor.size_bytes}",
@@ -230,6 +244,19 @@ def header_text(net: IntegerNet, arena: Arena, target: Target, name: str = "net"
                 lines.append(f"#define {key}_SCALE {_literal(tensor.scale)}")
                 lines.append(f"#define {key}_ZERO_POINT ({tensor.zero_point})")
     return "\n".join([*lines, named(_DECLARATIONS, name)])
+
+
+def _number_lines(key: str, tensor: IntegerTensor, offset: int) -> list[str]:
+    """What the header says of an input of numbers."""
+    place = f"(void *)((int8_t *)(arena) + {offset})"
+    return [
+        "",
+        *_c_comment(f"The next input is numbers, each from 0 to {tensor.numbers - 1}."),
+        f"\n#define {key}(arena) ((int32_t *){place})",
+        f"#define {key}_BYTES {tensor.size_bytes}",
+        f"#define {key}_COUNT {tensor.shape[1]}",
+        f"#define {key}_NUMBERS {tensor.numbers}",
+    ]
 
 
 def _literal(value: float) -> str:
@@ -466,15 +493,46 @@ def _resize(text: Text, layer: IntegerLayer) -> str:
 
 def _layer_norm(text: Text, layer: IntegerLayer) -> str:
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
-    height, width, channels = source.shape
     gain, offset = (text.array(layer, k, layer.weights[k]) for k in ("gain", "offset"))
+    run = len(layer.weights["gain"])
     centred = layer.attributes.get("centred", 1)
     about = 0 if centred else source.zero_point
     return (
-        f"pj_norm({text.at(source.name)}, {text.at(result.name)}, {height * width}, {channels}, "
-        f"{gain}, {offset}, {layer.attributes['shift']}, "
+        f"pj_norm({text.at(source.name)}, {text.at(result.name)}, {source.size_bytes // run}, "
+        f"{run}, {gain}, {offset}, {layer.attributes['shift']}, "
         f"INT64_C({layer.attributes['epsilon']}), {result.zero_point}, {centred}, {about});"
     )
+
+
+def _group_norm(text: Text, layer: IntegerLayer) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    height, width, channels = source.shape
+    gain, offset = (text.array(layer, k, layer.weights[k]) for k in ("gain", "offset"))
+    return (
+        f"pj_group_norm({text.at(source.name)}, {text.at(result.name)}, {height * width}, "
+        f"{channels}, {channels // layer.attributes['groups']}, {gain}, {offset}, "
+        f"{layer.attributes['shift']}, INT64_C({layer.attributes['epsilon']}), "
+        f"{result.zero_point});"
+    )
+
+
+def _prelu(text: Text, layer: IntegerLayer) -> str:
+    source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
+    height, width, channels = source.shape
+    multiplier = text.array(layer, "multiplier", layer.weights["multiplier"])
+    shift = text.array(layer, "shift", (-layer.weights["shift"]).astype(np.int8))
+    positive = _scale_array(text, layer, "scale", layer.attributes["positive"])
+    return (
+        f"pj_prelu({text.at(source.name)}, {text.at(result.name)}, {height * width}, {channels}, "
+        f"{multiplier}, {shift}, {positive}, {source.zero_point}, {result.zero_point});"
+    )
+
+
+def _embedding(text: Text, layer: IntegerLayer) -> str:
+    source, table = text.net.tensors[layer.inputs[0]], layer.weights["table"]
+    name, (rows, width) = text.array(layer, "table", table), table.shape
+    pair = f"{text.at(source.name)}, {text.at(layer.output)}"
+    return f"pj_embedding({name}, {pair}, {source.shape[1]}, {rows}, {width});"
 
 
 _CALLS = {
@@ -499,6 +557,9 @@ _CALLS = {
     "matmul": _matmul,
     "resize": _resize,
     "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "prelu": _prelu,
+    "embedding": _embedding,
     "gru": recurrent,
     "lstm": recurrent,
     "rnn": recurrent,

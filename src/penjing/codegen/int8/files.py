@@ -26,10 +26,9 @@ def check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[Any]
     generator, pictures = np.random.default_rng(_SEED), images(net)
     inputs = [net.tensors[name].random(generator, 1) for name in net.inputs]
     values = execute(net, *inputs)
-    written = [
-        x.view(np.uint8) if name in pictures else x
-        for name, x in zip(net.inputs, inputs, strict=True)
-    ]
+    kinds = {name: "<i4" for name in net.inputs if net.tensors[name].numbers}
+    kinds |= dict.fromkeys(pictures, "u1")
+    written = [x.view(kinds.get(n, x.dtype)) for n, x in zip(net.inputs, inputs, strict=True)]
     return written, [values[name] for name in net.outputs]
 
 
@@ -83,14 +82,20 @@ def describe(
         found = {"offset": where, "shape": t.shape, "scale": t.scale, "zero_point": t.zero_point}
         return found if t.bits == BYTE else {**found, "bits": t.bits}
 
+    def described(name: str) -> dict[str, Any]:
+        numbers = net.tensors[name].numbers
+        if name in pictures:
+            return _picture(pictures[name], grid(name))
+        if not numbers:
+            return grid(name)
+        return {"offset": arena.offsets[name], "dtype": "int32_t", "numbers": numbers}
+
     pictures = images(net)
     return {
         "schema": 1,
         "target": target.name,
         "arena_bytes": arena.size_bytes,
-        "inputs": [
-            _picture(pictures[n], grid(n)) if n in pictures else grid(n) for n in net.inputs
-        ],
+        "inputs": [described(name) for name in net.inputs],
         "outputs": [grid(name) for name in net.outputs],
         "steps": [
             {

@@ -255,7 +255,9 @@ class IntegerProgram:
         array, picture = np.asarray(values), tensor.name in images(self.net)
         if picture and array.dtype != np.uint8:
             raise InputError(f"input {number} is {array.dtype}; the image is of uint8")
-        if not picture and array.dtype != np.float32:
+        if tensor.numbers:
+            _check_numbers(number, array, tensor.numbers)
+        elif not picture and array.dtype != np.float32:
             raise InputError(
                 f"input {number} is {array.dtype}; the program takes float32, which it quantizes "
                 "itself: convert it first, and images of bytes by compile(preprocessing=...)"
@@ -270,7 +272,7 @@ class IntegerProgram:
             )
         if picture:
             return tensor.arrange(array).view(np.int8)
-        if not np.isfinite(array).all():
+        if not tensor.numbers and not np.isfinite(array).all():
             raise InputError(f"input {number} has values that are not finite numbers")
         return tensor.arrange(tensor.quantize(array))
 
@@ -280,6 +282,17 @@ class IntegerProgram:
         target = HOST if self.target.emulator else self.target
         library = shared_library(self.files, [f"{self.name}.c"], target, ("-DNDEBUG",))
         return getattr(ctypes.CDLL(str(library)), f"{self.name}_run")  # type: ignore[no-any-return]
+
+
+def _check_numbers(number: int, array: NDArray[Any], count: int) -> None:
+    """Refuse an input that names no rows of a table."""
+    if array.dtype not in (np.int32, np.int64):
+        raise InputError(f"input {number} is {array.dtype}; it holds int64 or int32 numbers")
+    if array.size and not 0 <= array.min() <= array.max() < count:
+        raise InputError(
+            f"input {number} holds numbers from {array.min()} to {array.max()}; the table that "
+            f"they name rows of has {count}, 0 to {count - 1}"
+        )
 
 
 def compile_integers(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
-from penjing.graph.call import op_name
+from penjing.graph.call import Call, op_name
 from penjing.graph.folding import is_layer
-from penjing.quantization.integers import IntegerNet
+from penjing.quantization.integers import IntegerNet, IntegerTensor
 from penjing.quantization.lowering import (
     layers,
     movement,
@@ -25,9 +25,9 @@ from penjing.quantization.lowering import (
     recurrent,
 )
 from penjing.quantization.lowering.batches import Batch
-from penjing.quantization.lowering.builder import Builder
+from penjing.quantization.lowering.builder import Builder, Value
 from penjing.quantization.network import CLAMPS, MASK, QuantizedNetwork
-from penjing.quantization.placement import NORMS
+from penjing.quantization.placement import EMBEDDING
 from penjing.quantization.recurrence import GATES
 
 __all__ = ["integers"]
@@ -47,6 +47,9 @@ def integers(network: QuantizedNetwork) -> IntegerNet:
             or infinite; the message names it, its source line and the reason.
     """
     builder, program = Builder(network), network.program
+    for node in program.graph.nodes:
+        if node.name in network.fallbacks:
+            raise builder.refuse(node, network.fallbacks[node.name])
     outputs: list[str] = []
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in program.inputs:
@@ -60,18 +63,34 @@ def integers(network: QuantizedNetwork) -> IntegerNet:
     return builder.net([builder.values[name].tensor for name in program.inputs], outputs)
 
 
-_READ_LAST = frozenset({"linear", *NORMS, *GATES})
+_READ_LAST = frozenset({"linear", "layer_norm", "rms_norm", *GATES})
+_NUMBER_BYTES = 4
 
 
 def _input(builder: Builder, node: fx.Node) -> None:
     at = builder.network.program.inputs.index(node.name)
     builder.batches[node.name] = Batch(builder.batch_dims[at])
+    if any(op_name(user) == EMBEDDING for user in node.users):
+        _numbers(builder, node)
+        return
     value = builder.make(
         node, builder.given(node), channels_first=not _is_read_last(node), grid=builder.grid(node)
     )
     builder.tensors[value.tensor] = replace(
         builder.tensors[value.tensor], batch=builder.batch_dims[at]
     )
+
+
+def _numbers(builder: Builder, node: fx.Node) -> None:
+    """An input of 32-bit numbers, which name rows of tables."""
+    given, program = builder.given(node), builder.network.program
+    tables = [Call(u).arg("weight") for u in node.users if op_name(u) == EMBEDDING]
+    count = int(np.prod(given))
+    builder.tensors[node.name] = IntegerTensor(
+        node.name, (1, count, _NUMBER_BYTES), 1.0, 0, given, False,
+        batch=builder.batches[node.name].dim, numbers=min(int(program.shape(t)[0]) for t in tables),
+    )  # fmt: skip
+    builder.values[node.name] = Value(node.name, given, False)
 
 
 def _is_read_last(node: fx.Node) -> bool:
@@ -109,8 +128,6 @@ def _output(builder: Builder, source: Any, node: fx.Node) -> str:
 
 def _visit(builder: Builder, node: fx.Node) -> None:
     value, network, name = node.meta.get("val"), builder.network, op_name(node)
-    if node.name in network.fallbacks:
-        raise builder.refuse(node, network.fallbacks[node.name])
     if name in GATES:
         recurrent.lower(builder, node)
         return
@@ -119,8 +136,7 @@ def _visit(builder: Builder, node: fx.Node) -> None:
     if name == "getitem":
         _part(builder, node)
         return
-    if any(recurrent.is_last_states(n) for n in node.all_input_nodes):
-        recurrent.state(builder, node)
+    if recurrent.state(builder, node):
         return
     if not any(n.name in builder.values for n in node.all_input_nodes):
         return
@@ -157,6 +173,10 @@ _HANDLERS: Mapping[str, Callable[[Builder, fx.Node], None]] = {
     **dict.fromkeys((f"{k}_pool{d}d" for k in ("avg", "max") for d in (1, 2, 3)), pooling.pool),
     "upsample_linear1d": pooling.resize,
     "upsample_bilinear2d": pooling.resize,
+    "prelu": pointwise.prelu,
+    EMBEDDING: pointwise.embedding,
+    "group_norm": products.group_norm,
+    "instance_norm": products.group_norm,
     "layer_norm": products.norm,
     "rms_norm": products.norm,
     "matmul": products.matmul,

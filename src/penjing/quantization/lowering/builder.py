@@ -31,6 +31,7 @@ from penjing.quantization.integers import (
 from penjing.quantization.lowering.batches import Batch
 from penjing.quantization.lowering.loops import loops_of
 from penjing.quantization.network import QuantizedNetwork
+from penjing.quantization.placement import EMBEDDING
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
@@ -318,7 +319,8 @@ class Builder:
         for source in node.all_input_nodes:
             if source.name in self.values:
                 batch = self.batch(source)
-                lower = max(rank - len(self.network.program.shape(source)), 0)
+                lower = max(rank - len(self.network.program.shape(source)), 0)  # is broadcast
+                lower = 0 if op_name(node) == EMBEDDING else lower
                 found.add(replace(batch, dim=batch.dim + lower))
         if len(found) > 1:
             raise self.refuse(node, "its inputs have their samples in different dimensions")

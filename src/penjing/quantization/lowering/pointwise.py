@@ -20,6 +20,7 @@ from penjing.quantization.integers import (
     Scale,
     add_scales,
     scale_of,
+    table_of,
     table_of_16,
 )
 from penjing.quantization.lowering.builder import Builder, Value, in_memory
@@ -78,6 +79,45 @@ def _lies_along(value: Value, given: tuple[int, ...]) -> bool:
     """Whether a value of one number per channel meets the channels of the result."""
     wanted = value.given[0] if value.channels_first else value.given[-1]
     return wanted == (given[0] if value.channels_first else given[-1])
+
+
+def prelu(b: Builder, node: fx.Node) -> None:
+    """What is negative times a slope per channel; one slope for all is a table."""
+    call, program = Call(node), b.network.program
+    slopes = program.tensors[program.stored[call.arg("weight").name]].detach().double()
+    source = b.real(b.value(call.arg("self"), node))
+    if slopes.numel() > 1:
+        source = b.arranged(source, channels_first=len(source.given) > 1)
+    grid, tensor = b.grid(node), b.tensors[source.tensor]
+    made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)
+    if slopes.numel() == 1:
+        slope = float(slopes)
+        values = table_of(
+            lambda x: np.where(x < 0, slope * x, x), tensor, float(grid.scale), grid.zero_point
+        )
+        b.add("lookup", node, (source.tensor,), made.tensor, weights={"table": values})
+        return
+    ratio = tensor.scale / float(grid.scale)
+    found = [scale_of(abs(float(s)) * ratio) for s in slopes]
+    signs = [-1 if s < 0 else 1 for s in slopes.tolist()]
+    weights = {
+        "multiplier": np.array([s * m for s, (m, _) in zip(signs, found, strict=True)], np.int32),
+        "shift": np.array([shift for _, shift in found], np.int32),
+    }
+    b.add("prelu", node, (source.tensor,), made.tensor, {"positive": scale_of(ratio)}, weights)
+
+
+def embedding(b: Builder, node: fx.Node) -> None:
+    """Rows of a table on the grid of the result, by number."""
+    call, grid = Call(node), b.grid(node)
+    fqn = b.network.program.stored[call.arg("weight").name]
+    if fqn not in b.network.weights:
+        raise b.refuse(node, f"its table {fqn!r} is not held in integers")
+    rows = b.network.weights[fqn].dequantize(b.network.integers(fqn), torch.float64)
+    source = b.value(call.arg("indices"), node)
+    made = b.make(node, b.given(node), channels_first=False, grid=grid)
+    table = grid.quantize(rows).numpy().astype(np.int8)
+    b.add("embedding", node, (source.tensor,), made.tensor, weights={"table": table})
 
 
 def table(b: Builder, node: fx.Node) -> None:

@@ -24,6 +24,13 @@ SHARES = {8: (1 / 256, LOW), WIDE: (2.0**-15, 0)}
 
 _MOST_NORMED = {8: (2**31 - 1) // 255**2, WIDE: 2**13}
 """Values that a norm may run over: squares of 8 bits are summed in 32 bits, of 16 bits in 64."""
+
+_MOST_CENTRED = {8: (2**31 - 1) // 2**14, WIDE: 2**13}
+"""The same for a layer norm, whose squares are of integers as they are."""
+
+_MOST_GROUPED = 2**20
+"""The same for a group norm, which sums in 64 bits."""
+
 _LARGEST_EPSILON = 2**61
 
 
@@ -101,23 +108,52 @@ def _rows(b: Builder, node: fx.Node, seen: NDArray[np.bool_], source: Value) -> 
 
 
 def norm(b: Builder, node: fx.Node) -> None:
-    """Layer norm or RMS norm over the last dimension."""
+    """Layer norm or RMS norm over the last dimensions."""
     call, centred = Call(node), op_name(node) == "layer_norm"
-    if len(call.arg("normalized_shape")) != 1:
-        raise b.refuse(node, "only a norm over the last dimension has an integer kernel")
-    source, grid = _last(b, node, -1), b.grid(node)
-    channels = b.tensors[source.tensor].shape[2]
-    made = b.make(node, source.given, channels_first=False, grid=grid)
-    stored = {
-        key: np.full(channels, default) if not call.has(key) or call.arg(key) is None else
-        b.network.program.tensors[b.network.program.stored[call.arg(key).name]].detach().double().numpy()
-        for key, default in (("weight", 1.0), ("bias", 0.0))
-    }  # fmt: skip
-    eps = torch.finfo(torch.float32).eps if call.arg("eps") is None else float(call.arg("eps"))
-    scales = (b.tensors[source.tensor].scale, float(grid.scale))
-    attributes, weights = norm_scales(*scales, eps, stored["weight"], stored["bias"])
+    value = b.real(b.value(node.all_input_nodes[0], node))
+    b.dim(node, -len(call.arg("normalized_shape")))
+    source = b.arranged(value, channels_first=False)
+    count = int(np.prod([int(s) for s in call.arg("normalized_shape")]))
+    made = b.make(node, source.given, channels_first=False, grid=b.grid(node))
+    most = (_MOST_CENTRED if centred else _MOST_NORMED)[b.grid(node).bits]
+    attributes, weights = _norm_scales(b, node, (source.tensor, made.tensor), count, count, most)
     attributes["centred"] = int(centred)
-    if channels > _MOST_NORMED[grid.bits] or attributes["epsilon"] > _LARGEST_EPSILON:
-        said = f"over {channels} values in steps of {scales[0]:.3g} its sums may overflow"
-        raise b.refuse(node, said)
     b.add("layer_norm", node, (source.tensor,), made.tensor, attributes, weights)
+
+
+def group_norm(b: Builder, node: fx.Node) -> None:
+    """Group norm, or instance norm, whose groups are the channels."""
+    call = Call(node)
+    source = b.real(b.value(call.arg("input"), node))
+    source = b.arranged(source, channels_first=len(source.given) > 1)
+    height, width, channels = b.tensors[source.tensor].shape
+    groups = int(call.arg("num_groups", channels))
+    made = b.make(node, source.given, channels_first=True, grid=b.grid(node))
+    count = height * width * channels // groups
+    pair = (source.tensor, made.tensor)
+    attributes, weights = _norm_scales(b, node, pair, count, channels, _MOST_GROUPED)
+    attributes["groups"] = groups
+    b.add("group_norm", node, (source.tensor,), made.tensor, attributes, weights)
+
+
+def _norm_scales(
+    b: Builder, node: fx.Node, pair: tuple[str, str], count: int, gains: int, most: int
+) -> tuple[dict[str, int], dict[str, NDArray[np.int32]]]:
+    """Fixed-point numbers of a norm over `count` values, of which `gains` have a gain each."""
+    call, program = Call(node), b.network.program
+    stored = {}
+    for key, default in (("weight", 1.0), ("bias", 0.0)):
+        given = call.arg(key) if call.has(key) else None
+        values = None if given is None else program.tensors[program.stored[given.name]]
+        stored[key] = (
+            np.full(gains, default)
+            if values is None
+            else values.detach().double().reshape(-1).numpy()
+        )
+    eps = torch.finfo(torch.float32).eps if call.arg("eps") is None else float(call.arg("eps"))
+    source, result = (b.tensors[name].scale for name in pair)
+    found = norm_scales(source, result, eps, stored["weight"], stored["bias"], count)
+    if count > most or found[0]["epsilon"] > _LARGEST_EPSILON:
+        said = f"over {count} values in steps of {source:.3g} its sums may overflow"
+        raise b.refuse(node, said)
+    return found

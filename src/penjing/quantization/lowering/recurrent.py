@@ -9,7 +9,9 @@ from torch import fx
 
 from penjing.graph.call import Call, op_name
 from penjing.quantization.integers import IntegerLayer, IntegerTensor
+from penjing.quantization.lowering.batches import Batch
 from penjing.quantization.lowering.builder import Builder, Value
+from penjing.quantization.lowering.movement import join
 from penjing.quantization.recurrence import GATES, STATE
 
 _SEQUENCE = 2  # dimensions of a sample: steps, features
@@ -18,11 +20,10 @@ _SEQUENCE = 2  # dimensions of a sample: steps, features
 def lower(b: Builder, node: fx.Node) -> None:
     """One layer per direction, side by side, one after the other."""
     call = Call(node)
-    if not call.arg("batch_first"):
-        raise b.refuse(node, "its inputs are (step, sample, ...); only batch_first has a kernel")
-    given = b.given(call.arg("input"))
-    if len(given) != _SEQUENCE:
-        raise b.refuse(node, "its inputs are one sequence without a batch")
+    given, batch = b.given(call.arg("input")), b.batch(call.arg("input"))
+    if len(given) != _SEQUENCE or batch.dim != (not call.arg("batch_first")):
+        raise b.refuse(node, "its inputs are no batch of sequences")
+    b.batches[node.name] = batch
     value = b.arranged(b.value(call.arg("input"), node), channels_first=False)
     cells, sides = b.network.cells(node), 2 if call.arg("bidirectional") else 1
     last: list[Value] = []
@@ -47,11 +48,29 @@ def lower(b: Builder, node: fx.Node) -> None:
 
 
 def part(b: Builder, node: fx.Node) -> None:
-    """All states of the last layer; last states are taken by `state`."""
+    """All states of the last layer, or the last state of every layer and direction."""
     op, number = node.args[:2]
     assert isinstance(op, fx.Node)
-    if number == 0 and op.name in b.values:
+    if op.name not in b.values:
+        return
+    if number == 0:
+        b.batches[node.name] = b.batch(op)
         b.values[node.name] = replace(b.values[op.name], given=b.given(node))
+    elif number == 1 and node.users and not all(_takes_one(b, user) for user in node.users):
+        _all_states(b, node, b.states[op.name])
+
+
+def _all_states(b: Builder, node: fx.Node, states: tuple[Value, ...]) -> None:
+    """Last states one after the other: layers and directions come before the samples."""
+    b.batches[node.name] = Batch(1)
+    given = b.given(node)
+    if len(states) == 1:
+        index = b.positions(states[0]).reshape(given)
+        b.values[node.name] = b.moved(states[0].tensor, index, given, channels_first=False)
+        return
+    made = b.derived(states[0].tensor, "states", given, channels_first=False)
+    join(b, made.tensor, [state.tensor for state in states], 1)
+    b.values[node.name] = made
 
 
 def is_last_states(node: fx.Node) -> bool:
@@ -60,15 +79,23 @@ def is_last_states(node: fx.Node) -> bool:
     return whole and bool(node.args[1] == 1)
 
 
-def state(b: Builder, node: fx.Node) -> None:
-    """The last state of one layer and direction."""
-    call, read = Call(node), next(n for n in node.all_input_nodes if is_last_states(n))
-    states = b.states.get(read.all_input_nodes[0].name, ())
-    one = op_name(node) == "select" or (op_name(node) == "squeeze" and len(states) == 1)
-    dim = call.arg("dim") if one and call.has("dim") else None
-    if not isinstance(dim, int) or dim % len(b.network.program.shape(read)) != 0:
-        raise b.refuse(node, "of last states only one at a time, such as h[-1], has a kernel")
-    b.values[node.name] = states[call.arg("index") if op_name(node) == "select" else 0]
+def _takes_one(b: Builder, node: fx.Node) -> bool:
+    """Whether a node takes the last state of one layer and direction."""
+    read = node.all_input_nodes[0] if node.all_input_nodes else node
+    if not is_last_states(read) or op_name(node) not in {"select", "squeeze"}:
+        return False
+    rank, dim = len(b.network.program.shape(read)), Call(node).arg("dim")
+    alone = b.network.program.shape(read)[0] == 1
+    return isinstance(dim, int) and dim % rank == 0 and (op_name(node) == "select" or alone)
+
+
+def state(b: Builder, node: fx.Node) -> bool:
+    """The last state of one layer and direction; False for any other reader of last states."""
+    if not _takes_one(b, node):
+        return False
+    states = b.states[node.all_input_nodes[0].all_input_nodes[0].name]
+    b.values[node.name] = states[Call(node).arg("index") if op_name(node) == "select" else 0]
+    return True
 
 
 def _sequence(b: Builder, name: str, given: tuple[int, int]) -> Value:
