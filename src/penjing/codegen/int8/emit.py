@@ -105,8 +105,8 @@ _ORDER = (
     "listed", "walk_dense", "walk_delta", "walk_csr", "walk_bitmap", "walk_cells", "conv_wide",
     "grouped", "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes",
     "wide_add", "mul", "pool", "mean", "lookup", "rescale", "runs", "pad", "move", "softmax",
-    "image", "transposed", "matmul", "resize", "root", "norm", "layer_norm",
-    "group_norm", "prelu", "embedding", "volume", "recurrent", "gated", "gru", "lstm", "rnn", *ORDER_16,
+    "image", "transposed", "matmul", "resize", "root", "norm", "layer_norm", "group_norm",
+    "prelu", "embedding", "volume", "recurrent", "gated", "gru", "lstm", "rnn", *ORDER_16,
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {

@@ -116,7 +116,7 @@ def _output(builder: Builder, source: Any, node: fx.Node) -> str:
     if (tensor.given, tensor.channels_first, tensor.batch) == wanted:
         return value.tensor
     if value.tensor in builder.shown or tensor.name in builder.network.program.inputs:
-        index = np.arange(tensor.size_bytes)
+        index = np.arange(int(np.prod(tensor.shape)))
         first = wanted[1]
         value = builder.moved(value.tensor, index, value.given, channels_first=first, node=source)
         tensor = builder.tensors[value.tensor]

@@ -248,7 +248,7 @@ class Builder:
         """A tensor with the same bytes in another shape; the tensor itself where it has that."""
         if self.tensors[tensor].shape == shape:
             return tensor
-        index = np.arange(self.tensors[tensor].size_bytes)
+        index = np.arange(int(np.prod(self.tensors[tensor].shape)))
         return self.moved(tensor, index, shape, channels_first=False).tensor
 
     def _tensor(
