@@ -90,30 +90,38 @@ def any_form(random):
     return choose
 
 
-def only_picks(net, target, optimize):
-    """The kernel "picks" for every layer that it can compute."""
-    found = dict(choice.choose(net, target, optimize))
-    for layer in net.layers:
-        if layer.name in found and layer.attributes["dilation"][1] == 1:
-            found[layer.name] = choice.Choice("picks", 0)
-    return found
+def only(kernel):
+    """A choice of one kernel for every layer that it can compute."""
+
+    def takes(layer):
+        if kernel == "picks":
+            return layer.attributes["dilation"][1] == 1
+        return kernel != "words" or layer.weights["weight"].shape[3] % 4 == 0
+
+    def choose(net, target, optimize):
+        found = dict(choice.choose(net, target, optimize))
+        able = [la.name for la in net.layers if la.name in found and takes(la)]
+        return found | dict.fromkeys(able, choice.Choice(kernel, 0))
+
+    return choose
 
 
-def check(seed, compiler="gcc", flags=(), *, picks=False):
+def check(seed, compiler="gcc", flags=(), kernel="listed"):
     """Build the network of a seed under sanitizers and compare; how its weights are written."""
     build_for = replace(HOST, compilers=(compiler,), flags=tuple(flags) or HOST.flags)
-    forms = only_picks if picks else any_form(np.random.default_rng(seed))
-    target = "host" if picks else "cortex-m4"
+    listed = kernel == "listed"
+    forms = any_form(np.random.default_rng(seed)) if listed else only(kernel)
+    target = "host" if kernel == "picks" else "cortex-m4"
     old, schedule.choose = schedule.choose, forms
     try:
-        program = compile_integers(network(seed), target, "latency" if picks else "flash")
+        program = compile_integers(network(seed), target, "flash" if listed else "latency")
     finally:
         schedule.choose = old
     with tempfile.TemporaryDirectory() as folder:
         program.save(folder)
         built = emulator.build(build_for, Path(folder), ["main.c", "net.c"], (*STRICT, *SANITIZED))
         assert "equal yes" in emulator.run(build_for, built), f"seed {seed} differs"
-    steps = [s for s in program.steps if s.kernel in {"listed", "picks"}]
+    steps = [s for s in program.steps if s.kernel == kernel]
     return [s.kernel if s.listed is None else s.listed.name for s in steps]
 
 
@@ -123,11 +131,11 @@ def main():
     parser.add_argument("--seeds", default="0:10")
     parser.add_argument("--compiler", default="gcc")
     parser.add_argument("--flags", nargs="*", default=[])
-    parser.add_argument("--picks", action="store_true", help="the kernel of that name")
+    parser.add_argument("--kernel", default="listed", help="or picks, words, twos")
     given = parser.parse_args()
     first, last = map(int, given.seeds.split(":"))
     for seed in range(first, last):
-        print(seed, check(seed, given.compiler, given.flags, picks=given.picks), flush=True)
+        print(seed, check(seed, given.compiler, given.flags, given.kernel), flush=True)
 
 
 if __name__ == "__main__":

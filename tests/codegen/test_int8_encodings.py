@@ -113,7 +113,37 @@ def test_picks_give_the_bits_of_the_reference_under_sanitizers(flags):
     """With the instructions for them where the machine has those, and without."""
     if emulator.missing(HOST):
         pytest.skip(emulator.missing(HOST))
-    assert "picks" in int8_fuzz.check(2, "gcc", flags, picks=True)
+    assert "picks" in int8_fuzz.check(2, "gcc", flags, "picks")
+
+
+@pytest.mark.parametrize("kernel", ["words", "twos"])
+def test_blocks_give_the_bits_of_the_reference_under_sanitizers(kernel):
+    if emulator.missing(HOST):
+        pytest.skip(emulator.missing(HOST))
+    assert len(int8_fuzz.check(1, "gcc", ("-O1",), kernel)) > 3
+
+
+@pytest.mark.parametrize(("pattern", "kernel"), [("runs", "words"), ("outputs", "twos")])
+def test_blocks_take_fewer_instructions_than_the_list_of_as_many_weights(pattern, kernel):
+    core = TARGETS["cortex-m4"]
+    if emulator.missing(core):
+        pytest.skip(emulator.missing(core))
+    blocks = layer_of(pattern, shape=(8, 8, 16), outputs=16)
+    weight = blocks.layers[0].weights["weight"].copy()
+    np.random.default_rng(0).shuffle(weight.reshape(-1))
+    layer = replace(blocks.layers[0], weights={**blocks.layers[0].weights, "weight": weight})
+    programs = [compile_integers(n, core) for n in (blocks, replace(blocks, layers=(layer,)))]
+    assert [p.steps[0].kernel for p in programs] == [kernel, "sparse"]
+    counts = [p.check() for p in programs]
+    assert all(c.equal for c in counts)
+    assert counts[0].count < 0.8 * counts[1].count
+
+
+@pytest.mark.parametrize(("zeros", "dense"), [(0.6, True), (0.9, False)])
+def test_a_vector_times_a_matrix_leaves_out_zeros_only_where_that_is_shorter(zeros, dense):
+    b = Builder(0, (1, 1, 256))
+    b.conv(64, (1, 1), (1, 1), ((0, 0), (0, 0)), zeros=zeros)
+    assert (described(compile_integers(b.net(), "cortex-m4"))["kernel"] == "pairs") == dense
 
 
 @pytest.mark.parametrize(("zeros", "kernel"), [(0.0, "wide"), (0.5, "picks"), (0.95, "picks")])

@@ -19,6 +19,8 @@ from penjing.codegen.int8.weights import (
     as_picks,
     as_rows,
     as_sixteens,
+    as_twos,
+    as_words,
     in_window,
 )
 from penjing.errors import ExportError
@@ -29,11 +31,16 @@ CONV_FUNCTIONS: Mapping[str, str] = {
 }  # fmt: skip
 """Functions of whole layers, by kernel."""
 
+TILED = frozenset({"listed", "words", "twos"})
+"""Kernels that have a function for tiles alone."""
+
 _ENCODERS = {
     "pairs": as_pairs, "rows": as_rows, "sparse": as_list, "gather": as_chunks, "grouped": as_rows,
+    "words": as_words, "twos": as_twos,
 }  # fmt: skip
 _TILE_FUNCTIONS = {
     "pairs": "pj_tile", "rows": "pj_tile", "sparse": "pj_sparse_tile", "gather": "pj_gather_tile",
+    "words": "pj_words_tile", "twos": "pj_twos_tile",
 }  # fmt: skip
 _Q31 = 31
 _BYTE = 8
@@ -172,7 +179,7 @@ def conv_call(text: Text, step: Step) -> str:
     x = text.at(layer.inputs[0])
     if step.add is None or step.residual is None:
         places = f"{x}, {text.at(layer.output)}, {scratch}"
-        if step.listed is not None:
+        if step.kernel in TILED:
             return f"pj_tiled({struct}, {tile}, {TILES[step.kernel]}, {places});"
         return f"{CONV_FUNCTIONS[step.kernel]}({struct}, {places});"
     add = add_structure(text, step.add)

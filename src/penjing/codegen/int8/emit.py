@@ -17,6 +17,7 @@ from penjing.codegen.int8.calls_16 import CALLS_16
 from penjing.codegen.int8.choice import walk_of
 from penjing.codegen.int8.convolutions import (
     CONV_FUNCTIONS,
+    TILED,
     add_structure,
     conv_call,
     conv_transpose,
@@ -100,13 +101,14 @@ void net_done(int step); /* yours, called after every layer */
 """
 
 _ORDER = (
-    "scale", "words", "both", "halves", "lanes", "pick", "layer", "copy", "columns", "finish",
-    "four", "window", "tile", "tiled", "conv_pairs", "conv_rows", "conv_sparse", "conv_gather",
-    "listed", "walk_dense", "walk_delta", "walk_csr", "walk_bitmap", "walk_cells", "conv_wide",
-    "grouped", "depthwise_pixel", "depthwise_lanes", "depthwise", "add", "conv_add", "add_lanes",
-    "wide_add", "mul", "pool", "mean", "lookup", "rescale", "runs", "pad", "move", "softmax",
-    "image", "transposed", "matmul", "resize", "root", "norm", "layer_norm", "group_norm",
-    "prelu", "embedding", "volume", "recurrent", "gated", "gru", "lstm", "rnn", *ORDER_16,
+    "scale", "words", "both", "two", "halves", "lanes", "pick", "layer", "copy", "columns",
+    "finish", "four", "window", "tile", "tiled", "sums", "conv_pairs", "conv_rows", "conv_sparse",
+    "conv_gather", "conv_words", "conv_twos", "listed", "walk_dense", "walk_delta", "walk_csr",
+    "walk_bitmap", "walk_cells", "conv_wide", "grouped", "depthwise_pixel", "depthwise_lanes",
+    "depthwise", "add", "conv_add", "add_lanes", "wide_add", "mul", "pool", "mean", "lookup",
+    "rescale", "runs", "pad", "move", "softmax", "image", "transposed", "matmul", "resize", "root",
+    "norm", "layer_norm", "group_norm", "prelu", "embedding", "volume", "recurrent", "gated", "gru",
+    "lstm", "rnn", *ORDER_16,
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -114,7 +116,9 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "rows": (*_CONV, "copy", "columns", "four", "conv_rows"),
     "sparse": (*_CONV, "copy", "window", "conv_sparse"),
     "gather": (*_CONV, "copy", "window", "conv_gather"),
-    "listed": (*_CONV, "copy", "window", "tile", "listed"),
+    "listed": (*_CONV, "copy", "window", "tile", "sums", "listed"),
+    "words": (*_CONV, "copy", "window", "words", "both", "tile", "sums", "conv_words"),
+    "twos": (*_CONV, "copy", "window", "words", "both", "two", "tile", "sums", "conv_twos"),
     "grouped": (*_CONV, "grouped"),
     "volume": (*_CONV, "copy", "columns", "volume"),
     "wide": ("scale", "lanes", "pick", "conv_wide"),
@@ -286,11 +290,17 @@ def _functions(steps: Sequence[Step]) -> list[str]:
             )
     folder = files("penjing.codegen.int8").joinpath("c")
     wanted |= {f"walk_{walk_of(s.listed)}" for s in steps if s.listed is not None}
-    wanted |= {"tiled"} if any(s.listed is not None and s.add is None for s in steps) else set()
+    wanted |= {"tiled"} if any(s.kernel in TILED and s.add is None for s in steps) else set()
     text = "\n".join(folder.joinpath(f"{part}.c").read_text() for part in _ORDER if part in wanted)
-    template = folder.joinpath("listed_tile.c").read_text()
+    window = folder.joinpath("window_tile.c").read_text()
+    blocks = sorted({s.kernel for s in steps} & {"words", "twos"})
+    listed = folder.joinpath("listed_tile.c").read_text()
     tiles = {tile_name(s.listed): s.listed for s in steps if s.listed is not None}
-    return [_used(text, steps), *(_tile(template, n, tiles[n]) for n in sorted(tiles))]
+    return [
+        _used(text, steps),
+        *(window.replace("@NAME@", f"pj_{name}") for name in blocks),
+        *(_tile(listed, name, tiles[name]) for name in sorted(tiles)),
+    ]
 
 
 def _tile(template: str, name: str, listed: Listed) -> str:

@@ -16,10 +16,13 @@ from penjing.quantization.integers import IntegerLayer, IntegerNet, Shape
 
 Optimize = Literal["latency", "flash", "ram"]
 
-TILES: Mapping[str, int] = {"pairs": 2, "rows": 1, "sparse": 4, "gather": 4, "listed": 4}
+TILES: Mapping[str, int] = {
+    "pairs": 2, "rows": 1, "sparse": 4, "gather": 4, "listed": 4,
+    "words": 4, "twos": 4,
+}  # fmt: skip
 """Pixels that a convolution kernel takes at a time."""
 
-WINDOWED = frozenset({"sparse", "gather", "listed"})
+WINDOWED = frozenset({"sparse", "gather", "listed", "words", "twos"})
 """Kernels that leave zeros out; what a tile reads is one window."""
 
 SPARSE = WINDOWED | {"picks"}
@@ -75,8 +78,9 @@ class Step:
 
     Args:
         layer: The layer; for a fused step its convolution.
-        kernel: "pairs", "rows", "wide", "picks", "sparse", "gather" or "listed" for a convolution,
-            else the kind of layer, with "_lanes" where sixteen values are taken at a time.
+        kernel: "pairs", "rows", "wide", "picks", "sparse", "gather", "words", "twos" or "listed"
+            for a convolution, else the kind of layer, with "_lanes" where sixteen values are taken
+            at a time.
         add: The addition fused with it, if any.
         residual: The other tensor of that addition.
         pitch: Bytes between the columns that a convolution gathers, or between rows of a window; 0

@@ -181,3 +181,61 @@ def _entries(row: NDArray[Any]) -> list[tuple[int, int]]:
 def sparse_bytes(weight: NDArray[Any]) -> int:
     """Bytes of `as_list`."""
     return sum(2 + 2 * len(_entries(row)) for row in weight.reshape(len(weight), -1))
+
+
+def as_words(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Per output a count in two bytes, then a distance in words and four weights of every block.
+
+    Args:
+        weight: Output channels first; the rest of every output comes in whole words.
+
+    Returns:
+        The bytes; a block of zeros bridges what is farther than a byte says.
+
+    Example:
+        >>> as_words(np.array([[0, 0, 0, 0, 1, 2, 0, 3]])).tolist()
+        [1, 0, 1, 1, 2, 0, 3]
+    """
+    data: list[int] = []
+    for row in weight.reshape(len(weight), -1, _WORD):
+        found, at = [], 0
+        for block in np.flatnonzero((row != 0).any(1)).tolist():
+            while block - at > FARTHEST:
+                found += [FARTHEST, 0, 0, 0, 0]
+                at += FARTHEST
+            found += [block - at, *row[block].tolist()]
+            at = block
+        data += [*_two_bytes(len(found) // 5), *found]
+    return np.array(data, np.int64).astype(np.uint8).view(np.int8)
+
+
+def as_twos(weight: NDArray[Any]) -> NDArray[np.int8]:
+    """Per two outputs a count in two bytes, then two distances and four weights of two inputs.
+
+    Args:
+        weight: Output channels first; a last odd one is paired with zeros.
+
+    Returns:
+        The bytes: weights of the first input and both outputs, then of the second; zeros bridge
+        what is farther than a byte says, and fill the last pair.
+
+    Example:
+        >>> as_twos(np.array([[0, 5, 0, 7], [0, 6, 0, 8]])).tolist()
+        [1, 0, 1, 2, 5, 6, 7, 8]
+    """
+    rows = weight.reshape(len(weight), -1)
+    twos = np.pad(rows, ((0, len(rows) % 2), (0, 0))).reshape(-1, 2, rows.shape[1])
+    data: list[int] = []
+    for two in twos:
+        steps, at = [], 0
+        for place in np.flatnonzero((two != 0).any(0)).tolist():
+            while place - at > FARTHEST:
+                steps.append((FARTHEST, 0, 0))
+                at += FARTHEST
+            steps.append((place - at, *two[:, place].tolist()))
+            at = place
+        steps += [(0, 0, 0)] * (len(steps) % 2)
+        pairs = zip(steps[::2], steps[1::2], strict=True)
+        found = [b for p, q in pairs for b in (p[0], q[0], *p[1:], *q[1:])]
+        data += [*_two_bytes(len(steps) // 2), *found]
+    return np.array(data, np.int64).astype(np.uint8).view(np.int8)

@@ -1,6 +1,5 @@
 /* A convolution whose weights are written small: apart from each other, which are there (`places`,
  * once for a bundle of outputs) and what they are (`conv.weight`: bytes, or codes of a few bits). */
-#define PJ_ALWAYS static inline __attribute__((always_inline))
 typedef struct {
     pj_conv_t conv; /* first, since tiles are given its address */
     const uint8_t *places;
@@ -15,10 +14,6 @@ typedef struct {
     const uint8_t *place;
     int32_t cell, value; /* numbers of the next ones */
 } pj_reader_t;
-
-typedef struct {
-    int32_t a, b, c, d;
-} pj_four_t;
 
 PJ_ALWAYS int32_t pj_code(const uint8_t *codes, int32_t n, int32_t bits) {
     const uint32_t at = (uint32_t)n * (uint32_t)bits;

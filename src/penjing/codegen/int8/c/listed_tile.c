@@ -7,15 +7,10 @@ static void @NAME@(const pj_conv_t *conv, const int8_t *x, int32_t row, int32_t 
     for (int32_t o = 0; o < conv->outputs;) {
         const pj_reader_t bundle = r;
         for (int32_t i = 0; i < k->bundle; ++i, ++o) {
-            const int32_t bias = conv->bias[o];
-            pj_four_t s = {bias, bias, bias, bias};
             r.place = bundle.place;
             r.cell = bundle.cell;
-            s = @WALK@(k, &r, @BITS@, x, step, @PIXELS@, s);
-            const int32_t sums[4] = {s.a, s.b, s.c, s.d};
-            for (int32_t j = 0; j < count; ++j) {
-                y[j * conv->outputs + o] = pj_finish(conv, o, sums[j]);
-            }
+            const pj_four_t bias = pj_four(conv->bias[o]);
+            pj_store_four(conv, o, @WALK@(k, &r, @BITS@, x, step, @PIXELS@, bias), count, y);
         }
     }
 }

@@ -12,6 +12,7 @@ PJ_HELPER uint32_t pj_odd(uint32_t x) {
     __asm__("sxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
     return y;
 }
+#define PJ_IN_TURN __asm__ volatile("" ::: "memory"); /* else loads come early and fill registers */
 PJ_HELPER uint32_t pj_even_plus(uint32_t halves, uint32_t x) {
     uint32_t y;
     __asm__("sxtab16 %0, %1, %2" : "=r"(y) : "r"(halves), "r"(x));
@@ -23,6 +24,7 @@ PJ_HELPER uint32_t pj_odd_plus(uint32_t halves, uint32_t x) {
     return y;
 }
 #else
+#define PJ_IN_TURN
 PJ_HELPER int32_t pj_half(uint32_t x, int32_t at) {
     const uint32_t y = (x >> at) & 0xFFFFu;
     return (int32_t)(y ^ 0x8000u) - 0x8000;
