@@ -5,8 +5,8 @@
 
 A small network (four convolutions and a linear layer, random weights, 16 x 16 x 3) whose weights
 are zero in a pattern, the smallest magnitudes first, and then quantized. It is compiled for a core
-to be fast and to be small; instructions are counted in the emulator, where the program is compared bit
-for bit with the Python reference. `encodings` are those of the weights, layer by layer.
+to be fast and to be small; instructions are counted in the emulator, where the program is compared
+bit for bit with the Python reference. `encodings` are those of the weights, layer by layer.
 """
 
 from __future__ import annotations
