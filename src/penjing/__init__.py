@@ -17,6 +17,7 @@ from penjing.verbs.export import export
 from penjing.verbs.find_groups import find_groups
 from penjing.verbs.finetune import Tuned, finetune
 from penjing.verbs.gate_blocks import GatedBlocks, gate_blocks
+from penjing.verbs.gate_channels import GatedChannels, gate_channels
 from penjing.verbs.later import Later
 from penjing.verbs.measure import measure
 from penjing.verbs.measure_gates import MeasuredGates, measure_gates
@@ -40,6 +41,7 @@ __all__ = [
     "FewerTokens",
     "Figures",
     "GatedBlocks",
+    "GatedChannels",
     "Group",
     "Groups",
     "MeasuredGates",
@@ -64,6 +66,7 @@ __all__ = [
     "find_groups",
     "finetune",
     "gate_blocks",
+    "gate_channels",
     "load",
     "measure",
     "measure_gates",

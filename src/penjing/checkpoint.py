@@ -27,6 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
 from penjing import files
+from penjing.adaptive.channel_storage import channels_from_storage, channels_to_storage
+from penjing.adaptive.channels import ChannelGatedNetwork
 from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.adaptive.gated import GatedNetwork
 from penjing.adaptive.slimmable import SlimmableNetwork
@@ -64,6 +66,7 @@ Builder = Callable[[Any, Mapping[str, Tensor], Mapping[str, str], Example | None
 ADAPTIVE: Mapping[str, Builder] = {
     "exits": exits_from_storage,
     "gates": gated_from_storage,
+    "channels": channels_from_storage,
     "slimmable": slimmable_from_storage,
 }
 """Form in the file -> what builds the network of its content, tensors, ties and example inputs."""
@@ -257,7 +260,11 @@ def read(path: str | Path) -> Saved:
 
 def _record(model: nn.Module, example: Example | None, plan: Plan | None) -> Record | None:
     record = record_of(model)
-    if record is not None and example is None and isinstance(model, SlimmableNetwork):
+    if (
+        record is not None
+        and example is None
+        and isinstance(model, SlimmableNetwork | ChannelGatedNetwork)
+    ):
         example = model.example_inputs  # its dtype may be another since
     plans = (plan,) if plan is not None else record.plans if record is not None else ()
     if example is not None:
@@ -294,6 +301,8 @@ def _content(model: nn.Module, record: Record | None, example: Example | None) -
         return _Content("exits", *_described(exits_to_storage(model)))
     if isinstance(model, GatedNetwork):
         return _Content("gates", *_described(gated_to_storage(model)))
+    if isinstance(model, ChannelGatedNetwork):
+        return _Content("channels", *_described(channels_to_storage(model)))
     if isinstance(model, SlimmableNetwork):
         return _Content("slimmable", *_described(slimmable_to_storage(model)))
     missing = "it was saved without example inputs"

@@ -82,12 +82,13 @@ class ExitFigures:
 
 @dataclass(frozen=True, slots=True)
 class GateFigures:
-    """One block that is skipped where an input does not need it. A figure not had is None.
+    """One block that inputs may skip, or one layer whose channels they choose; None: not had.
 
     Args:
-        name: The layer that makes what the block adds.
-        macs_share: MACs of the block, as a share of all of the network's.
-        taken: Share of the samples that run it.
+        name: The layer that makes what the block adds, or the channels.
+        macs_share: MACs of the block, or of making and reading the channels, as a share of all of
+            the network's.
+        taken: Share of the samples that run it; of channels, mean share of those that have a say.
     """
 
     name: str

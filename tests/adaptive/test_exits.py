@@ -12,6 +12,7 @@ from torch import nn
 import penjing as pj
 from penjing.adaptive import NEVER, EarlyExitNetwork, ExitPolicy, StageRunner, write_stages
 from penjing.adaptive.calibration import Answers, Calibration
+from penjing.adaptive.heads import make_head
 from penjing.errors import (
     BudgetError,
     CheckpointError,
@@ -54,6 +55,26 @@ def trained():
 
 def test_the_end_is_the_original_network():
     assert torch.equal(network()(X)[-1], chain()(X))
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers"),
+    [
+        ((2, 4, 32, 32), "8 16 16"),
+        ((2, 4, 8, 8), "4"),
+        ((2, 4, 9, 15), "8 8"),
+        ((2, 4, 130), "8 16 16"),
+    ],
+)
+def test_a_deep_head_halves_maps_until_few_positions_are_left(shape, layers):
+    made = make_head("deep", torch.ones(shape), "maps", 3)
+    widths = [str(one.out_channels) for one in made if isinstance(one, nn.Conv1d | nn.Conv2d)]
+    assert " ".join(widths) == layers
+
+
+def test_a_deep_head_on_tokens_is_refused():
+    with pytest.raises(StrategyError, match="head 'deep' needs maps, and the features are tokens"):
+        make_head("deep", torch.ones(2, 5, 4), "tokens", 3)
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from penjing import files
+from penjing.adaptive.channels import ChannelGatedNetwork
 from penjing.adaptive.gated import GatedNetwork
 from penjing.errors import ExportError, VerificationError
 from penjing.exporters import Exported, write_program
@@ -61,7 +62,7 @@ def write_gated(network: GatedNetwork, example_inputs: Example, path: str | Path
         model = conditional(onnx.load(part))
         _check_conditions(model, made)
         onnx.save(model, part)
-        differences.append(_compare(part, made, program))
+        differences.append(compare(part, made, program))
         return written
 
     with tempfile.TemporaryDirectory() as folder:
@@ -232,8 +233,16 @@ def _turned(network: GatedNetwork) -> GatedNetwork:
     return made
 
 
-def _compare(path: Path, network: GatedNetwork, program: Program) -> float:
+def compare(path: Path, network: GatedNetwork | ChannelGatedNetwork, program: Program) -> float:
     """Run the file and the network on fresh inputs, one at a time.
+
+    Args:
+        path: The file.
+        network: What it must give, by `infer`.
+        program: A capture that takes the same inputs.
+
+    Returns:
+        Largest difference, relative to the largest value.
 
     Raises:
         VerificationError: They differ.
@@ -257,7 +266,7 @@ def _compare(path: Path, network: GatedNetwork, program: Program) -> float:
             apart, allowed = difference_of(torch.from_numpy(one), other), tolerance_of(other.dtype)
             if not apart <= allowed:
                 raise VerificationError(
-                    f"the ONNX file with conditions differs from the network by {apart:.1e} of its "
+                    f"the ONNX file that skips differs from the network by {apart:.1e} of its "
                     f"largest value (allowed {allowed:.0e}); nothing was written"
                 )
             worst = max(worst, apart)

@@ -5,7 +5,8 @@ Suffixes: B = batch, C = channels, T = tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Literal, get_args
 
 import torch
@@ -15,9 +16,12 @@ from penjing.errors import InputError, StrategyError
 from penjing.graph.call import op_name
 
 Layout = Literal["maps", "tokens", "vectors"]
-Kind = Literal["auto", "linear", "conv"]
+Kind = Literal["auto", "linear", "conv", "deep"]
 Head = Kind | Callable[[Tensor, int], nn.Module]
 """A name, or a function of an example of the features and the number of outputs."""
+
+FEW_POSITIONS = 64
+"""Positions, 8 x 8 say, on which the last convolution of a "deep" head costs little."""
 
 _CHANNELS_FIRST = {"batch_norm", "group_norm", "instance_norm"}
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -47,14 +51,15 @@ def make_head(kind: Head, feature: Tensor, layout: Layout, outputs: int) -> nn.M
 
     Args:
         kind: "linear" averages positions and classifies; "conv" puts a strided 3-wide convolution
-            to twice the channels, a norm and a ReLU before that; "auto" is "conv" on maps and
+            to twice the channels, a norm and a ReLU before that; "deep" as many of these as leave
+            at most 64 positions, and one more that keeps its size; "auto" is "conv" on maps and
             "linear" elsewhere; a function makes its own.
         feature: Example of what it reads.
         layout: Of the feature.
         outputs: Class scores to give.
 
     Raises:
-        StrategyError: An unknown kind, or "conv" where there are no maps.
+        StrategyError: An unknown kind, or "conv" or "deep" where there are no maps.
         InputError: A head of the user's that gives other outputs.
     """
     if callable(kind):
@@ -66,8 +71,10 @@ def make_head(kind: Head, feature: Tensor, layout: Layout, outputs: int) -> nn.M
         raise StrategyError(f"unknown head {kind!r}; known are {known}, or a function")
     if kind == "auto":
         kind = "conv" if layout == "maps" else "linear"
-    if kind == "conv" and layout != "maps":
-        raise StrategyError(f"head 'conv' needs maps, and the features are {layout}; take 'linear'")
+    if kind in {"conv", "deep"} and layout != "maps":
+        raise StrategyError(
+            f"head {kind!r} needs maps, and the features are {layout}; take 'linear'"
+        )
     if layout == "maps":
         return _on_maps(kind, feature, outputs)
     channels = feature.shape[-1]
@@ -77,15 +84,30 @@ def make_head(kind: Head, feature: Tensor, layout: Layout, outputs: int) -> nn.M
 
 
 def _on_maps(kind: Head, feature: Tensor, outputs: int) -> nn.Module:
-    channels, space = feature.shape[1], feature.dim() - 2
+    channels, sizes = feature.shape[1], list(feature.shape[2:])
+    strides = {"conv": 1, "deep": _strides(sizes)}.get(str(kind), 0)
     before: list[nn.Module] = []
-    if kind == "conv":
-        convolution, norm = _CONVOLUTIONS[space], _NORMS[space]
-        wide = 2 * channels
-        before = [convolution(channels, wide, 3, 2, 1, bias=False), norm(wide), nn.ReLU()]
-        channels = wide
+    for _ in range(strides):
+        before += _convolved(channels, 2 * channels, len(sizes), stride=2)
+        channels *= 2
+    if kind == "deep":
+        before += _convolved(channels, channels, len(sizes), stride=1)
     positions = tuple(range(2, feature.dim()))
     return nn.Sequential(*before, MeanOver(*positions), nn.Linear(channels, outputs))
+
+
+def _convolved(channels: int, wide: int, space: int, *, stride: int) -> list[nn.Module]:
+    convolution = _CONVOLUTIONS[space](channels, wide, 3, stride, 1, bias=False)
+    return [convolution, _NORMS[space](wide), nn.ReLU()]
+
+
+def _strides(sizes: Sequence[int]) -> int:
+    """Halvings of maps until few positions are left."""
+    count = 0
+    while prod(sizes) > FEW_POSITIONS:
+        sizes = [(size + 1) // 2 for size in sizes]
+        count += 1
+    return count
 
 
 class MeanOver(nn.Module):

@@ -73,7 +73,7 @@ class SlimmableNetwork(nn.Module):
         super().__init__()
         _check_nested(plans)
         self.model = model
-        self._example_inputs, self._dtype = example_inputs, _dtype_of(model)
+        self._example_inputs, self._dtype = example_inputs, dtype_of(model)
         network = Network.of(model, example_inputs)
         shares = sorted(plans)
         cuts = {share: network.cut(plans[share]) for share in shares}
@@ -162,8 +162,8 @@ class SlimmableNetwork(nn.Module):
             By qualified name; gradients reach the full weights through the slices.
         """
         chosen = self._widths[width]
-        own = _named(self.own[sorted(self._widths).index(width)])
-        full = _named(self.model)
+        own = named_tensors(self.own[sorted(self._widths).index(width)])
+        full = named_tensors(self.model)
         return {
             name: own[name] if name in chosen.own else _slice(full[name], positions)
             for name, positions in chosen.kept.items()
@@ -194,15 +194,26 @@ class SlimmableNetwork(nn.Module):
     @property
     def example_inputs(self) -> Example:
         """The example where the network is now; what was of the weights' dtype follows it."""
-        home, dtype = device_of(self), _dtype_of(self)
+        return following(self._example_inputs, self, self._dtype)
 
-        def moved(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return leaf.to(home, dtype if leaf.dtype == self._dtype else leaf.dtype)
 
-        example: Example = pytree.tree_map(moved, self._example_inputs)
-        return example
+def following(example: Example, model: nn.Module, dtype: torch.dtype | None) -> Example:
+    """An example on the device of a network, and in its dtype what was in an earlier one of it.
+
+    Args:
+        example: Of its inputs.
+        model: As it is now.
+        dtype: Of its floating weights when the example was made.
+    """
+    home, now = device_of(model), dtype_of(model)
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(home, now if leaf.dtype == dtype else leaf.dtype)
+
+    moved_example: Example = pytree.tree_map(moved, example)
+    return moved_example
 
 
 def norm_tensors(network: Network) -> frozenset[str]:
@@ -246,12 +257,13 @@ def _own_tensors(cut: Cut, width: Width) -> nn.Module:
     return skeleton(held, program.parameters & frozenset(held), constants)
 
 
-def _dtype_of(model: nn.Module) -> torch.dtype | None:
+def dtype_of(model: nn.Module) -> torch.dtype | None:
     """Of the floating weights; None where there are none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
-def _named(model: nn.Module) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by all their names."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),

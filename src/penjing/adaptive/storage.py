@@ -43,7 +43,7 @@ def exits_to_storage(network: EarlyExitNetwork) -> Stored:
         CaptureError: A head of the user's does not export.
     """
     shapes = [place.shape for place in network.attachments]
-    heads = list(map(_head_form, network.heads, shapes))
+    heads = list(map(head_form, network.heads, shapes))
     graphs, tensors = _graphs({"segments": network.segments, "heads": heads})
     content = {
         **graphs,
@@ -51,7 +51,7 @@ def exits_to_storage(network: EarlyExitNetwork) -> Stored:
         "policy": network.policy.to_json(),
         "frozen": network.frozen,
     }
-    return content, _once(tensors)
+    return content, once(tensors)
 
 
 def exits_from_storage(
@@ -104,10 +104,10 @@ def gated_to_storage(network: GatedNetwork) -> Stored:
     """
     parts = {kind: getattr(network, kind) for kind in GATED_PARTS}
     shapes = [site.shape for site in network.sites]
-    parts["gates"] = list(map(_head_form, network.gates, shapes))
+    parts["gates"] = list(map(head_form, network.gates, shapes))
     graphs, tensors = _graphs(parts)
     sites = [asdict(site) for site in network.sites]
-    return {**graphs, "sites": sites, "macs": network.macs}, _once(tensors)
+    return {**graphs, "sites": sites, "macs": network.macs}, once(tensors)
 
 
 def gated_from_storage(
@@ -167,7 +167,7 @@ def slimmable_to_storage(network: SlimmableNetwork) -> Stored:
     own = {**dict(network.own.named_parameters()), **dict(network.own.named_buffers())}
     tensors.update({f"own.{name}": tensor for name, tensor in own.items()})
     plans = {str(share): plan.to_json() for share, plan in network.plans.items()}
-    return {"full": to_json(form), "plans": plans, "width": network.width}, _once(tensors)
+    return {"full": to_json(form), "plans": plans, "width": network.width}, once(tensors)
 
 
 def slimmable_from_storage(
@@ -191,7 +191,7 @@ def slimmable_from_storage(
         raise CheckpointError("a network of several widths is loaded with its example inputs")
     try:
         plans = {float(share): Plan.from_json(text) for share, text in content["plans"].items()}
-        full = _form(content["full"], "model.", tensors, ties)
+        full = form_of(content["full"], "model.", tensors, ties)
         network = SlimmableNetwork(full, example, plans).set_width(float(content["width"]))
         held = {**dict(network.own.named_parameters()), **dict(network.own.named_buffers())}
         with torch.no_grad():
@@ -221,10 +221,10 @@ def _forms(
     content: Any, kind: str, tensors: Mapping[str, Tensor], ties: Mapping[str, str]
 ) -> list[fx.GraphModule]:
     """The graph forms of one kind."""
-    return [_form(graph, f"{kind}.{k}.", tensors, ties) for k, graph in enumerate(content[kind])]
+    return [form_of(graph, f"{kind}.{k}.", tensors, ties) for k, graph in enumerate(content[kind])]
 
 
-def _head_form(head: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
+def head_form(head: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     """A head as a graph; its tensors are the head's own."""
     if isinstance(head, fx.GraphModule):
         return head
@@ -233,9 +233,10 @@ def _head_form(head: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     return graph_form(capture(head, example))
 
 
-def _form(
+def form_of(
     graph: Any, prefix: str, tensors: Mapping[str, Tensor], ties: Mapping[str, str]
 ) -> fx.GraphModule:
+    """One graph form of JSON content and named tensors."""
     known = {**tensors, **{name: tensors[first] for name, first in ties.items()}}
     own = {name: entry for name, entry in graph["tensors"].items() if "same" not in entry}
     return from_json(graph, {name: known[prefix + name] for name in own})
@@ -248,7 +249,7 @@ def _share(network: nn.Module, name: str, first: str) -> None:
     put(network.get_submodule(owner), field, getattr(network.get_submodule(source), there))
 
 
-def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tied tensors under their first name alone."""
     first: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -284,6 +284,11 @@ def _exits(data: ReportData) -> Section:
 
 
 def _gates(data: ReportData) -> Section:
+    if data.kind == "channels":
+        lead = "Each sample runs the channels that the gate in front of a layer finds most salient."
+        return Section(
+            id="gates", title="Gated channels", lead=(lead,), tables=(tables.gates(data),)
+        )
     return Section(
         id="gates",
         title="Gated blocks",

@@ -360,13 +360,16 @@ def exits(data: ReportData) -> Table:
 
 
 def gates(data: ReportData) -> Table:
-    """Which blocks the samples run."""
+    """Which blocks the samples run, or how many channels of each layer."""
+    blocks = data.kind == "gates"
+    taken = "samples that run it" if blocks else "channels with a say"
     fields: list[_Field[GateFigures]] = [
-        _code("block", lambda row: row.name),
+        _code("block" if blocks else "layer", lambda row: row.name),
         _number("of all MACs", lambda row: row.macs_share, "{:.1%}".format),
-        _number("samples that run it", lambda row: row.taken, "{:.1%}".format),
+        _number(taken, lambda row: row.taken, "{:.1%}".format),
     ]
-    return _table("Gated blocks, in the order of the network", data.gates, fields)
+    title = "Gated blocks" if blocks else "Layers with gated channels"
+    return _table(f"{title}, in the order of the network", data.gates, fields)
 
 
 def layer_latency(data: ReportData) -> Table:

@@ -20,6 +20,7 @@ KINDS = {
     "groups": "what can be cut",
     "exits": "with early exits",
     "gates": "with gated blocks",
+    "channels": "with gated channels",
     "slimmable": "with several widths",
     "tokens": "with fewer tokens",
 }

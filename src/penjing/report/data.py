@@ -44,6 +44,7 @@ Kind = Literal[
     "groups",
     "exits",
     "gates",
+    "channels",
     "slimmable",
     "tokens",
 ]
@@ -247,7 +248,8 @@ class ReportData:
         sensitivity: What the outputs lose through each layer in integers.
         layer_latency: How long each layer takes in floats and in integers.
         exits: Every exit of a network that can answer early, its own end last.
-        gates: Every block that is skipped where an input does not need it.
+        gates: Every block that is skipped where an input does not need it, or layer whose channels
+            each input chooses.
         epochs: Every epoch of training.
         recovery: Figures of every step of a chain beside those of the original, by split.
         histograms: Weights before and after.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from penjing.adaptive.channels import ChannelGatedNetwork
 from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.adaptive.gated import GatedNetwork
 from penjing.codegen.choice import Optimize
@@ -143,6 +144,8 @@ def _check_static(model: nn.Module) -> None:
         what, parts = "early exits", "model.segments[k] and model.heads[k]"
     elif isinstance(model, GatedNetwork):
         what, parts = "gated blocks", "model.trunk[k], model.gates[k] and model.branches[k]"
+    elif isinstance(model, ChannelGatedNetwork):
+        what, parts = "gated channels", "model.original() and model.gates[k]"
     else:
         return
     raise UnavailableError(

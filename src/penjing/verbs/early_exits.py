@@ -58,7 +58,8 @@ def early_exits(  # noqa: PLR0913 - a public verb, its options are keywords
             MACs, at ends of stages where one is near.
         at: Instead of `exits`, the places: names of modules, or shares of the MACs in (0, 1).
         head: "linear" averages positions and classifies, "conv" puts a strided convolution before
-            that, "auto" takes "conv" on maps; or a function `(features, outputs) -> module`.
+            that, "deep" several of these, "auto" takes "conv" on maps; or a function
+            `(features, outputs) -> module`.
         freeze_trunk: Only the heads are trained; the network's own end stays as it is.
         seed: Of the heads' weights.
 

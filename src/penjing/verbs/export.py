@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from penjing.adaptive.channel_files import write_channels
+from penjing.adaptive.channels import ChannelGatedNetwork
 from penjing.adaptive.exit_files import write_conditional
 from penjing.adaptive.exits import EarlyExitNetwork
 from penjing.adaptive.gated import GatedNetwork
@@ -56,6 +58,9 @@ def export(model: nn.Module, example_inputs: Example, path: str | Path) -> Expor
     if isinstance(model, GatedNetwork):
         _check_suffix(path, "gated blocks", "model.trunk[k], model.gates[k] and model.branches[k]")
         return write_gated(model, example_inputs, path)
+    if isinstance(model, ChannelGatedNetwork):
+        _check_suffix(path, "gated channels", "model.original() and model.gates[k]")
+        return write_channels(model, example_inputs, path)
     return write(model, example_inputs, path)
 
 

@@ -1,4 +1,4 @@
-"""`measure_gates`: what gated blocks save, sample by sample."""
+"""`measure_gates`: what gated blocks and channels save, sample by sample."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from penjing.adaptive.gated import GatedNetwork, check_gated
+from penjing.adaptive.channel_files import write_channels
+from penjing.adaptive.channels import ChannelGatedNetwork
+from penjing.adaptive.gated import GatedNetwork
 from penjing.adaptive.gated_files import write_gated
 from penjing.errors import InputError
-from penjing.exporters import write_program
+from penjing.exporters import Exported, write_program
 from penjing.figures import GateFigures, LatencyFigures
-from penjing.graph.capture import capture
+from penjing.graph.capture import Example, capture
 from penjing.latency.samples import feeds_of, sampled_figures, singles, spread, time_samples
 from penjing.report import Report, ReportData, environment
 from penjing.task import Task, evaluating, random_kept
@@ -26,16 +28,20 @@ from penjing.task.randomness import device_of
 from penjing.verbs.arguments import arguments_checked
 
 COUNTED = "mean over the samples, of the blocks that they run; gates are left out"
+COUNTED_CHANNELS = "of the channels that each sample runs; gates are in it"
+
+Gated = GatedNetwork | ChannelGatedNetwork
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredGates:
-    """What gated blocks save.
+    """What gates save.
 
     Args:
-        opened: Which sample ran which block, bool, `(samples, blocks)`.
+        opened: Which sample ran which block, bool, `(samples, blocks)`; of gated channels, which
+            sample ran which channel.
         report: Metrics, mean MACs and the distribution of latencies, beside those of the same
-            network with every block run.
+            network with every block or channel run.
     """
 
     opened: Tensor
@@ -51,15 +57,15 @@ def measure_gates(
     latency: bool = True,
     samples: int = 200,
 ) -> MeasuredGates:
-    """Run a network with gated blocks over a split and time single samples of it.
+    """Run a network with gated blocks or channels over a split and time single samples of it.
 
     Args:
-        model: A network made by `gate_blocks` and trained; only read.
+        model: A network made by `gate_blocks` or `gate_channels` and trained; only read.
         task: Its data, and its metrics where it has them.
         split: "val", "test" or "train".
         latency: Write it to ONNX and time it; otherwise only MACs are had.
-        samples: Samples that are timed, one by one, in turns with the network that runs every
-            block.
+        samples: Samples that are timed, one by one, in turns with the network that runs
+            everything.
 
     Returns:
         Who ran what, and the report.
@@ -70,23 +76,21 @@ def measure_gates(
         ExportError: ONNX cannot express the network; `latency=False` does without it.
     """
     started = time.perf_counter()
-    network = check_gated(model)
+    network = _check_gated(model)
     _check_called(task)
     opened = _opened(network, task, split)
     plain, gated = _timed(network, task, split, samples) if latency else (None, None)
     macs = network.macs_of(opened)
-    shares = opened.double().mean(0).tolist()
+    channels = isinstance(network, ChannelGatedNetwork)
+    counted = COUNTED_CHANNELS if channels else COUNTED
     whole = network.original()
     judged = bool(task.metrics) or task.loss is not None
     data = ReportData(
-        kind="gates",
-        title="gated blocks",
-        before=sampled_figures(whole, network.macs, plain, COUNTED),
-        after=sampled_figures(network, round(float(macs.mean())), gated, COUNTED),
-        gates=tuple(
-            GateFigures(site.name, site.macs / network.macs, share)
-            for site, share in zip(network.sites, shares, strict=True)
-        ),
+        kind="channels" if channels else "gates",
+        title="gated channels" if channels else "gated blocks",
+        before=sampled_figures(whole, network.macs, plain, counted),
+        after=sampled_figures(network, round(float(macs.mean())), gated, counted),
+        gates=_gates(network, opened),
         metrics_before=task.evaluate(whole, split) if judged else {},
         metrics_after=task.evaluate(network, split) if judged else {},
         higher_is_better=task.directions if judged else {},
@@ -96,6 +100,30 @@ def measure_gates(
         seconds=time.perf_counter() - started,
     )
     return MeasuredGates(opened, Report(data))
+
+
+def _check_gated(model: nn.Module) -> Gated:
+    """Refuse any other network.
+
+    Raises:
+        InputError: It has no gates.
+    """
+    if not isinstance(model, GatedNetwork | ChannelGatedNetwork):
+        raise InputError(
+            f"{type(model).__name__} has no gates; pj.gate_blocks puts them in front of its "
+            "blocks, pj.gate_channels in front of its layers"
+        )
+    return model
+
+
+def _gates(network: Gated, opened: Tensor) -> tuple[GateFigures, ...]:
+    """Each gate, and how much it let through."""
+    if isinstance(network, ChannelGatedNetwork):
+        shares = network.shares(opened)
+    else:
+        shares = opened.double().mean(0).tolist()
+    places = [(site.name, site.macs / network.macs) for site in network.sites]
+    return tuple(GateFigures(*place, share) for place, share in zip(places, shares, strict=True))
 
 
 def _check_called(task: Task) -> None:
@@ -112,7 +140,7 @@ def _check_called(task: Task) -> None:
 
 
 @torch.inference_mode()
-def _opened(network: GatedNetwork, task: Task, split: Split) -> Tensor:
+def _opened(network: Gated, task: Task, split: Split) -> Tensor:
     """Who runs what."""
     data, home = task.data(split), device_of(network)
     rows: list[Tensor] = []
@@ -125,7 +153,7 @@ def _opened(network: GatedNetwork, task: Task, split: Split) -> Tensor:
 
 
 def _timed(
-    network: GatedNetwork, task: Task, split: Split, samples: int
+    network: Gated, task: Task, split: Split, samples: int
 ) -> tuple[LatencyFigures, LatencyFigures]:
     """The network with every block run, and with gates, on the same samples one at a time."""
     inputs = list(islice(singles(task, split), samples))
@@ -133,15 +161,21 @@ def _timed(
         whole, gated = Path(folder) / "whole.onnx", Path(folder) / "gated.onnx"
         written = (
             write_program(capture(network.original(), inputs[0]), whole),
-            write_gated(network, inputs[0], gated),
+            _write(network, inputs[0], gated),
         )
         feeds = [[feeds_of(given, one.inputs) for given in inputs] for one in written]
         rows = time_samples([whole, gated], feeds)
     return spread(rows[:, 0]), spread(rows[:, 1])
 
 
+def _write(network: Gated, example: Example, path: Path) -> Exported:
+    if isinstance(network, ChannelGatedNetwork):
+        return write_channels(network, example, path)
+    return write_gated(network, example, path)
+
+
 def _notes(
-    network: GatedNetwork,
+    network: Gated,
     macs: Tensor,
     plain: LatencyFigures | None,
     gated: LatencyFigures | None,
@@ -155,6 +189,10 @@ def _notes(
         notes.append(
             f"one sample at a time, over {gated.n} of them: mean {gated.mean_ms:.3g} ms and 95th "
             f"percentile {gated.p95_ms:.3g} ms, against {plain.mean_ms:.3g} and "
-            f"{plain.p95_ms:.3g} ms with every block run"
+            f"{plain.p95_ms:.3g} ms with everything run"
         )
+        if (gated.mean_ms or 0) > (plain.mean_ms or 0):
+            notes.append(
+                "it is slower than with everything run: the gates cost more than they save"
+            )
     return notes
