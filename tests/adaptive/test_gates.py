@@ -300,7 +300,7 @@ def test_a_block_that_cannot_be_left_out_for_some_samples_has_no_gate(branch, dt
     [
         ({"at": "nowhere"}, InputError, "the blocks are"),
         ({"at": []}, InputError, "at is empty"),
-        ({"gate": "deep"}, StrategyError, "unknown head"),
+        ({"gate": "wide"}, StrategyError, "unknown head"),
         ({"gate": lambda *_: nn.Identity()}, InputError, "the network gives"),
     ],
 )
