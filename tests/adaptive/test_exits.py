@@ -188,7 +188,7 @@ def test_a_head_of_ones_own():
         ({"at": [1.5]}, StrategyError, "between 0 and 1"),
         ({"at": ["nowhere"]}, InputError, "the places are"),
         ({"at": ["blocks.0", "blocks.0"]}, StrategyError, "twice"),
-        ({"head": "deep"}, StrategyError, "unknown head"),
+        ({"head": "wide"}, StrategyError, "unknown head"),
         ({"head": lambda *_: nn.Identity()}, InputError, "the network gives"),
     ],
 )
