@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from penjing.errors import StrategyError
 from penjing.graph.call import Call, op_name
@@ -33,6 +33,7 @@ from penjing.quantization.recurrence import STATE, directions, fraction_bits, la
 from penjing.quantization.rounding import ROUNDINGS, Rounding, weight_grid
 from penjing.quantization.scheme import Scheme
 from penjing.quantization.simulation import walk
+from penjing.quantization.thinning import Thinning
 from penjing.task import Calibration
 
 _BYTE = 8
@@ -55,6 +56,7 @@ class Settings:
         recurrent: Whether GRU, LSTM and RNN run in integers where they can.
         memory_mb: Bound on the values held while weights are rounded, MiB.
         seed: Of the rows that Gram matrices look at.
+        thinning: Weights that become zero on the same pass over the samples.
     """
 
     scheme: Scheme = field(default_factory=Scheme)
@@ -67,6 +69,7 @@ class Settings:
     recurrent: bool = True
     memory_mb: float = 1024
     seed: int = 0
+    thinning: Thinning | None = None
 
     def __post_init__(self) -> None:
         resolve_observer(self.observer)
@@ -177,8 +180,18 @@ def assemble(
         ),
         cell_bits=_cell_bits(folded, placement, calibration),
     )
-    if settings.rounding == "nearest" and not settings.bias_correction:
+    if (
+        settings.rounding == "nearest"
+        and not settings.bias_correction
+        and settings.thinning is None
+    ):
         return network
+
+    def regrid(fqn: str, weight: Tensor) -> Grid:
+        sparse = replace(folded, tensors={**folded.tensors, fqn: weight})
+        grid = _weight_grid(sparse, fqn, folded.nodes[placement.weights[fqn]], settings)
+        return fitted(sparse, placement.fallbacks, activations, {fqn: grid}, scheme)[fqn]
+
     return compensate(
         folded,
         network,
@@ -187,6 +200,8 @@ def assemble(
         biases=settings.bias_correction,
         memory_mb=settings.memory_mb,
         seed=settings.seed,
+        thinning=settings.thinning,
+        regrid=regrid,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from penjing.graph.capture import Example, Program, capture, check_network, dims
 from penjing.graph.folding import is_layer, stored_names
 from penjing.latency.layers import layer_latencies
 from penjing.latency.onnxruntime import Timing, time_pair
+from penjing.pruning.patterns import Pattern
 from penjing.pruning.selection import Key, matches, several
+from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
 from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.control import control
 from penjing.quantization.mixed import BITS, checked_bits, mix, words
@@ -36,6 +38,7 @@ from penjing.quantization.ptq import Settings, quantize_program
 from penjing.quantization.rounding import Rounding
 from penjing.quantization.scheme import Scheme
 from penjing.quantization.scheme import resolve as resolve_scheme
+from penjing.quantization.thinning import Thinning
 from penjing.record import Record, attach, record_of
 from penjing.report import Report, ReportData, environment
 from penjing.task import Calibration, Task
@@ -44,6 +47,7 @@ from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.soundness import check_finite, check_fits
+from penjing.verbs.sparsify import Goal
 
 _TIMED_SECONDS = 20.0
 _HALF_BYTE = 4
@@ -78,6 +82,9 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     weight_bits_dict: Mapping[Key, int] | None = None,
     constraints: Mapping[str, float | str] | None = None,
     weight_bits: Sequence[int] = BITS,
+    sparsity: float | None = None,
+    pattern: str | Pattern = "element",
+    keep_dense: Iterable[Literal["first", "last", "depthwise"] | str] = ROLES,
     max_drop: float | str | None = None,
     task: Task | None = None,
     latency: bool = False,
@@ -109,6 +116,10 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             "bit_operations", a number or "12%" of the network in floats. Every layer then gets of
             `weight_bits` those with which the outputs lose least, by the solver of pruning.
         weight_bits: Bits to choose from under `constraints`, each from 1 to 8.
+        sparsity: Share of the weights of every layer that becomes zero on the same pass over the
+            data: one Gram matrix per layer says which go, solves for the rest and rounds them.
+        pattern: Of these zeros, as `sparsify` takes it; "n:m" has its own share.
+        keep_dense: Kinds of layers without new zeros: "first", "last", "depthwise".
         max_drop: How much may be lost, as a share (0.01 or "1%"). Layers are kept higher, those
             first through which the outputs lose most, until that holds: weights below 7 bits get 8,
             then layers stay in floats. Judged on data that ranges and roundings have not seen.
@@ -128,7 +139,8 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         CaptureError: The network does not export.
         StrategyError: An unknown scheme, observer or rounding, layers that match nothing, or a
             network without anything that has an integer form.
-        BudgetError: `max_drop` is no share, a constraint is none, or `weight_bits` without one.
+        BudgetError: `max_drop` is no share, a constraint is none, `weight_bits` without one, or
+            sparsity that makes no sense or stands beside `max_drop` or constraints.
         InfeasibleError: Even a single layer in integers loses more than `max_drop`, or the fewest
             bits are above a constraint.
 
@@ -153,6 +165,14 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             f"weight_bits is {weight_bits!r}, to choose from under constraints, and there are "
             "none; give constraints, or say bits by scheme or weight_bits_dict"
         )
+    thinned = sparsity is not None or Pattern.parse(pattern).sparsity is not None
+    if thinned and (limit is not None or constraints is not None):
+        raise BudgetError(
+            "sparsity makes zeros while weights are rounded, once; max_drop and constraints round "
+            "several times: sparsify first, then quantize"
+        )
+    if thinned and resolve_scheme(scheme).weight_bits == 1:
+        raise BudgetError(f"scheme is {str(scheme)!r} and one bit has no zero; take 2 bits or more")
     task = None if task is None else settled(task, model)
     dims = dims_of(model, example_inputs)
     samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
@@ -174,6 +194,9 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             keep_float=kept_in_floats(worker, program, ignored_layers),
             weight_bits=bits_by_weight(worker, program, weight_bits_dict or {}),
         )
+        if thinned:
+            goal = Goal(pattern=Pattern.parse(pattern), sparsity=sparsity)
+            settings = replace(settings, thinning=thinning(worker, program, goal, keep_dense))
         if limit is not None:
             result, data = _controlled(worker, program, samples, settings, limit, task)
         elif constraints is not None:
@@ -187,6 +210,32 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             data = timed(data, program, result.network)
     remember_inputs(result, model, example_inputs)
     return Quantized(result, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def thinning(model: nn.Module, program: Program, goal: Goal, keep_dense: Iterable[str]) -> Thinning:
+    """Which weights become sparse while they are rounded.
+
+    Args:
+        model: Its modules are named.
+        program: As it was captured.
+        goal: Pattern and sparsity.
+        keep_dense: Kinds of layers that stay dense.
+
+    Returns:
+        The weights of linear and convolutional layers, each as sparse as the others.
+
+    Raises:
+        BudgetError: No layer may become sparse.
+        StrategyError: A pattern that does not divide a layer, or an unknown kind of layer.
+    """
+    wanted = Wanted(pattern=goal.pattern, keep_dense=tuple(keep_dense))
+    found, dense = find_targets(model, program, wanted)
+    targets = {target.weight: target for target in found if target.layers}
+    if not targets:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(dense.items())[:8])
+        raise BudgetError(f"no layer may become sparse ({why}); keep_dense=() decides")
+    share = goal.sparsity if goal.pattern.sparsity is None else goal.pattern.sparsity
+    return Thinning(targets, share or 0.0)
 
 
 def check_in_floats(model: nn.Module) -> None:
@@ -446,6 +495,7 @@ def report_of(
             "observer": str(settings.observer),
             "rounding": settings.rounding,
             "equalization": "yes" if settings.equalization else "no",
+            **_zeros(settings),
             "bias correction": "yes" if settings.bias_correction else "no",
             "calibration samples": str(samples.samples),
             "seed": str(settings.seed),
@@ -453,6 +503,15 @@ def report_of(
         environment=environment(),
         notes=notes_of(network),
     )
+
+
+def _zeros(settings: Settings) -> dict[str, str]:
+    """What becomes zero on the way."""
+    if settings.thinning is None:
+        return {}
+    targets = settings.thinning.targets.values()
+    name = next(iter(targets)).tiling.pattern.name
+    return {"zeros": f"{settings.thinning.sparsity:g} of {len(targets)} layers, {name}"}
 
 
 def quantized_figures(network: QuantizedNetwork, before: Figures) -> Figures:
