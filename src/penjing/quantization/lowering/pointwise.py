@@ -92,8 +92,14 @@ def prelu(b: Builder, node: fx.Node) -> None:
     made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)
     if slopes.numel() == 1:
         slope = float(slopes)
-        values = table_of(
-            lambda x: np.where(x < 0, slope * x, x), tensor, float(grid.scale), grid.zero_point
+
+        def bent(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.where(x < 0, slope * x, x)
+
+        values: NDArray[Any] = (
+            table_of_16(bent, tensor.scale, float(grid.scale))
+            if grid.bits == WIDE
+            else table_of(bent, tensor, float(grid.scale), grid.zero_point)
         )
         b.add("lookup", node, (source.tensor,), made.tensor, weights={"table": values})
         return
