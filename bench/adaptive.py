@@ -1,25 +1,28 @@
 """What do networks give that adapt at run time: accuracy against mean and 95th-percentile latency?
 
-    python bench/adaptive.py --study exits --network resnet20 --max-drop 0.01
     python bench/adaptive.py --study slimmable --network resnet20
     python bench/adaptive.py --study gating --network resnet20 --target 0.6
+    python bench/adaptive.py --study channels --network resnet20 --target 0.5
+    python bench/adaptive.py --study gathering
     python bench/adaptive.py --study tokens --method merge --r 8
 
-One row per call (one per width for `slimmable`); rows that are there are left alone. Exits: two
-heads, on the trunk as it is (`--frozen`) or trained with it; thresholds are chosen on 5000 other
-training images. The trunks have seen these in their own training, so their end looks better there
-than it is, and the drop on test data is usually smaller than the one asked for. Tokens: the vision
-transformer of bench/train_vit.py, without training, timed in turns with the original. Slimmable:
-all widths are trained together from the trained network. Gating: gates in front of every residual
-block that keeps its shape are trained with the network, or (`--static`) switches that look at no
-input, with which the same training removes whole blocks. Test images are looked at once, for the
-row.
+One row per call (one per width for `slimmable`, one per network for `gathering`); rows that are
+there are left alone. Early exits are in bench/exits.py. Tokens: the vision transformer of
+bench/train_vit.py, without training, timed in turns with the original. Slimmable: all widths are
+trained together from the trained network. Gating: gates in front of every residual block that keeps
+its shape are trained with the network, or (`--static`) switches that look at no input, with which
+the same training removes whole blocks. Channels: gates that choose the channels inside every
+residual block. Gates learn at a rate of their own (`--gate-lr`). Gathering: layers with random
+weights and such gates, timed against the same layers without. Test images are looked at once, for
+the row.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +30,11 @@ from torch.nn import functional as F
 
 import penjing as pj
 from encoders import VisionTransformer
-from penjing.adaptive import EarlyExitNetwork, GateRate, Sandwich
-from penjing.training import ExitTeacher
+from penjing.adaptive import ChannelDensity, GateRate, Sandwich, write_channels
+from penjing.exporters import write_program
+from penjing.graph.capture import capture
+from penjing.latency.samples import spread as distribution
+from penjing.latency.samples import time_samples
 from record import Record, paired_interval
 from schooling import cache_folder, decisions, restore
 from train_vit import SHAPE, data
@@ -38,6 +44,8 @@ QUESTION = "What do networks give that adapt at run time?"
 HEADS = 8000  # training images per epoch of the exits
 SAMPLES = 500  # test images that are timed one by one
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
+DENSITIES = (0.25, 0.5)
+GATHERINGS = 30  # timed calls of a layer, each the fastest of a few
 SLIM_IMAGES = 10000
 SEED = 0
 
@@ -67,77 +75,6 @@ def task_of(job: Workload, images: int) -> pj.Task:
     )
 
 
-def with_heads(
-    job: Workload, images: int, epochs: int, lr: float, *, frozen: bool
-) -> tuple[EarlyExitNetwork, float]:
-    """The network with trained exits, from the cache where they are, and the CPU-seconds."""
-    folder = cache_folder() / f"exits-{job.name}-{images}-{epochs}-{lr}-{frozen}"
-    seconds = folder / "seconds.txt"
-    if not seconds.exists():
-        started = time.process_time()
-        made = pj.early_exits(job.model, job.test[:1], exits=2, freeze_trunk=frozen).model
-        task = made.task(task_of(job, images))
-        tuned = pj.train(
-            made,
-            pj.Task(train=task.train, loss=task.loss),
-            callbacks=[ExitTeacher()],
-            epochs=epochs,
-            lr=lr,
-            seed=SEED,
-        )
-        pj.save(tuned.model, folder)
-        seconds.write_text(str(time.process_time() - started))
-    loaded = pj.load(folder)
-    assert isinstance(loaded, EarlyExitNetwork)
-    return loaded, float(seconds.read_text())
-
-
-def exits(given: argparse.Namespace) -> None:
-    """One row: one network, one criterion, one drop."""
-    rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study exits ...")
-    name, max_drop, criterion = given.network, given.max_drop, given.criterion
-    images, epochs = given.images or HEADS, given.epochs or 3
-    lr = given.lr or (3e-3 if given.frozen else 1e-3)
-    key = {
-        "study": "exits",
-        "network": name,
-        "max_drop": max_drop,
-        "criterion": criterion,
-        "training_images": images,
-        "epochs": epochs,
-        "lr": lr,
-        "frozen": given.frozen,
-    }
-    if rows.has(**key):
-        return
-    job = workload(name)
-    made, spent = with_heads(job, images, epochs, lr, frozen=given.frozen)
-    task = task_of(job, images)
-    done = pj.calibrate_exits(made, task, max_drop=max_drop, criterion=criterion, samples=SAMPLES)
-    data = done.report.data
-    with torch.inference_mode():
-        taken = torch.cat([done.model.infer(x).exits for x in job.test.split(BATCH)])
-    right = job.correct(done.model.routed())
-    plain, early = data.before.latency, data.after.latency
-    rows.add(
-        {
-            **key,
-            "heads_cpu_seconds": spent,
-            "dense_accuracy": 100 * job.quality(job.dense()),
-            "accuracy": 100 * job.quality(right),
-            "difference": paired_interval(right, job.dense()),
-            "places": [row.name for row in data.exits],
-            "macs_share": [row.macs_share for row in data.exits],
-            "accuracy_of_each": [100 * a for a in each_exit(done.model, job)],
-            "taken": (torch.bincount(taken, minlength=3) / len(taken)).tolist(),
-            "macs": data.after.macs,
-            "dense_macs": data.before.macs,
-            "latency_ms": spread(early),
-            "dense_latency_ms": spread(plain),
-        }
-    )
-
-
 def spread(latency: pj.Figures) -> dict[str, float]:
     """The distribution over single samples."""
     return {
@@ -147,15 +84,6 @@ def spread(latency: pj.Figures) -> dict[str, float]:
         "p95": latency.p95_ms,
         "min": latency.min_ms,
     }
-
-
-def each_exit(network: EarlyExitNetwork, job: Workload) -> list[float]:
-    """Test accuracy when every sample leaves at one exit."""
-    labels = torch.from_numpy(job.labels).long()
-    with torch.inference_mode():
-        said = [network(x) for x in job.test.split(BATCH)]
-    together = (torch.cat(column) for column in zip(*said, strict=True))
-    return [accuracy(logits, labels) for logits in together]
 
 
 def slimmable(name: str, images: int, epochs: int) -> None:
@@ -228,30 +156,37 @@ def gating(given: argparse.Namespace) -> None:
     """One row: one network, one target."""
     rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study gating ...")
     name, images, epochs = given.network, given.images or HEADS, given.epochs or 3
-    lr = given.lr or 1e-3
+    lr, channels = given.lr or 1e-3, given.study == "channels"
     key = {
-        "study": "gating",
+        "study": given.study,
         "network": name,
         "target": given.target,
         "static": given.static,
         "training_images": images,
         "epochs": epochs,
         "lr": lr,
+        "gate_lr": given.gate_lr,
     }
     if rows.has(**key):
         return
     job = workload(name)
     task = task_of(job, images)
     started = time.process_time()
-    gate = Switch if given.static else "linear"
-    made = pj.gate_blocks(job.model, job.test[:1], gate=gate).model
+    if channels:
+        made, control = pj.gate_channels(job.model, job.test[:1]), ChannelDensity(given.target)
+    else:
+        gate = Switch if given.static else "linear"
+        made = pj.gate_blocks(job.model, job.test[:1], gate=gate)
+        control = GateRate(given.target)
     tuned = pj.train(
-        made,
+        made.model,
         pj.Task(train=task.train, loss=task.loss),
-        callbacks=[GateRate(given.target)],
+        teacher=job.model,
+        callbacks=[control],
         epochs=epochs,
         optimizer="adamw",
         lr=lr,
+        lr_by={"gates": given.gate_lr},
         seed=SEED,
         workdir=cache_folder() / f"gating-{'-'.join(str(part) for part in key.values())}",
     ).model
@@ -277,6 +212,52 @@ def gating(given: argparse.Namespace) -> None:
             "dense_latency_ms": spread(data.before.latency),
         }
     )
+
+
+def convolutions(width: int) -> nn.Module:
+    """The inside of a residual block, three-wide."""
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+    )
+
+
+def feed_forward(width: int) -> nn.Module:
+    """The feed-forward layer of a transformer."""
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+
+GATHERED = {
+    "two 3x3 convolutions, 32 channels, 16x16": (convolutions, 32, (32, 16, 16)),
+    "two 3x3 convolutions, 128 channels, 16x16": (convolutions, 128, (128, 16, 16)),
+    "two 3x3 convolutions, 256 channels, 8x8": (convolutions, 256, (256, 8, 8)),
+    "feed-forward layer, 256 wide, 64 tokens": (feed_forward, 256, (64, 256)),
+    "feed-forward layer, 768 wide, 128 tokens": (feed_forward, 768, (128, 768)),
+}
+
+
+def gathering() -> None:
+    """A row per layer: what it costs to choose rows of weights while it runs."""
+    rows = Record("adaptive", QUESTION, "python bench/adaptive.py --study gathering")
+    for name, (make, width, shape) in GATHERED.items():
+        key = {"study": "gathering", "network": name}
+        if rows.has(**key):
+            continue
+        torch.manual_seed(SEED)
+        x = torch.rand(1, *shape)
+        network = pj.gate_channels(make(width).eval(), x).model
+        with tempfile.TemporaryDirectory() as folder:
+            files = [write_program(capture(network.original(), x), Path(folder) / "whole.onnx")]
+            for density in DENSITIES:
+                path = Path(folder) / f"{density}.onnx"
+                files.append(write_channels(network.set_density(density), x, path))
+            feeds = [[{one.inputs[0]: x.numpy()}] * GATHERINGS for one in files]
+            times = time_samples([one.path for one in files], feeds).T
+        whole, *gated = (spread(distribution(column)) for column in times)
+        ms = dict(zip(map(str, DENSITIES), gated, strict=True))
+        rows.add({**key, "dense_latency_ms": whole, "latency_ms": ms})
 
 
 def tokens(method: str, r: int) -> None:
@@ -310,25 +291,25 @@ def main() -> None:
     """One call, one row (or one per width)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--study", choices=("exits", "slimmable", "gating", "tokens"), required=True
+        "--study", choices=("slimmable", "gating", "channels", "gathering", "tokens"), required=True
     )
     parser.add_argument("--network", default="resnet20", choices=("resnet20", "resnet56"))
-    parser.add_argument("--max-drop", type=float, default=0.01)
-    parser.add_argument("--criterion", default="confidence")
     parser.add_argument("--images", type=int, help="training images; fewer for quicker rows")
-    parser.add_argument("--epochs", type=int, help="3 for exits and gating, 1 for slimmable")
-    parser.add_argument("--lr", type=float, help="of exits and gating")
-    parser.add_argument("--frozen", action="store_true", help="train the exits' heads alone")
-    parser.add_argument("--target", type=float, default=0.6, help="share of the blocks' work")
+    parser.add_argument("--epochs", type=int, help="3 for gating and channels, 1 for slimmable")
+    parser.add_argument("--lr", type=float, help="of gating and channels")
+    parser.add_argument("--gate-lr", type=float, default=1e-2)
+    parser.add_argument(
+        "--target", type=float, default=0.6, help="share of the work, or of channels"
+    )
     parser.add_argument("--static", action="store_true", help="gates that look at no input")
     parser.add_argument("--method", default="merge", choices=("merge", "attention", "norm"))
     parser.add_argument("--r", type=int, default=8, help="tokens that go behind each layer")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.study == "exits":
-        exits(given)
-    elif given.study == "gating":
+    if given.study in {"gating", "channels"}:
         gating(given)
+    elif given.study == "gathering":
+        gathering()
     elif given.study == "slimmable":
         slimmable(given.network, given.images or SLIM_IMAGES, given.epochs or 1)
     else:

@@ -8,29 +8,34 @@ from tables.rows import Row, Rows, rows
 
 
 def adaptive_tables() -> str:
-    """Early exits, gated blocks, slimmable widths and fewer tokens, as far as there are rows."""
+    """Early exits, gates, slimmable widths and fewer tokens, as far as there are rows."""
     studies = {
-        "exits": exits_table,
         "gating": gating_table,
+        "channels": channels_table,
+        "gathering": gathering_table,
         "slimmable": slimmable_table,
         "tokens": tokens_table,
     }
     found = {name: [r for r in rows("adaptive") if r["study"] == name] for name in studies}
-    return "\n\n".join(make(found[name]) for name, make in studies.items() if found[name])
+    exits = [exits_table(rows("exits"))] if rows("exits") else []
+    return "\n\n".join([*exits, *(make(found[k]) for k, make in studies.items() if found[k])])
 
 
 def exits_table(found: Rows) -> str:
     """Accuracy against the distribution of latency over single samples."""
     return table(
-        found,
+        sorted(found, key=lambda r: (r["network"], not r["frozen"], r["images"], r["max_drop"])),
         {
             "network with exits": named,
-            "how": lambda r: f"{r['criterion']}, {'frozen' if r['frozen'] else 'trained'} trunk",
+            "trunk": lambda r: "frozen" if r["frozen"] else f"trained, lr {r['lr']:g}",
+            "heads": lambda r: f"{r['head']}, lr {r['head_lr']:g}",
+            "images, epochs": lambda r: f"{r['images']}, {r['epochs']}",
             "may lose": lambda r: f"{100 * r['max_drop']:g} points",
             "accuracy": accuracies,
             "leave at exit 1 / 2 / end": lambda r: " / ".join(f"{s:.0%}" for s in r["taken"]),
             "mean ms": latencies("mean"),
-            "95th percentile, ms": latencies("p95"),
+            "median": latencies("median"),
+            "95th percentile": latencies("p95"),
         },
     )
 
@@ -43,6 +48,8 @@ def gating_table(found: Rows) -> str:
             "network with gated blocks": named,
             "gates": lambda r: "fixed for all inputs" if r["static"] else "look at the input",
             "target": value("target", "{:g}"),
+            "images, epochs": lambda r: f"{r['training_images']}, {r['epochs']}",
+            "lr, of gates": lambda r: f"{r['lr']:g}, {r['gate_lr']:g}",
             "accuracy": accuracies,
             "fewer MACs, mean": lambda r: f"{r['dense_macs'] / r['macs']:.2f}x",
             "million MACs, 5th to 95th percentile": lambda r: " to ".join(
@@ -50,6 +57,42 @@ def gating_table(found: Rows) -> str:
             ),
             "mean ms": latencies("mean"),
             "95th percentile, ms": latencies("p95"),
+        },
+    )
+
+
+def channels_table(found: Rows) -> str:
+    """Accuracy and latency of networks whose inputs choose their channels."""
+    return table(
+        found,
+        {
+            "network with gated channels": named,
+            "density": value("target", "{:g}"),
+            "images, epochs": lambda r: f"{r['training_images']}, {r['epochs']}",
+            "lr, of gates": lambda r: f"{r['lr']:g}, {r['gate_lr']:g}",
+            "accuracy": accuracies,
+            "fewer MACs": lambda r: f"{r['dense_macs'] / r['macs']:.2f}x",
+            "mean ms": latencies("mean"),
+            "95th percentile, ms": latencies("p95"),
+        },
+    )
+
+
+def gathering_table(found: Rows) -> str:
+    """What it costs to choose rows of weights while a layer runs."""
+
+    def faster(density: str) -> Cell:
+        return lambda r: (
+            f"{r['dense_latency_ms']['median'] / r['latency_ms'][density]['median']:.2f}x"
+        )
+
+    return table(
+        found,
+        {
+            "layers with gated channels": value("network", "{}"),
+            "ms with all": lambda r: f"{r['dense_latency_ms']['median']:.3f}",
+            "times faster with half": faster("0.5"),
+            "with a quarter": faster("0.25"),
         },
     )
 

@@ -476,7 +476,7 @@ def _choose(graph: fx.Graph, site: ChannelSite, pick: str, stored: dict[str, fx.
         values, index = (graph.call_function(getitem, (pair, place)) for place in (0, 1))
         for name, dim in site.dims:
             whole = stored[name]
-            rows = graph.call_function(torch.index_select, (whole, dim, index))
+            rows = graph.call_function(chosen, (whole, dim, index))
             _read_instead(whole, rows)
             stored[name] = rows
     last = nodes[site.last]
@@ -500,6 +500,17 @@ def _scale(
 def _read_instead(old: fx.Node, new: fx.Node) -> None:
     """Let all readers of a node read another one that is made of it; device and dtype stay."""
     old.replace_all_uses_with(new, lambda user: user is not new and user.target is not getattr)
+
+
+def chosen(weight: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Positions of one dimension of a stored tensor.
+
+    Columns of a matrix are taken as rows of its transpose, which a file holds: ONNX Runtime would
+    copy them number by number, and the product wants them transposed anyway.
+    """
+    if weight.dim() == 2 and dim == 1:
+        return weight.t().index_select(0, index).t()
+    return weight.index_select(dim, index)
 
 
 def along(saliency: Tensor, at: int, rank: int) -> Tensor:
