@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from penjing.codegen.int8.streaming import stream
 from penjing.quantization.integers import (
     RESIZE_BITS,
     IntegerLayer,
@@ -113,6 +116,39 @@ class Builder:
         result = self.tensor((*shape, channels), like=self.x)
         attributes = {"kernel": kernel, "stride": stride, "padding": padding}
         return self.layer(kind, (self.x,), result, attributes)
+
+    def volume(self, outputs, kernel, planes, groups=1):
+        """A result one plane more or less than its input; padded by one in front."""
+        rows, width, channels = self.tensors[self.x].shape
+        sizes = (planes[0], rows // planes[0], width)
+        padding = ((kernel[0] - 1 + planes[1] - planes[0], 0), (1, 1), (0, 1))
+        many = [extent(s, k, 1, p) for s, k, p in zip(sizes, kernel, padding, strict=True)]
+        result = self.tensor((many[0] * many[1], many[2], outputs))
+        size = (outputs, *kernel, channels // groups)
+        weight = self.random.integers(-127, 128, size).astype(np.int8)
+        attributes = {"stride": (1, 1, 1), "padding": padding, "dilation": (1, 1, 1)}
+        attributes |= {"groups": groups, "planes": (planes[0], many[0])}
+        self.planes = many[0]
+        weights = self._weighted(weight, outputs, result, 0.0)
+        return self.layer("volume", (self.x,), result, attributes, weights)
+
+    def prelu(self):
+        result = self.tensor(self.tensors[self.x].shape)
+        channels = self.tensors[self.x].shape[2]
+        signs = self.random.choice([-1, 1], channels)
+        weights = {
+            "multiplier": (signs * self.random.integers(2**30, 2**31, channels)).astype(np.int32),
+            "shift": self.random.integers(-3, 2, channels).astype(np.int32),
+        }
+        return self.layer("prelu", (self.x,), result, {"positive": scale_of(1.3)}, weights)
+
+    def norm(self, kind, gains, count, **attributes):
+        result = self.tensor(self.tensors[self.x].shape)
+        found, weights = norm_scales(
+            self.tensors[self.x].scale, self.tensors[result].scale, 1e-5,
+            self.random.uniform(-2, 2, gains), self.random.uniform(-1, 1, gains), count,
+        )  # fmt: skip
+        return self.layer(kind, (self.x,), result, {**found, **attributes}, weights)
 
     def rescale(self):
         result = self.tensor(self.tensors[self.x].shape)
@@ -277,6 +313,29 @@ def attention(seed=0, *, show_all=False, bits=8):
     b.layer("concat", (b.x, left), b.tensor((2, 72, 9)), {"parts": ((2**30, 1), None), "runs": 2})
     assert scores != b.x
     return b.net(show_all=show_all)
+
+
+def further(seed=0, *, show_all=False):
+    """Rows of a table, volumes, slopes per channel, and norms over more than the channels."""
+    b = Builder(seed, (1, 24, 4))
+    b.tensors[b.x] = replace(b.tensors[b.x], numbers=30)
+    table = b.random.integers(-128, 128, (30, 6)).astype(np.int8)
+    b.layer("embedding", (b.x,), b.tensor((12, 2, 6)), weights={"table": table})
+    b.volume(8, (2, 3, 1), (3, 4), groups=2)
+    b.prelu()
+    b.volume(5, (3, 2, 2), (b.planes, 3))
+    b.norm("group_norm", 5, b.tensors[b.x].size_bytes // 5, groups=5)
+    count = b.tensors[b.x].size_bytes
+    b.norm("layer_norm", count, count)
+    return b.net(show_all=show_all)
+
+
+def piece():
+    """One piece of a stream through convolutions that look back."""
+    b = Builder(0, (2, 6, 4))
+    b.conv(8, (2, 3), padding=((0, 1), (2, 0)))
+    b.depthwise((1, 2), padding=((0, 0), (2, 0)), dilation=(1, 2))
+    return stream(b.net())
 
 
 def random_convolutions(seed, bits=8):

@@ -20,7 +20,7 @@ from penjing.errors import ExportError, InfeasibleError, InputError
 from penjing.quantization.integers import IntegerNet
 from penjing.quantization.reference import execute
 
-from .integer_nets import Builder, attention, everything, random_convolutions
+from .integer_nets import Builder, attention, everything, further, piece, random_convolutions
 
 EVERYWHERE = [
     t if t.board else replace(t, flags=tuple(f.replace("-O3", "-O1") for f in t.flags))
@@ -55,6 +55,12 @@ def test_products_norms_and_movement_give_the_bits_of_the_reference(target):
     assert compile_integers(attention(show_all=True), target).check().equal
 
 
+@pytest.mark.parametrize("target", EVERYWHERE, ids=lambda t: t.name)
+def test_volumes_tables_and_wider_norms_give_the_bits_of_the_reference(target):
+    need(target)
+    assert compile_integers(further(show_all=True), target).check().equal
+
+
 @pytest.mark.parametrize("name", ["host", "cortex-m4", "cortex-m55"])
 def test_the_bits_stay_when_tensors_share_memory(name):
     """One target of each family of kernels."""
@@ -79,6 +85,8 @@ def test_random_convolutions_give_the_bits_of_the_reference(seed, name):
     [
         ("gcc", "host", everything),
         ("gcc", "host", attention),
+        ("gcc", "host", further),
+        ("gcc", "host", piece),
         ("gcc", "cortex-m4", everything),
         ("clang", "host", everything),
         ("clang", "cortex-m4", everything),

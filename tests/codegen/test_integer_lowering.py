@@ -337,7 +337,7 @@ def test_an_integer_program_takes_float32_only(small, kind):
 def test_an_integer_program_refuses_what_it_cannot_be():
     x = torch.randn(8, 9)
     model = QuantizedModule(quantized(CASES["linear"][0](), x))
-    with pytest.raises(StrategyError, match="one sample"):
+    with pytest.raises(StrategyError, match="one sample after the other"):
         pj.compile(model, x, batch=8)
 
 

@@ -40,12 +40,17 @@ Kinds and what they hold:
                 state_shift (R,) int32; sigmoid and tanh (257,) int16; reverse; cell_bits (of lstm)
     lstm        as gru, R being 4 H
     rnn         as gru, R being H, without sigmoid
+    carry       the state, which is the end of the last piece, and then the input along the width;
+                the end of both is the next state
     resize      rows and columns (results, 2) int32: the first of two neighbours, and the share of
                 the second in units of 2^-RESIZE_BITS
     pad         padding, channels (before, after); filled with the zero point
     move        counts and strides of nested loops over the input's bytes, offset of the first
 
-`low` and `high` clamp the result of conv, depthwise, add, mul and average.
+In a stream, `gru`, `lstm` and `rnn` have a state too: 16 bits for each hidden unit, low byte first
+(not of rnn), then 8. It is named by the attribute `state`.
+
+`low` and `high` clamp the result of conv, volume, depthwise, add, mul and average.
 """
 
 from __future__ import annotations
@@ -211,6 +216,7 @@ class IntegerNet:
         layers: In an order in which they can run.
         tensors: Every tensor by name.
         constants: Values of those that are stored, `(H, W, C)`.
+        states: Of a stream, what it keeps from one call to the next; zeros at its start.
     """
 
     inputs: tuple[str, ...]
@@ -218,6 +224,7 @@ class IntegerNet:
     layers: tuple[IntegerLayer, ...]
     tensors: Mapping[str, IntegerTensor]
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    states: Mapping[str, IntegerTensor] = field(default_factory=dict)
 
     def macs(self) -> int:
         """Multiply-accumulates of layers and matrix products, zeros included."""

@@ -46,6 +46,8 @@ _LOW16, _HIGH16 = -(2**15), 2**15 - 1
 _STATE_SHIFT = UNIT_BITS - 7  # from 16 bits to `STATE`
 
 Arrays = Mapping[str, Tensor]
+Past = tuple[Tensor, Tensor]
+"""What a cell keeps in 16 bits, and its state in 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,18 +185,32 @@ def run(cell: Cell, x_NTI: Tensor) -> Tensor:
     Returns:
         States on the grid `STATE`, `(N, T, H)` int64.
     """
+    zeros = torch.zeros(len(x_NTI), cell.arrays["state"].shape[1], dtype=torch.int64)
+    return run_from(cell, x_NTI, (zeros, zeros))[0]
+
+
+def run_from(cell: Cell, x_NTI: Tensor, past: Past) -> tuple[Tensor, Past]:
+    """All steps of one direction, from any state.
+
+    Args:
+        cell: The direction.
+        x_NTI: Integers less their zero point, int64.
+        past: What was kept, and the state in 8 bits, `(N, H)` int64 each.
+
+    Returns:
+        States as `run` gives them, and the last of both kinds.
+    """
     arrays = {name: array.long() for name, array in cell.arrays.items()}
     gates_NTR = _into_gates(arrays, "input", x_NTI)
-    hidden = arrays["state"].shape[1]
-    small = torch.zeros(len(x_NTI), hidden, dtype=torch.int64)
-    kept, states = small, []
+    kept, small = past
+    states = []
     steps = range(x_NTI.shape[1])
     for t in reversed(steps) if cell.reverse else steps:
         kept, small = _STEPS[cell.kind](
             cell, gates_NTR[:, t], _into_gates(arrays, "state", small), kept
         )
         states.append(small)
-    return torch.stack(states[::-1] if cell.reverse else states, 1)
+    return torch.stack(states[::-1] if cell.reverse else states, 1), (kept, small)
 
 
 def _into_gates(arrays: Arrays, side: str, x: Tensor) -> Tensor:

@@ -30,18 +30,22 @@ from penjing.quantization.integers import (
     Scale,
     add_shift,
 )
-from penjing.quantization.recurrence import Cell
+from penjing.quantization.recurrence import Cell, run_from
 from penjing.quantization.recurrence import run as run_cell
 
 _INT32_MAX = 2**31 - 1
 
 
-def execute(net: IntegerNet, *inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def execute(
+    net: IntegerNet, *inputs: NDArray[Any], states: Mapping[str, NDArray[Any]] | None = None
+) -> dict[str, NDArray[Any]]:
     """Run an integer network.
 
     Args:
         net: The network.
         inputs: One array per input, int8 or int16 as its tensor is, `(N, H, W, C)`.
+
+        states: Of a stream, changed in place; None for its start.
 
     Returns:
         Every tensor of the network by name, in its dtype, `(N, H, W, C)`.
@@ -64,10 +68,24 @@ def execute(net: IntegerNet, *inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
                 f"{', '.join(map(str, wanted))}), channels last"
             )
         values[name] = torch.from_numpy(np.ascontiguousarray(given))
+    states = first_states(net, batch) if states is None else states
     for layer in net.layers:
         read = [(values[name], net.tensors[name]) for name in layer.inputs]
+        if "state" in layer.attributes:
+            state = torch.from_numpy(states[layer.attributes["state"]])
+            run_kept = _carry if layer.kind == "carry" else _recurrent_from
+            values[layer.output] = run_kept(layer, read, net.tensors[layer.output], state)
+            continue
         values[layer.output] = _KINDS[layer.kind](layer, read, net.tensors[layer.output])
     return {name: value.numpy() for name, value in values.items()}
+
+
+def first_states(net: IntegerNet, samples: int) -> dict[str, NDArray[Any]]:
+    """What a stream keeps before its first piece: zeros, which on a grid are its zero point."""
+    return {
+        name: np.full((samples, *state.shape), state.zero_point, np.int8)
+        for name, state in net.states.items()
+    }
 
 
 Read = Sequence[tuple[Tensor, IntegerTensor]]
@@ -323,6 +341,28 @@ def _recurrent(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     reverse, cell_bits = (layer.attributes[k] for k in ("reverse", "cell_bits"))
     x_NTI = _centred(*read[0]).squeeze(1)
     return _result(run_cell(Cell(layer.kind, reverse, cell_bits, arrays), x_NTI), layer, out)
+
+
+def _recurrent_from(layer: IntegerLayer, read: Read, out: IntegerTensor, state: Tensor) -> Tensor:
+    """A recurrent layer that goes on from a state, which it changes."""
+    arrays = {name: _weights(layer, name) for name in layer.weights}
+    cell = Cell(layer.kind, False, layer.attributes["cell_bits"], arrays)
+    hidden = layer.weights["state"].shape[1]
+    raw = state.view(len(state), -1)
+    wide = raw[:, : raw.shape[1] - hidden].contiguous().view(torch.int16)
+    past = (wide.long() if wide.shape[1] else raw.long(), raw[:, -hidden:].long())
+    x_NTI = _centred(*read[0]).squeeze(1)
+    states, (kept, small) = run_from(cell, x_NTI, past)
+    raw[:, -hidden:] = small.to(torch.int8)
+    if wide.shape[1]:
+        raw[:, :-hidden] = kept.to(torch.int16).contiguous().view(torch.int8)
+    return _result(states, layer, out)
+
+
+def _carry(layer: IntegerLayer, read: Read, out: IntegerTensor, state: Tensor) -> Tensor:
+    joined = torch.cat([state, read[0][0]], 2)
+    state[:] = joined[:, :, joined.shape[2] - state.shape[2] :]
+    return _result(joined.long() - out.zero_point, layer, out)
 
 
 def _bits(x: Tensor) -> Tensor:

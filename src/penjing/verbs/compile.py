@@ -49,8 +49,8 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
 
     Args:
         model: Network to compile; only read. Zeros in its weights are left out where that pays. A
-            quantized one becomes integers throughout, the same bits on every target; `batch`,
-            `threads`, `stream_dim` and `tune` are then as they are by default.
+            quantized one becomes integers throughout, the same bits on every target; it takes any
+            number of samples in a call, and `batch` and `tune` are then as they are by default.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords). Shapes are fixed by it,
             the batch too.
         target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or a `Target`.
@@ -61,7 +61,8 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         stream_dim: Compile for streams: the dimension of time in every input. The example is one
             piece; recurrent layers and convolutions that look back only go on where the piece
             before has ended, in a state that the caller holds: `program.stream()`.
-        threads: Of the program on this machine; the sources take any number, by OpenMP.
+        threads: Of the program on this machine; the sources take any number, by OpenMP. Samples of
+            a quantized network are shared among threads of Python, its sources run on one.
         tune: Build and time the promising kernels of each layer on this machine and take the
             fastest; kept on disk. Without it a cost model chooses.
         preprocessing: The program then takes the bytes of an image and normalises them itself; the
@@ -102,12 +103,22 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         raise StrategyError("streams take no images: leave preprocessing or stream_dim out")
     device = _device(target_of(target), constraints) if constraints else target_of(target)
     if isinstance(model, QuantizedModule):
-        if (batch or 1, threads, stream_dim, tune) != (1, 1, None, False):
+        if (batch or 1, tune) != (1, False):
             raise StrategyError(
-                "integer programs take one sample on one thread, do not stream and are not tuned: "
-                "leave batch, threads, stream_dim and tune out"
+                "integer programs take one sample after the other, any number in a call, and are "
+                "not tuned: leave batch and tune out"
             )
-        integer = compile_quantized(model.network, device, optimize, preprocessing, c_name(name))
+        integer = compile_quantized(
+            model.network,
+            Settings(
+                target=device,
+                optimize=optimize,
+                name=c_name(name),
+                threads=threads,
+                preprocessing=preprocessing,
+            ),
+            stream_dim,
+        )
         _check_flash(integer)
         if out is not None:
             integer.save(out)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.pipeline import Settings
 from penjing.codegen.program import Program
-from penjing.codegen.targets import HOST
 from penjing.counts.figures import program_figures
 from penjing.errors import ExportError, InputError, StrategyError, UnavailableError
 from penjing.exporters import (
@@ -200,7 +199,7 @@ def _compiled(model: nn.Module, example_inputs: Example, timing: Timing, latency
     if isinstance(model, QuantizedModule):
         if timing.threads > 1:
             raise StrategyError(f"threads is {timing.threads}; integer programs run on one")
-        program = compile_quantized(model.network, HOST, "latency")
+        program = compile_quantized(model.network, Settings())
         memory = "arena of the C program, inputs and outputs in it, one sample after the other"
     else:
         check_finite(model)

@@ -30,8 +30,9 @@ from penjing.codegen.int8.convolutions import (
 from penjing.codegen.int8.encodings import Listed
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.kernels_16 import ORDER_16, PARTS_16
-from penjing.codegen.int8.recurrent import recurrent
+from penjing.codegen.int8.recurrent import carry, recurrent
 from penjing.codegen.int8.steps import TILES, Step
+from penjing.codegen.int8.streaming import offsets as state_offsets
 from penjing.codegen.int8.text import Text, clamped
 from penjing.codegen.int8.volumes import volume
 from penjing.codegen.targets import Target
@@ -78,17 +79,22 @@ _PROFILE = """#ifdef NET_PROFILE
 #define NET_DONE(n)
 #endif
 """
-_ENTRY = """void net_run(void *arena) {
+_ENTRY = """void net_run(@TAKES@) {
     int8_t *const m = (int8_t *)arena;
     assert((uintptr_t)arena % NET_ARENA_ALIGN == 0);"""
+_STATE = """    int8_t *const s = (int8_t *)state;
+    assert((uintptr_t)state % NET_ARENA_ALIGN == 0);"""
+_TAKES = {False: "void *arena", True: "void *arena, void *state"}
+_STREAM = """ A call takes one piece of a stream. The state, NET_STATE_BYTES aligned as the arena,
+is the caller's too; net_reset puts it to the start."""
 
 _DECLARATIONS = """
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-void net_run(void *arena);
-
+void net_run(@TAKES@);
+@RESET@
 #ifdef NET_PROFILE
 void net_done(int step); /* yours, called after every layer */
 #endif
@@ -108,7 +114,7 @@ _ORDER = (
     "depthwise", "add", "conv_add", "add_lanes", "wide_add", "mul", "pool", "mean", "lookup",
     "rescale", "runs", "pad", "move", "softmax", "image", "transposed", "matmul", "resize", "root",
     "norm", "layer_norm", "group_norm", "prelu", "embedding", "volume", "recurrent", "gated", "gru",
-    "lstm", "rnn", *ORDER_16,
+    "lstm", "rnn", "carry", *ORDER_16,
 )  # fmt: skip
 _CONV = ("scale", "layer", "finish")
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -148,6 +154,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "gru": ("scale", "recurrent", "gated", "gru"),
     "lstm": ("scale", "recurrent", "gated", "lstm"),
     "rnn": ("scale", "recurrent", "rnn"),
+    "carry": ("carry",),
     **PARTS_16,
 }
 
@@ -171,7 +178,9 @@ def program_text(
             named(_PROFILE, name),
             *_functions(steps),
             *text.constants,
-            named(_ENTRY, name),
+            *([named(_reset_text(net), name)] if net.states else []),
+            named(_ENTRY.replace("@TAKES@", _TAKES[bool(net.states)]), name),
+            *([named(_STATE, name)] if net.states else []),
             *calls,
             "}\n",
         ]
@@ -219,8 +228,9 @@ def _filled(text: str, next_indent: str) -> str:
 
 def header_text(net: IntegerNet, arena: Arena, target: Target, name: str = "net") -> str:
     """The header."""
+    streams = _STREAM if net.states else ""
     board, big = "" if target.board is None else _BOARD, name.upper()
-    said = f"{_kind(net)} for {target.name}. {named(_CONTRACT, name)}{board}"
+    said = f"{_kind(net)} for {target.name}. {named(_CONTRACT + streams, name)}{board}"
     lines = [
         *_c_comment(said),
         f"#ifndef {big}_H\n#define {big}_H\n#include <stdint.h>\n",
@@ -247,7 +257,21 @@ def header_text(net: IntegerNet, arena: Arena, target: Target, name: str = "net"
             if picture is None:
                 lines.append(f"#define {key}_SCALE {_literal(tensor.scale)}")
                 lines.append(f"#define {key}_ZERO_POINT ({tensor.zero_point})")
-    return "\n".join([*lines, named(_DECLARATIONS, name)])
+    if net.states:
+        lines.append(f"\n#define {big}_STATE_BYTES {state_offsets(net, ALIGN)[1]}")
+    reset = "void net_reset(void *state);\n" if net.states else ""
+    declared = _DECLARATIONS.replace("@TAKES@", _TAKES[bool(net.states)]).replace("@RESET@", reset)
+    return "\n".join([*lines, named(declared, name)])
+
+
+def _reset_text(net: IntegerNet) -> str:
+    """The function that begins a stream."""
+    rows = ["void net_reset(void *state) {", "    int8_t *const s = (int8_t *)state;"]
+    places, _ = state_offsets(net, ALIGN)
+    for name, state in net.states.items():
+        place = f"s + {places[name]}" if places[name] else "s"
+        rows.append(f"    memset({place}, {state.zero_point}, {state.size_bytes});")
+    return "\n".join([*rows, "}\n"])
 
 
 def _number_lines(key: str, tensor: IntegerTensor, offset: int) -> list[str]:
@@ -573,5 +597,6 @@ _CALLS = {
     "gru": recurrent,
     "lstm": recurrent,
     "rnn": recurrent,
+    "carry": carry,
     **CALLS_16,
 }

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.codegen.int8.arena import Arena
+from penjing.codegen.int8.arena import ALIGN, Arena
 from penjing.codegen.int8.choice import small_forms
 from penjing.codegen.int8.encodings import sizes
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.steps import Step, is_plain
+from penjing.codegen.int8.streaming import offsets as state_offsets
 from penjing.codegen.int8.weights import ENCODINGS
 from penjing.codegen.targets import Target
 from penjing.quantization.integers import BYTE, IntegerLayer, IntegerNet
@@ -95,6 +96,7 @@ def describe(
         "schema": 1,
         "target": target.name,
         "arena_bytes": arena.size_bytes,
+        **({"state_bytes": state_offsets(net, ALIGN)[1]} if net.states else {}),
         "inputs": [described(name) for name in net.inputs],
         "outputs": [grid(name) for name in net.outputs],
         "steps": [

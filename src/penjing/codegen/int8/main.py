@@ -31,7 +31,7 @@ static union {
     int8_t bytes[NET_ARENA_BYTES];
     uint64_t align;
 } arena;
-static uint64_t marks[STEPS + 1];
+@STATE@static uint64_t marks[STEPS + 1];
 
 #ifdef NET_PROFILE
 void net_done(int step) { marks[step + 1] = counter(); }
@@ -44,9 +44,9 @@ static unsigned long between(uint64_t from, uint64_t to) { /* counters may wrap 
 int main(void) {
     int largest = 0;
 @FILL@
-    start_counter();
+@BEGIN@    start_counter();
     marks[0] = counter();
-    net_run(arena.bytes);
+    @RUN@
     const uint64_t end = counter();
 @COMPARE@
     printf("penjing: network int8 @TARGET@\n");
@@ -67,6 +67,12 @@ int main(void) {
 }
 """
 
+_STATE = """static union {
+    int8_t bytes[NET_STATE_BYTES];
+    uint64_t align;
+} state;
+"""
+
 _FILL = "    memcpy(NET_INPUT_{n}(arena.bytes), check_input_{n}, NET_INPUT_{n}_BYTES);"
 
 _COMPARE = """    for (size_t i = 0; i < sizeof check_output_{n} / sizeof *check_output_{n}; ++i) {{
@@ -85,6 +91,11 @@ def main_text(net: IntegerNet, steps: Sequence[Step], target: str, name: str = "
         "COMPARE": named("\n".join(_COMPARE.format(n=n) for n in range(len(net.outputs))), name),
         "TARGET": target,
     }
+    values["STATE"] = named(_STATE, name) if net.states else ""
+    values["RUN"] = named(
+        "net_run(arena.bytes, state.bytes);" if net.states else "net_run(arena.bytes);", name
+    )
+    values["BEGIN"] = named("    net_reset(state.bytes);\n", name) if net.states else ""
     text = named(_MAIN, name)
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)

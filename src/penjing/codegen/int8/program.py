@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from penjing.codegen import emulator
 from penjing.codegen.build import Sizes, object_sizes, shared_library
 from penjing.codegen.cycles import CycleEstimate, estimate_cycles
-from penjing.codegen.int8.arena import Arena, plan
+from penjing.codegen.int8.arena import ALIGN, Arena, plan
 from penjing.codegen.int8.emit import header_text, program_text
 from penjing.codegen.int8.files import check_vector, cmake, describe, makefile
 from penjing.codegen.int8.image import images
@@ -26,10 +28,12 @@ from penjing.codegen.int8.kernels_16 import is_wide
 from penjing.codegen.int8.main import check_text, main_text
 from penjing.codegen.int8.schedule import schedule
 from penjing.codegen.int8.steps import SPARSE, Optimize, Step
+from penjing.codegen.int8.streaming import offsets
 from penjing.codegen.log import Log, read_log
+from penjing.codegen.runtime import aligned
 from penjing.codegen.table import table
 from penjing.codegen.targets import HOST, Target, target_of
-from penjing.errors import InfeasibleError, InputError
+from penjing.errors import InfeasibleError, InputError, StrategyError, UnavailableError
 from penjing.files import write_text
 from penjing.quantization.integers import IntegerNet
 
@@ -51,6 +55,7 @@ class IntegerProgram:
         layer_bytes: Constants of every layer, by its name.
         instructions: Executed in one call, counted in the emulator of a board; None before that.
         name: Prefix of files and public names.
+        threads: Among which Python shares the samples of a batch.
     """
 
     net: IntegerNet
@@ -61,6 +66,7 @@ class IntegerProgram:
     layer_bytes: Mapping[str, int]
     instructions: int | None = None
     name: str = "net"
+    threads: int = 1
 
     def __repr__(self) -> str:
         constants = sum(self.layer_bytes.values())
@@ -100,8 +106,13 @@ class IntegerProgram:
 
     @property
     def ram_bytes(self) -> int:
-        """All the memory of one call: the arena."""
-        return self.arena_bytes
+        """All the memory of one call: the arena, and the state of a stream."""
+        return self.arena_bytes + self.state_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """What a stream carries from call to call, in the caller's hands; 0 without streaming."""
+        return offsets(self.net, ALIGN)[1]
 
     @property
     def difference(self) -> float:
@@ -168,7 +179,12 @@ class IntegerProgram:
         return Path(folder)
 
     def flash(self) -> emulator.Size:
-        """What a whole program takes that starts the core and runs this network, nothing else."""
+        """What a whole program takes that starts the core and runs this network, nothing else.
+
+        Raises:
+            UnavailableError: It is a stream.
+        """
+        self._check_alone()
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
             built = emulator.build_bare(self.target, Path(folder), self.name)
@@ -180,10 +196,20 @@ class IntegerProgram:
         Raises:
             MissingDependencyError: Compiler or emulator are absent.
             ExportError: The target is no board.
+            UnavailableError: It is a stream.
         """
+        self._check_alone()
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
             return emulator.stack_bytes(self.target, Path(folder), self.name)
+
+    def _check_alone(self) -> None:
+        """Refuse a stream where one call is run alone."""
+        if self.net.states:
+            raise UnavailableError(
+                "the whole program around a stream is not built yet; flash_bytes and check() are "
+                "there, and without stream_dim this figure too"
+            )
 
     def check(self) -> Log:
         """Build and run `main.c`: the check vector, and instructions per layer on a board.
@@ -212,14 +238,36 @@ class IntegerProgram:
 
         Raises:
             InputError: An input has another shape, batch or dtype, or values that are not numbers.
+            StrategyError: It was compiled for streaming.
         """
+        if self.net.states:
+            raise StrategyError("this program carries a state; call what program.stream() gives")
+        return self._called(inputs, self.run)
+
+    def stream(self) -> IntegerStream:
+        """A fresh stream of one sample: its state is at the start.
+
+        Raises:
+            StrategyError: The program was not compiled for streaming.
+        """
+        if not self.net.states:
+            raise StrategyError("this program has no state; compile with stream_dim=...")
+        return IntegerStream(self, self._first_state())
+
+    def _first_state(self) -> NDArray[np.int8]:
+        state = aligned(self.state_bytes).view(np.int8)
+        self._function("reset", 1)(state.ctypes.data_as(ctypes.c_void_p))
+        return state
+
+    def _called(self, inputs: Sequence[Any], run: Callable[..., tuple[NDArray[Any], ...]]) -> Any:
+        """What `run` makes of inputs in the network's own layout, in that layout."""
         if len(inputs) != len(self.net.inputs):
             raise InputError(f"{len(self.net.inputs)} inputs are wanted, {len(inputs)} were given")
         integers = [self._checked(n, x) for n, x in enumerate(inputs)]
         batches = [len(x) for x in integers]
         if len(set(batches)) > 1:
             raise InputError(f"the inputs have batches of {batches}; all must have as many samples")
-        results = self.run(*integers)
+        results = run(*integers)
         wanted = [self.net.tensors[name] for name in self.net.outputs]
         found: list[Any] = [
             t.dequantize(t.restore(r)) for t, r in zip(wanted, results, strict=True)
@@ -230,18 +278,36 @@ class IntegerProgram:
 
     def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Run on this machine on integers of its types, `(N, H, W, C)` in and out."""
-        arena = np.zeros(self.arena_bytes + 64, np.int8)
-        arena = arena[-arena.ctypes.data % 64 :]
+        count = len(inputs[0])
+        parts = min(self.threads, count)
+        if parts < 2:
+            return self._run(inputs)
+        self._entry  # noqa: B018 - built once, before there are threads
+        ends = [count * n // parts for n in range(parts + 1)]
+        shares = [[x[a:b] for x in inputs] for a, b in pairwise(ends)]
+        with ThreadPoolExecutor(parts) as pool:
+            found = list(pool.map(self._run, shares))
+        return tuple(np.concatenate(one) for one in zip(*found, strict=True))
+
+    def _run(
+        self, inputs: Sequence[NDArray[Any]], state: NDArray[np.int8] | None = None
+    ) -> tuple[NDArray[Any], ...]:
+        """Sample by sample, in an arena of its own."""
+        arena = aligned(self.arena_bytes).view(np.int8)
+        blocks = [arena] if state is None else [arena, state]
+        pointers = [block.ctypes.data_as(ctypes.c_void_p) for block in blocks]
         results = [
             np.empty((len(inputs[0]), *tensor.shape), tensor.dtype)
             for tensor in (self.net.tensors[n] for n in self.net.outputs)
         ]
+        into = [self._view(arena, name) for name in self.net.inputs]
+        out = [self._view(arena, name) for name in self.net.outputs]
         for sample in range(len(inputs[0])):
-            for name, values in zip(self.net.inputs, inputs, strict=True):
-                self._view(arena, name)[:] = values[sample].reshape(-1)
-            self._entry(arena.ctypes.data_as(ctypes.c_void_p))
-            for name, result in zip(self.net.outputs, results, strict=True):
-                result[sample].reshape(-1)[:] = self._view(arena, name)
+            for place, values in zip(into, inputs, strict=True):
+                place[:] = values[sample].reshape(-1)
+            self._entry(*pointers)
+            for place, result in zip(out, results, strict=True):
+                result[sample].reshape(-1)[:] = place
         return tuple(results)
 
     def _view(self, arena: NDArray[np.int8], name: str) -> NDArray[Any]:
@@ -277,11 +343,55 @@ class IntegerProgram:
         return tensor.arrange(tensor.quantize(array))
 
     @cached_property
-    def _entry(self) -> Callable[[ctypes.c_void_p], None]:
+    def _entry(self) -> Callable[..., None]:
         """The C function, built for this machine."""
+        return self._function("run", 1 + bool(self.net.states))
+
+    def _function(self, what: str, pointers: int) -> Callable[..., None]:
+        """A public function of the program; while it runs, other threads of Python do too."""
         target = HOST if self.target.emulator else self.target
         library = shared_library(self.files, [f"{self.name}.c"], target, ("-DNDEBUG",))
-        return getattr(ctypes.CDLL(str(library)), f"{self.name}_run")  # type: ignore[no-any-return]
+        found = getattr(ctypes.CDLL(str(library)), f"{self.name}_{what}")
+        found.argtypes, found.restype = [ctypes.c_void_p] * pointers, None
+        return found  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerStream:
+    """One stream through an integer program; call it with the next piece of the input.
+
+    Args:
+        program: The program.
+        state: What it carries from call to call.
+    """
+
+    program: IntegerProgram
+    state: NDArray[np.int8]
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The next outputs.
+
+        Args:
+            inputs: float32 pieces in the network's own layout, of one sample.
+
+        Returns:
+            As the program returns them: what the network would give for this piece, had it seen all
+            before.
+
+        Raises:
+            InputError: Another shape or dtype than was compiled, or more than one sample.
+        """
+        return self.program._called(inputs, self.run)
+
+    def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """The next outputs on integers, `(1, H, W, C)` in and out."""
+        if len(inputs[0]) != 1:
+            raise InputError(f"a stream takes pieces of one sample, {len(inputs[0])} were given")
+        return self.program._run(inputs, self.state)
+
+    def reset(self) -> None:
+        """Begin again."""
+        self.state[:] = self.program._first_state()
 
 
 def _check_numbers(number: int, array: NDArray[Any], count: int) -> None:

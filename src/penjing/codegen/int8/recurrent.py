@@ -36,6 +36,29 @@ def recurrent(text: Text, layer: IntegerLayer) -> str:
     values |= {"cell_bits": layer.attributes["cell_bits"]}
     places = [text.structure(layer, "recurrent", values)]
     places += [text.at(layer.inputs[0]), text.at(layer.output)]
-    if layer.kind != "rnn":
-        places.append(f"(int16_t *)(void *)(m + {text.arena.scratch[layer.name]})")
-    return f"pj_{layer.kind}({', '.join(places)});"
+    name = layer.attributes.get("state")
+    if name is not None:
+        return _streamed(layer, places, text.state(name), (steps, hidden))
+    if layer.kind == "rnn":
+        return f"pj_rnn({', '.join(places)}, NULL);"
+    kept = text.scratch(layer.name)
+    call = f"pj_{layer.kind}({', '.join(places)}, (int16_t *)(void *)({kept}), NULL);"
+    return f"memset({kept}, 0, {2 * hidden});\n{call}"
+
+
+def _streamed(layer: IntegerLayer, places: list[str], state: str, sizes: tuple[int, int]) -> str:
+    """A layer that goes on from its state, and leaves its last one there."""
+    steps, hidden = sizes
+    small = state if layer.kind == "rnn" else f"{state} + {2 * hidden}"
+    kept = [] if layer.kind == "rnn" else [f"(int16_t *)(void *)({state})"]
+    call = f"pj_{layer.kind}({', '.join([*places, *kept, small])});"
+    return f"{call}\nmemcpy({small}, {places[2]} + {(steps - 1) * hidden}, {hidden});"
+
+
+def carry(text: Text, layer: IntegerLayer) -> str:
+    """A piece of a sequence behind the end of the one before."""
+    rows, length, channels = text.net.tensors[layer.inputs[0]].shape
+    name = layer.attributes["state"]
+    before = text.net.states[name].shape[1]
+    places = f"{text.at(layer.inputs[0])}, {text.at(layer.output)}, {text.state(name)}"
+    return f"pj_carry({places}, {rows}, {length * channels}, {before * channels});"

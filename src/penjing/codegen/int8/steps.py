@@ -109,6 +109,8 @@ class Step:
     @property
     def scratch_bytes(self) -> int:
         """Memory that is used only meanwhile: columns, then results to be added; or states."""
+        if self.kernel in KEPT and "state" in self.layer.attributes:
+            return 0
         if self.kernel in KEPT:
             return 2 * int(self.layer.weights["state"].shape[1])
         if self.add is None:

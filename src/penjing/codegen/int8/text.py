@@ -8,7 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from penjing.codegen.int8.arena import Arena
+from penjing.codegen.int8.arena import ALIGN, Arena
+from penjing.codegen.int8.streaming import offsets as state_offsets
 from penjing.quantization.integers import HIGH, LOW, IntegerLayer, IntegerNet
 
 _C_TYPES: Mapping[str, str] = {
@@ -45,6 +46,11 @@ class Text:
     def scratch(self, name: str, offset: int = 0) -> str:
         """Pointer into the scratch memory of a layer; the arena where it has none."""
         return _place(self.arena.scratch.get(name, 0) + offset)
+
+    def state(self, name: str) -> str:
+        """Pointer to what a stream keeps."""
+        at = state_offsets(self.net, ALIGN)[0][name]
+        return f"s + {at}" if at else "s"
 
     def _constant(self, name: str) -> str:
         """A stored tensor, written once."""

@@ -1,7 +1,6 @@
-static void pj_gru(const pj_recurrent_t *r, const int8_t *x, int8_t *y, int16_t *kept) {
+static void pj_gru(const pj_recurrent_t *r, const int8_t *x, int8_t *y, int16_t *kept,
+                   const int8_t *h) {
     const int32_t n = r->hidden;
-    const int8_t *h = NULL;
-    memset(kept, 0, sizeof(int16_t) * (size_t)n);
     for (int32_t k = 0; k < r->steps; ++k) {
         const int32_t t = r->reverse ? r->steps - 1 - k : k;
         const int8_t *const seen = x + t * r->inputs;

@@ -40,7 +40,7 @@ static inline int32_t pj_read(const pj_recurrent_t *r, const int8_t *x, int32_t 
                         r->input_multiplier[row], r->input_shift[row]);
 }
 
-/* In the first step there is no state, which is as good as zeros. */
+/* Without a state before the first step there is NULL, which is as good as zeros. */
 static inline int32_t pj_recall(const pj_recurrent_t *r, const int8_t *h, int32_t row) {
     return pj_into_gate(r->state + row * r->hidden, h, h == NULL ? 0 : r->hidden,
                         r->state_bias[row], r->state_multiplier[row], r->state_shift[row]);

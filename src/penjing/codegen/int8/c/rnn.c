@@ -1,5 +1,4 @@
-static void pj_rnn(const pj_recurrent_t *r, const int8_t *x, int8_t *y) {
-    const int8_t *h = NULL;
+static void pj_rnn(const pj_recurrent_t *r, const int8_t *x, int8_t *y, const int8_t *h) {
     for (int32_t k = 0; k < r->steps; ++k) {
         const int32_t t = r->reverse ? r->steps - 1 - k : k;
         int8_t *const out = y + t * r->hidden;
