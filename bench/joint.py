@@ -13,22 +13,20 @@ simulation, whose integers are those of the file.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
-from itertools import product
 
 import torch
 
 import penjing as pj
 from penjing.errors import InfeasibleError
-from record import Record, paired_interval
-from workloads import Workload, workload
+from record import paired_interval
+from shares import Question
+from workloads import Workload
 
 NETWORKS = ("kws", "resnet20")
 SAMPLES = 1000  # to calibrate; at most half of what a network has
 SHARES = (0.16, 0.1, 0.07)
-SEEDS = (0,)
 WAYS = {
     "channels": ({"inner", "bits"}, (8,)),
     "zeros": ({"weights", "bits"}, (8,)),
@@ -113,25 +111,7 @@ def row(job: Workload, way: str, share: float, seed: int) -> dict:
     }
 
 
-def main() -> None:
-    """Do what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=NETWORKS)
-    parser.add_argument("--share", type=float, choices=SHARES)
-    parser.add_argument("--way", choices=tuple(WAYS))
-    parser.add_argument("--all", action="store_true", help="go on with the next row")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = Record("joint", __doc__.splitlines()[0], "python bench/joint.py --all")
-    networks = [given.network] if given.network else NETWORKS
-    shares = [given.share] if given.share else SHARES
-    ways = [given.way] if given.way else WAYS
-    for seed, network, share, way in product(SEEDS, networks, shares, ways):
-        if not rows.has(network=network, share=share, way=way, seed=seed):
-            rows.add(row(workload(network), way, share, seed))
-            if not given.all:
-                return
-
+QUESTION = Question("joint", __doc__.splitlines()[0], NETWORKS, SHARES, WAYS, row)
 
 if __name__ == "__main__":
-    main()
+    QUESTION.main()

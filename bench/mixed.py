@@ -11,9 +11,7 @@ other" cuts half of the way and makes the rest zero, "units" and "weights" do on
 
 from __future__ import annotations
 
-import argparse
 import time
-from itertools import product
 
 import torch
 from torch import nn
@@ -21,13 +19,13 @@ from torch import nn
 import penjing as pj
 from penjing.counts.macs import layer_figures
 from penjing.graph.capture import capture
-from record import Record, paired_interval
-from workloads import Workload, workload
+from record import paired_interval
+from shares import Question
+from workloads import Workload
 
 NETWORKS = ("resnet20", "kws")
 SAMPLES = 1000  # to calibrate; at most half of what a network has
 SHARES = (0.4, 0.25, 0.15)
-SEEDS = (0,)
 WAYS = ("together", "one after the other", "units", "weights")
 
 
@@ -85,25 +83,7 @@ def row(job: Workload, way: str, share: float, seed: int) -> dict:
     }
 
 
-def main() -> None:
-    """Do what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=NETWORKS)
-    parser.add_argument("--share", type=float, choices=SHARES)
-    parser.add_argument("--way", choices=WAYS)
-    parser.add_argument("--all", action="store_true", help="go on with the next row")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = Record("mixed", __doc__.splitlines()[0], "python bench/mixed.py --all")
-    networks = [given.network] if given.network else NETWORKS
-    shares = [given.share] if given.share else SHARES
-    ways = [given.way] if given.way else WAYS
-    for seed, network, share, way in product(SEEDS, networks, shares, ways):
-        if not rows.has(network=network, share=share, way=way, seed=seed):
-            rows.add(row(workload(network), way, share, seed))
-            if not given.all:
-                return
-
+QUESTION = Question("mixed", __doc__.splitlines()[0], NETWORKS, SHARES, WAYS, row)
 
 if __name__ == "__main__":
-    main()
+    QUESTION.main()
