@@ -58,6 +58,26 @@ def test_an_unknown_loss_lists_the_known():
         distill(student(), Net(), task(), loss="kd")
 
 
+class Detector(nn.Module):
+    """Scores and boxes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores, self.boxes = nn.Linear(6, 2), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return {"logits": self.scores(x), "pred_boxes": self.boxes(x)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [(None, 1), ({"logits": "classes", "pred_boxes": "values"}, 0)]
+)
+def test_outputs_that_are_not_taught_are_named(kind, told):
+    data = Task(train=[X[:16]], kind=kind)
+    notes = distill(Detector(), Detector(), data, epochs=2, **QUICK).report.data.notes
+    assert sum("not the outputs 'pred_boxes'" in note for note in notes) == told
+
+
 def test_a_teacher_of_other_classes_is_refused_with_both_shapes():
     with pytest.raises(InputError, match=r"\(8, 2\), the teacher \(8, 5\)"):
         distill(student(), nn.Linear(6, 5), task(), **QUICK)

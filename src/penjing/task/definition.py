@@ -16,7 +16,7 @@ from penjing.errors import InputError
 from penjing.task.batches import Batch, call, check_call, describe, fresh, prediction, split
 from penjing.task.calibration import Calibration
 from penjing.task.metrics import Scores, higher_is_better, streams, understood
-from penjing.task.outputs import Kinds, Outputs
+from penjing.task.outputs import Kinds, Outputs, named_tensors
 from penjing.task.randomness import device_of, evaluating, random_kept
 from penjing.task.sharing import ALONE, Peers, share
 
@@ -238,7 +238,24 @@ class Task:
 
     def predict(self, model: nn.Module, inputs: Any) -> Any:
         """Outputs as the loss and the metrics get them, in the mode and grad mode of the caller."""
-        outputs = self.forward(model, inputs) if self.forward else call(model, inputs)
+        return self._picked(self._called(model, inputs))
+
+    def left_out(self, model: nn.Module, inputs: Any) -> tuple[str, ...]:
+        """Names of outputs in floats that loss, metrics and teachers do not get.
+
+        Args:
+            model: Run as the caller has set its modes.
+            inputs: Of one batch.
+        """
+        outputs = self._called(model, inputs)
+        seen = {id(tensor) for tensor in named_tensors(self._picked(outputs)).values()}
+        names = [name for name, t in named_tensors(outputs).items() if id(t) not in seen]
+        return tuple(dict.fromkeys(name.partition(".")[0] for name in names))
+
+    def _called(self, model: nn.Module, inputs: Any) -> Any:
+        return self.forward(model, inputs) if self.forward else call(model, inputs)
+
+    def _picked(self, outputs: Any) -> Any:
         whole = self.kind is not None and not isinstance(self.kind, str)
         return outputs if whole else prediction(outputs)
 

@@ -44,6 +44,7 @@ class Teacher(Callback):
         self.layers = None if layers is None else dict(layers)
         self.matched: dict[str, str] = {}
         self._listeners: tuple[Listener, ...] = ()
+        self._told: set[str] = set()
         if not self.losses or not all(self.losses.values()):
             raise StrategyError("a teacher without a loss teaches nothing; give losses=[Logits()]")
 
@@ -84,11 +85,27 @@ class Teacher(Callback):
         """The task's loss and the teacher's; the teacher's alone without labels."""
         with evaluating(self.model), torch.no_grad():
             outputs = run.part.predict(self.model, run.inputs)
+            if run.of not in self._told:
+                self._told.add(run.of)
+                self._tell_untaught(run)
         features = self._features(wanted=self._listens(run.of))
         for term in self._terms(run.of):
             mine, theirs = features if term.of_features else (run.outputs, outputs)
             loss = term(mine, theirs, loss)
         return loss
+
+    def _tell_untaught(self, run: Run) -> None:
+        """Note which outputs a task leaves out, so that nobody teaches them."""
+        untaught = run.part.left_out(self.model, run.inputs)
+        if not untaught:
+            return
+        whose = f"task {run.of!r}: " if run.of else ""
+        note = (
+            f"{whose}only the logits are taught, not the outputs {', '.join(map(repr, untaught))}; "
+            "Task(kind={'logits': 'classes', ...}) with a kind for each teaches all of them"
+        )
+        if note not in run.notes:
+            run.notes.append(note)
 
     def _terms(self, name: str) -> tuple[Distillation, ...]:
         """The losses of a task."""
