@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tables.adaptive import adaptive_tables
 from tables.analysis import coverage_table, growth_table, memory_table, random_networks_table
 from tables.attention import attention_table
-from tables.choices import depth_table, joint_table, mixed_table, sparsity_table
+from tables.choices import composition_table, depth_table, joint_table, mixed_table, sparsity_table
 from tables.compiling import compiling_tables
 from tables.criteria import cost_table, criteria_table
 from tables.integers import (
@@ -34,6 +34,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attention": attention_table,
     "bits": bits_table,
     "compiling": compiling_tables,
+    "composition": composition_table,
     "coverage": coverage_table,
     "criteria": criteria_table,
     "criterion-cost": cost_table,

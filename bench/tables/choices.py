@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tables.markdown import average, mean, most, seeds, shared, spread, table, value
-from tables.names import named
+from tables.markdown import average, interval, mean, most, seeds, shared, spread, table, value
+from tables.names import named, short
 from tables.rows import Row, Rows, alike, rows
 
 WHAT_GOES = {
@@ -116,3 +116,38 @@ def _not_so_small(missing: Rows) -> str:
 def _layers_of_bits(row: Row) -> str:
     counts = Counter(row["layer_bits"].values())
     return ", ".join(f"{count} of {bits}" for bits, count in sorted(counts.items()))
+
+
+def composition_table() -> str:
+    """Every order of the steps, and what each keeps."""
+    found = rows("composition")
+    ran = [row for row in found if "refused" not in row]
+    drawn = table(
+        sorted(ran, key=lambda r: (r["network"], len(r["steps"]))),
+        {
+            "network": short,
+            "steps, in turn": _chain,
+            "top-1": value("top1", "{:.2f}"),
+            "difference": lambda r: interval(r["difference_points"]),
+            "zeros": value("zeros", "{:.1%}"),
+            "zeros kept": value("zeros_kept", "{:.1%}"),
+            "MACs, before → after": _macs_kept,
+            "saved, kB": lambda r: f"{r['stored_bytes'] / 1024:.1f}",
+            "loaded again, within": value("loaded_difference", "{:.0e}"),
+            "CPU-s": value("cpu_seconds", "{:.1f}"),
+        },
+    )
+    return f"{drawn}\n\n{_refusals([row for row in found if 'refused' in row])}".strip()
+
+
+def _chain(row: Row) -> str:
+    return " → ".join(row["steps"])
+
+
+def _macs_kept(row: Row) -> str:
+    return f"{100 * row['macs_before']:.1f} % → {100 * row['macs']:.1f} %"
+
+
+def _refusals(refused: Rows) -> str:
+    told = dict.fromkeys(f'{_chain(row)}: "{row["refused"]}"' for row in refused)
+    return f"Refused, since it means nothing: {'; '.join(told)}." if told else ""
