@@ -12,7 +12,7 @@ K = kernel positions, C = channels, O = outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -374,3 +374,21 @@ def rows_per_sample(unknowns: int, samples: int, per_unknown: float, least: int 
         40
     """
     return max(least, math.ceil(unknowns * per_unknown / max(samples, 1)))
+
+
+def add_inputs(
+    gram: Gram, layer: Layer, values: Iterable[Tensor], each: int, generator: torch.Generator
+) -> None:
+    """Add what a layer reads to its sums, in place.
+
+    Args:
+        gram: Sums over its rows.
+        layer: The layer.
+        values: What it reads, batch after batch.
+        each: Output positions of every sample that are looked at.
+        generator: Draws them, on the CPU.
+    """
+    for value in values:
+        view = patches(layer, value)
+        lead = view.shape[: view.dim() - len(layer.kernel) - 1]
+        gram.add(Rows.choose(lead, each, generator).inputs(layer, view))

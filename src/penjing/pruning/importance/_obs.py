@@ -19,7 +19,7 @@ from penjing.plan import Group
 from penjing.pruning.importance._silent import trials, tried
 from penjing.pruning.importance.sums import squared_norms
 from penjing.statistics.attention import products
-from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
+from penjing.statistics.grams import Gram, Layer, add_inputs, layers, rows_per_sample
 from penjing.statistics.outlets import Outlet, energy_per_position, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
 
@@ -236,10 +236,8 @@ class _Survey:
         )
         if sums.scale is None and out.norm is not None:
             sums.scale = out.norm.affine(self.program.tensors)[0]
-        for chunk in chunks:
-            view = patches(layer, stream.value(chunk, layer.source))
-            lead = view.shape[: view.dim() - len(layer.kernel) - 1]
-            sums.gram.add(Rows.choose(lead, each, generator).inputs(layer, view))
+        values = (stream.value(chunk, layer.source) for chunk in chunks)
+        add_inputs(sums.gram, layer, values, each, generator)
 
     def _weigh(
         self, stream: Stream, chunks: Sequence[Chunk], stop: str, layer: Layer, out: Outlet

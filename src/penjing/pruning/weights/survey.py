@@ -18,7 +18,7 @@ from penjing.pruning.weights.protocol import (
     Target,
     WeightImportance,
 )
-from penjing.statistics.grams import Gram, Layer, Rows, patches, rows_per_sample
+from penjing.statistics.grams import Gram, Layer, add_inputs, rows_per_sample
 from penjing.statistics.outlets import Outlet, energy_per_position, outlets
 from penjing.statistics.stream import Chunk, Samples, Stream
 from penjing.task import Calibration
@@ -107,10 +107,8 @@ class Survey:
         groups, _, unknowns = layer.matrix(self.program.tensors[layer.weight]).shape
         sums = self._sums.setdefault(layer.weight, _Sums(Gram.zeros(groups, unknowns)))
         each = rows_per_sample(unknowns, stream.held, self.rows_per_unknown)
-        for chunk in chunks:
-            view = patches(layer, stream.value(chunk, layer.source))
-            lead = view.shape[: view.dim() - len(layer.kernel) - 1]
-            sums.gram.add(Rows.choose(lead, each, generator).inputs(layer, view))
+        values = (stream.value(chunk, layer.source) for chunk in chunks)
+        add_inputs(sums.gram, layer, values, each, generator)
 
     def _weigh(
         self, stream: Stream, chunks: Sequence[Chunk], stop: str, layer: Layer, out: Outlet
