@@ -376,7 +376,7 @@ def channel_sites(network: Network) -> tuple[ChannelSite, ...]:
 
 
 def _site(network: Network, flow: Flow, group: Group) -> ChannelSite | None:
-    plain = group.exact and all(part.index is None for part in group.slices)
+    plain = group.exact and group.least == 1 and all(p.index is None for p in group.slices)
     if group.scope != "inner" or group.kind not in GATED_KINDS or not plain:
         return None
     carriers = _carriers(network, flow, group.name)
