@@ -64,3 +64,17 @@ def test_measured_times_are_kept_and_used(tmp_path: Path, monkeypatch: pytest.Mo
         path.write_text(json.dumps({"nanoseconds": slow}))
     again = choose(linear(0.5), (*KERNELS, DenseLinear(vectors=1)), HOST, "latency", tune=True)
     assert (len(kept), again["one"].name) == (3, "window_linear")
+
+
+def test_times_that_hardly_differ_leave_the_choice_to_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, kernels = linear(0.1), (*KERNELS, DenseLinear(vectors=1))
+    likely = min(kernels, key=lambda kernel: kernel.cost(net, net.layers[0], HOST))
+    chosen = []
+    for slower in (1.01, 1.1):
+        times = {str(i): (k, slower if k is likely else 1.0) for i, k in enumerate(kernels)}
+        monkeypatch.setattr("penjing.codegen.choice.measured", lambda *_, times=times: times)
+        chosen.append(choose(net, kernels, HOST, "latency", tune=True)["one"])
+    assert chosen[0] is likely
+    assert chosen[1] is not likely

@@ -2,7 +2,9 @@
 
 Layers that differ in their weights' values only share a measurement, and so do those whose lists
 of nonzeros are equally long within a few percent. The key of a stored time holds the layer's sizes,
-the kernel's text, compiler, flags and processor, so that a stale one is never found.
+the kernel's text, compiler, flags, processor and clock, so that a stale one is never found.
+
+One thread is timed by what it computes, so that waiting for a busy processor counts for nobody.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,6 +104,7 @@ def _key(net: Net, layer: Layer, program: Alone, target: Target) -> str:
         str(constants), str(sorted(program.code.functions)),
         "".join(program.code.functions.values()), call,
         compiler_version(compiler), " ".join(target.flags), cpu_name(), str(target.threads),
+        _clock(target).__name__,
         f"{net.tensors[layer.inputs[0]].zeros:.1f}" if "x[k] != 0.0f" in call else "",
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
@@ -127,11 +130,12 @@ def _times(net: Net, layer: Layer, candidates: Sequence[Candidate], target: Targ
         buffers = [*c.program.buffers(values), *held]
         pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
         calls.append((getattr(library, f"{c.program.name}_times"), pointers, buffers))
-    counts = [_count(entry, pointers) for entry, pointers, _ in calls]
+    clock = _clock(target)
+    counts = [_count(entry, pointers, clock) for entry, pointers, _ in calls]
     best = [math.inf] * len(calls)
     for _ in range(BURSTS):
         for i, (entry, pointers, _) in enumerate(calls):
-            best[i] = min(best[i], _seconds(entry, pointers, counts[i]) / counts[i])
+            best[i] = min(best[i], _seconds(entry, pointers, counts[i], clock) / counts[i])
     return [1e9 * b for b in best]
 
 
@@ -159,13 +163,20 @@ def _hold(library: ctypes.CDLL, blob: Blob) -> np.ndarray:
     return raw
 
 
-def _seconds(entry: ctypes._NamedFuncPointer, pointers: object, count: int) -> float:
-    start = time.perf_counter()
+def _clock(target: Target) -> Callable[[], float]:
+    """Seconds of this thread's own work, where it does all of it."""
+    return time.thread_time if target.threads == 1 else time.perf_counter
+
+
+def _seconds(
+    entry: ctypes._NamedFuncPointer, pointers: object, count: int, clock: Callable[[], float]
+) -> float:
+    start = clock()
     entry(pointers, count)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def _count(entry: ctypes._NamedFuncPointer, pointers: object) -> int:
+def _count(entry: ctypes._NamedFuncPointer, pointers: object, clock: Callable[[], float]) -> int:
     """Calls that fill a burst."""
-    _seconds(entry, pointers, 1)
-    return max(1, round(BURST_SECONDS / max(1e-7, _seconds(entry, pointers, 3) / 3)))
+    _seconds(entry, pointers, 1, clock)
+    return max(1, round(BURST_SECONDS / max(1e-7, _seconds(entry, pointers, 3, clock) / 3)))
