@@ -23,7 +23,11 @@ from tables.integers import (
 )
 from tables.kernels import patterns_table, peak_table, zeros_picture, zeros_table
 from tables.leaderboard import leaderboard_picture, leaderboard_tables
-from tables.microcontrollers import cycles_tables, microcontrollers_table
+from tables.microcontrollers import (
+    cycles_tables,
+    float_boards_table,
+    microcontrollers_table,
+)
 from tables.repair import repair_picture, repair_tables
 from tables.speed import families_table, speed_table
 from tables.training import sparse_training_table, training_picture, training_table
@@ -41,6 +45,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cycles": cycles_tables,
     "depth": depth_table,
     "families": families_table,
+    "float-boards": float_boards_table,
     "growth": growth_table,
     "integers": host_table,
     "joint": joint_table,

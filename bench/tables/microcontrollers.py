@@ -1,4 +1,4 @@
-"""What do int8 networks need on microcontrollers?"""
+"""What do networks need on microcontrollers?"""
 
 from __future__ import annotations
 
@@ -33,6 +33,30 @@ def microcontrollers_table() -> str:
             "per MAC": value("instructions_per_mac", "{:.2f}"),
             "million cycles, estimated": _cycles,
             "top-1 or AUC, %": lambda r: f"{100 * r['quality']:.1f}",
+        },
+    )
+    return f"Sizes in bytes.\n\n{drawn}"
+
+
+def float_boards_table() -> str:
+    """Flash, RAM and instructions of float networks, dense and sparse, on emulated cores."""
+    found = rows("float_boards")
+    dense = {(r["network"], r["core"]): r["instructions"] for r in found if not r["sparsity"]}
+    drawn = table(
+        sorted(found, key=lambda r: (r["network"], len(r["core"]), r["core"], r["sparsity"])),
+        {
+            "network": without_metric,
+            "zeros": value("sparsity", "{:.0%}"),
+            "core": _core,
+            "code": value("code_bytes", "{:,}"),
+            "constants": value("constant_bytes", "{:,}"),
+            "flash": value("flash_bytes", "{:,}"),
+            "arena": value("arena_bytes", "{:,}"),
+            "million instructions": lambda r: f"{r['instructions'] / 1e6:.2f}",
+            "per dense MAC": value("instructions_per_mac", "{:.2f}"),
+            "fewer than dense": lambda r: (
+                f"{dense[r['network'], r['core']] / r['instructions']:.1f}x"
+            ),
         },
     )
     return f"Sizes in bytes.\n\n{drawn}"

@@ -10,8 +10,8 @@ import pytest
 
 from penjing.codegen.choice import choose
 from penjing.codegen.ir import Layer, Net, Tensor
-from penjing.codegen.kernels import DenseLinear, WindowLinear, host_kernels
-from penjing.codegen.targets import HOST
+from penjing.codegen.kernels import DenseLinear, WindowLinear, board_kernels, host_kernels
+from penjing.codegen.targets import CORTEX_M4, CORTEX_M55, HOST, Target
 from penjing.errors import ExportError
 
 KERNELS = (DenseLinear(vectors=2), WindowLinear())
@@ -48,6 +48,16 @@ def test_zeros_change_the_kernel_of_a_layer(pattern: str) -> None:
 def test_flash_goes_by_bytes_of_constants() -> None:
     names = [choose(linear(s), KERNELS, HOST, "flash")["one"].name for s in (0.7, 0.2)]
     assert names == ["dense_linear", "window_linear"]
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"), [(CORTEX_M4, "window_linear"), (CORTEX_M55, "dense_linear")]
+)
+def test_zeros_of_a_small_layer_pay_where_dense_code_has_no_vectors(
+    target: Target, wanted: str
+) -> None:
+    kept = np.random.RandomState(0).rand(32, 64) < 0.07
+    assert choose(linear(kept), board_kernels(), target, "latency")["one"].name == wanted
 
 
 def test_a_layer_without_a_kernel_is_named() -> None:
