@@ -34,8 +34,8 @@ SAMPLES = 1000
 SEEDS = (0, 1, 2)
 CRITERIA = (
     "random", "l1", "l2", "linf", "bn_scale", "fpgm", "synflow", "taylor", "fisher", "snip",
-    "grasp", "apoz", "mean_activation", "entropy", "mutual_information", "hrank", "chip",
-    "ablation", "obs",
+    "grasp", "movement", "apoz", "mean_activation", "entropy", "mutual_information", "hrank",
+    "chip", "ablation", "obs",
 )  # fmt: skip
 
 

@@ -94,11 +94,11 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             named under `scope`; a number, or "50%" of the original.
         plan: A plan made before, instead of a ratio or constraints.
         calibration: Batches of inputs alone, or with labels, which only an importance with a loss
-            reads ("snip", "grasp", "mutual_information", losses of your own).
+            reads ("snip", "grasp", "movement", "mutual_information", losses of your own).
         importance: "l1", "l2", "linf", "bn_scale", "fpgm", "random", "taylor", "fisher", "obs",
-            "snip", "grasp", "synflow", "apoz", "mean_activation", "entropy", "mutual_information",
-            "hrank", "chip", "ablation", "sensitivity" or an object; None is "obs" with calibration,
-            else "l2".
+            "snip", "grasp", "movement", "synflow", "apoz", "mean_activation", "entropy",
+            "mutual_information", "hrank", "chip", "ablation", "sensitivity" or an object; None is
+            "obs" with calibration, else "l2".
         allocation: "uniform", "global", "lamp", "isomorphic", "sensitivity", "dp", or one that
             tries candidates out ("netadapt", "local_search", "genetic", "reinforcement"), or an
             object; None is "dp" with calibration, else "uniform".

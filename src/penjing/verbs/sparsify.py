@@ -105,11 +105,11 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
             of the original.
         pattern: "element", "n:m" (of m consecutive input channels n stay), "block:RxC" (outputs x
             input channels), "kernel", or a `Pattern`.
-        calibration: Batches (inputs alone, or with labels, which only "snip", "grasp" and losses of
-            your own read).
+        calibration: Batches (inputs alone, or with labels, which only "snip", "grasp", "movement"
+            and losses of your own read).
         importance: "magnitude", "random", "wanda", "obs", "sparsegpt" (for very wide layers),
-            "fisher", "snip", "grasp", "synflow" or an object; None is "obs" with calibration, else
-            "magnitude".
+            "fisher", "snip", "grasp", "movement", "synflow" or an object; None is "obs" with
+            calibration, else "magnitude".
         allocation: "uniform", "global", "threshold", "erk", "lamp", "dp" or an object; None is
             "dp" with obs, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a

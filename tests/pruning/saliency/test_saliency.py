@@ -10,7 +10,7 @@ from penjing.errors import StrategyError
 from penjing.graph.capture import capture
 from penjing.graph.network import Network
 from penjing.pruning.importance import Elementwise
-from penjing.pruning.saliency import Fisher, Grasp, Snip, SynFlow
+from penjing.pruning.saliency import Fisher, Grasp, Movement, Snip, SynFlow
 from penjing.task import Calibration
 from penjing.testing import tiny
 
@@ -39,6 +39,13 @@ def test_snip_is_the_size_of_the_mean_gradient_times_the_weight(case):
     model, inputs, labels, data, program, weights = case
     found = Snip().elements(program, weights, data)
     wanted = {n: (g * weights[n]).abs() for n, g in gradients(model, inputs, labels).items()}
+    torch.testing.assert_close(found, wanted)
+
+
+def test_movement_is_what_the_loss_rises_by_without_the_weight(case):
+    model, inputs, labels, data, program, weights = case
+    found = Movement().elements(program, weights, data)
+    wanted = {n: -g * weights[n] for n, g in gradients(model, inputs, labels).items()}
     torch.testing.assert_close(found, wanted)
 
 
@@ -159,7 +166,7 @@ def test_an_unknown_reduction_lists_the_known():
         Elementwise(saliency=Snip(), group_reduction="median")
 
 
-@pytest.mark.parametrize("name", ["snip", "grasp"])
+@pytest.mark.parametrize("name", ["snip", "grasp", "movement"])
 def test_missing_labels_are_named(case, name):
     model, inputs, *_ = case
     with pytest.raises(StrategyError, match=f"{name} ranks by labels and batch 0"):
@@ -207,7 +214,7 @@ def test_synflow_needs_no_data():
     assert pruned.report.data.after.params < pruned.report.data.before.params
 
 
-@pytest.mark.parametrize("saliency", [Snip, Grasp, Fisher], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("saliency", [Snip, Grasp, Movement, Fisher], ids=lambda s: s.__name__)
 def test_no_samples_are_refused(saliency):
     with pytest.raises(StrategyError, match="samples is 0"):
         saliency(samples=0)

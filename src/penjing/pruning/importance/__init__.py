@@ -24,7 +24,7 @@ from penjing.pruning.importance._sensitivity import Sensitivity
 from penjing.pruning.importance._taylor import Taylor
 from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.pruning.lookup import lookup
-from penjing.pruning.saliency import Fisher, Grasp, Saliency, Snip, SynFlow
+from penjing.pruning.saliency import Fisher, Grasp, Movement, Saliency, Snip, SynFlow
 
 __all__ = [
     "OBS",
@@ -51,6 +51,7 @@ __all__ = [
     "l2",
     "linf",
     "mean_activation",
+    "movement",
     "mutual_information",
     "obs",
     "random",
@@ -69,6 +70,7 @@ taylor = Taylor()
 fisher = Elementwise(saliency=Fisher())
 snip = Elementwise(saliency=Snip())
 grasp = Elementwise(saliency=Grasp())
+movement = Elementwise(saliency=Movement())
 synflow = Elementwise(saliency=SynFlow(steps=1))
 bn_scale = NormScale()
 apoz = Activations(statistic="nonzero")

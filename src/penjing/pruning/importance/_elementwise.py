@@ -32,7 +32,7 @@ class Elementwise:
     signed, all scores of the network are raised by the same amount, so that the lowest is 0.
 
     Args:
-        saliency: `Fisher`, `Snip`, `Grasp`, `SynFlow` or one of your own.
+        saliency: `Fisher`, `Snip`, `Grasp`, `Movement`, `SynFlow` or one of your own.
         group_reduction: How the slices of a unit become one score: "sum", "mean", "max", "prod",
             "first".
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import cast
 
 from penjing.pruning.lookup import lookup
-from penjing.pruning.saliency import Fisher, Grasp, Saliency, Snip, SynFlow
+from penjing.pruning.saliency import Fisher, Grasp, Movement, Saliency, Snip, SynFlow
 from penjing.pruning.weights._elementwise import Elementwise
 from penjing.pruning.weights._magnitude import Magnitude
 from penjing.pruning.weights._obs import Obs as OBS
@@ -30,6 +30,7 @@ __all__ = [
     "fisher",
     "grasp",
     "magnitude",
+    "movement",
     "obs",
     "random",
     "snip",
@@ -46,6 +47,7 @@ wanda = Wanda()
 fisher = Elementwise(saliency=Fisher())
 snip = Elementwise(saliency=Snip())
 grasp = Elementwise(saliency=Grasp())
+movement = Elementwise(saliency=Movement())
 synflow = Elementwise(saliency=SynFlow())
 
 

@@ -22,7 +22,7 @@ class Elementwise:
     Where values are signed, all of them are raised by the same amount, so that the lowest is 0.
 
     Args:
-        saliency: `Fisher`, `Snip`, `Grasp`, `SynFlow` or one of your own.
+        saliency: `Fisher`, `Snip`, `Grasp`, `Movement`, `SynFlow` or one of your own.
     """
 
     saliency: Saliency
