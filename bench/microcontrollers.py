@@ -3,7 +3,8 @@
     python bench/microcontrollers.py --network ic --form tflite
 
 One invocation adds one row per core. `tflite` compiles MLPerf Tiny's own int8 network, the very
-integers of the .tflite file; `dense` and `sparse` are penjing's from the float network; `pruned` is
+integers of the .tflite file; `dense` and `sparse` are penjing's from the float network, `dense16`
+with 16-bit activations on the same weights; `pruned` is
 the network `ic` cut under bounds on MACs and RAM and distilled (see small_resnet8.py; about 15
 CPU-minutes, goes on where it was stopped).
 Instructions are counted in an emulator and are no cycles. Every program is first checked bit for
@@ -30,7 +31,8 @@ from penjing.codegen.int8.steps import SPARSE
 from penjing.graph.capture import capture
 from penjing.quantization.integers import IntegerNet
 from penjing.quantization.lowering import integers
-from penjing.quantization.ptq import quantize_program
+from penjing.quantization.ptq import Settings, quantize_program
+from penjing.quantization.scheme import resolve
 from penjing.quantization.tflite import read_tflite
 from penjing.task import Calibration
 from penjing.verbs.sparsify import sparsify
@@ -78,7 +80,8 @@ def network(form: str, job: Workload, sparsity: float) -> tuple[IntegerNet, dict
     if form == "pruned":
         model, told = small(job, *raw_training_images(), Choices(), WORKDIR)
         told["float_quality"] = job.quality(job.correct(model))
-    net = integers(quantize_program(capture(model, samples[:2]), Calibration.of(samples)))
+    how = Settings(scheme=resolve("int8x16" if form == "dense16" else "int8"))
+    net = integers(quantize_program(capture(model, samples[:2]), Calibration.of(samples), how))
     return net, told
 
 
@@ -129,7 +132,7 @@ def row(net: IntegerNet, core: str, optimize: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", choices=sorted(FILES), required=True)
-    forms = ["tflite", "dense", "sparse", "pruned"]
+    forms = ["tflite", "dense", "dense16", "sparse", "pruned"]
     parser.add_argument("--form", choices=forms, default="tflite")
     parser.add_argument("--sparsity", type=float, default=0.7)
     parser.add_argument("--optimize", choices=["latency", "flash"], default="latency")
@@ -139,7 +142,7 @@ def main() -> None:
         "microcontrollers",
         "What do int8 networks cost on microcontrollers: flash, RAM, executed instructions?",
         "python bench/microcontrollers.py --network ic|vww|kws|ad "
-        "--form tflite|dense|sparse|pruned",
+        "--form tflite|dense|dense16|sparse|pruned",
     )
     if options.form == "pruned" and options.network != "ic":
         raise SystemExit("only ic has training images: --network ic --form pruned")

@@ -71,13 +71,15 @@ def _form(row: Row) -> str:
         return f"sparse, {row['sparsity']:.0%} zeros"
     if row["form"] == "pruned":
         return f"pruned, {row['fewer_macs']:.2f}x fewer MACs"
+    if row["form"] == "dense16":
+        return "dense, 16-bit activations"
     return "file" if row["form"] == "tflite" else "dense"
 
 
 def _cycles(row: Row) -> str:
     """The estimate and its interval, where there is one and no kernel leaves zeros out."""
     found = estimate_cycles(row["core"], row["instructions"])
-    if found is None or row["sparse_layers"]:
+    if found is None or row["sparse_layers"] or row["form"] == "dense16":
         return "-"
     cycles, low, high = (f"{n / 1e6:.2g}" for n in (found.cycles, found.low, found.high))
     return f"{cycles} ({low} to {high})"

@@ -1,4 +1,4 @@
-"""int8 networks of TensorFlow Lite files, read into the integer form.
+"""Integer networks of TensorFlow Lite files, 8 or 16x8 bits, read into the integer form.
 
 A reader of its own for the few tables that are needed: the format is a flatbuffer, which is offsets
 into one array of bytes. Nothing in the file is trusted; what does not fit is an error.
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from penjing.errors import SourceError
 from penjing.quantization.integers import (
-    HIGH,
-    LOW,
+    BYTE,
+    WIDE,
     IntegerLayer,
     IntegerNet,
     IntegerTensor,
@@ -30,15 +30,17 @@ from penjing.quantization.integers import (
     layer_scales,
     scale_of,
     softmax_scales,
+    softmax_scales_16,
 )
 
-_INT8, _INT32 = 9, 2
+_INT8, _INT16, _INT32 = 9, 7, 2
 _SAME = 0
 _DTYPES: Mapping[int, Any] = {
     0: np.float32,
     _INT32: np.int32,
     3: np.uint8,
     4: np.int64,
+    _INT16: np.int16,
     _INT8: np.int8,
 }
 
@@ -96,6 +98,10 @@ class _Tensor:
         return float(self.scales[0])
 
     @property
+    def bits(self) -> int:
+        return WIDE if self.kind == _INT16 else BYTE
+
+    @property
     def zero_point(self) -> int:
         return int(self.zero_points[0])
 
@@ -122,10 +128,11 @@ class _Op:
 
 
 def read_tflite(path: str | Path) -> IntegerNet:
-    """Read an int8 network.
+    """Read an integer network.
 
     Args:
-        path: A .tflite file whose inputs, outputs and operators are all int8.
+        path: A .tflite file whose inputs, outputs and operators are all int8, or all int16 with
+            int8 weights.
 
     Returns:
         The network in its integer form; its inputs and outputs are channels last.
@@ -184,12 +191,15 @@ def _tensor(table: _Table, buffers: Sequence[NDArray[Any]]) -> _Tensor:
 
 
 def _integer_tensor(number: int, tensor: _Tensor, path: str) -> IntegerTensor:
-    if tensor.kind != _INT8 or not len(tensor.scales):
-        raise SourceError(f"{path}: tensor {number} is not int8 with a scale")
+    if tensor.kind not in {_INT8, _INT16} or not len(tensor.scales):
+        raise SourceError(f"{path}: tensor {number} is neither int8 nor int16 with a scale")
+    if tensor.kind == _INT16 and tensor.zero_point:
+        raise SourceError(f"{path}: tensor {number} is int16 with a zero point; it has to be 0")
     shape = _channels_last(tensor.shape)
     return IntegerTensor(
-        f"t{number}", shape, tensor.scale, tensor.zero_point, tensor.shape[1:], False
-    )
+        f"t{number}", shape, tensor.scale, tensor.zero_point, tensor.shape[1:], False,
+        bits=tensor.bits,
+    )  # fmt: skip
 
 
 def _channels_last(shape: tuple[int, ...]) -> Shape:
@@ -206,9 +216,11 @@ def _clamp(op: _Op, activation: int) -> dict[str, int]:
     if activation not in ranges:
         raise SourceError(f"{op.name}: activation {activation} has no integer form here")
     low, high = ranges[activation]
+    highest = (1 << (op.result.bits - 1)) - 1
+    lowest = -highest - 1
     return {
-        "low": LOW if low is None else max(LOW, zero + round(low / scale)),
-        "high": HIGH if high is None else min(HIGH, zero + round(high / scale)),
+        "low": lowest if low is None else max(lowest, zero + round(low / scale)),
+        "high": highest if high is None else min(highest, zero + round(high / scale)),
     }
 
 
@@ -288,7 +300,7 @@ def _fully_connected(op: _Op) -> IntegerLayer:
 
 
 def _add(op: _Op) -> IntegerLayer:
-    scales = add_scales(op.tensor(0).scale, op.tensor(1).scale, op.result.scale)
+    scales = add_scales(op.tensor(0).scale, op.tensor(1).scale, op.result.scale, op.result.bits)
     return _layer(op, "add", {**scales, **_clamp(op, op.option(0, "b"))}, reads=2)
 
 
@@ -329,7 +341,10 @@ def _concat(op: _Op) -> IntegerLayer:
 
 
 def _softmax(op: _Op) -> IntegerLayer:
-    return _layer(op, "softmax", softmax_scales(op.tensor(0).scale, op.option(0, "f")))
+    scale, beta = op.tensor(0).scale, op.option(0, "f")
+    if op.result.bits == WIDE:
+        return _layer(op, "softmax", *softmax_scales_16(scale, beta))
+    return _layer(op, "softmax", softmax_scales(scale, beta))
 
 
 _RESHAPE = 22
