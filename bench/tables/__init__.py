@@ -13,6 +13,7 @@ from tables.attention import attention_table
 from tables.choices import composition_table, depth_table, joint_table, mixed_table, sparsity_table
 from tables.compiling import compiling_tables
 from tables.criteria import cost_table, criteria_table
+from tables.integer_patterns import integer_patterns_table
 from tables.integers import (
     bits_picture,
     bits_table,
@@ -47,6 +48,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "families": families_table,
     "float-boards": float_boards_table,
     "growth": growth_table,
+    "integer-patterns": integer_patterns_table,
     "integers": host_table,
     "joint": joint_table,
     "leaderboard": leaderboard_tables,
