@@ -1,6 +1,7 @@
 """What do patterns of zeros and bits of weights cost in int8: flash, executed instructions?
 
     python bench/integer_patterns.py                    every row that is missing (two minutes)
+    python bench/integer_patterns.py --pattern 2:4      those of one pattern
     python bench/integer_patterns.py --again            every row anew
 
 A small network (four convolutions and a linear layer, random weights, 16 x 16 x 3) whose weights
@@ -123,6 +124,7 @@ def row(net: IntegerNet, core: str, optimize: Optimize) -> dict[str, Any]:
 def main() -> None:
     """Do the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pattern", help="only this one")
     parser.add_argument("--again", action="store_true", help="replace the rows that are there")
     parser.add_argument("--dry", action="store_true", help="print the rows, do not keep them")
     given = parser.parse_args()
@@ -130,6 +132,8 @@ def main() -> None:
     command = "python bench/integer_patterns.py"
     rows = Record("integer_patterns", __doc__.splitlines()[0], command)
     for pattern, sparsity, scheme in CASES:
+        if given.pattern not in (None, pattern):
+            continue
         key = {"pattern": pattern, "sparsity": sparsity, "scheme": scheme}
         if given.again:
             rows.drop(**key)

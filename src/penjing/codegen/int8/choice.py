@@ -206,9 +206,8 @@ def _smallest(ways: Mapping[str, Sequence[Choice]]) -> Mapping[str, Choice]:
     allowed = {c.code for choices in ways.values() for c in choices}
     best, least = _picked(ways, allowed)
     while True:
-        tries = [
-            (code, *_picked(ways, allowed - {code})) for code in {c.code for c in best.values()}
-        ]
+        used = sorted({c.code for c in best.values()})
+        tries = [(code, *_picked(ways, allowed - {code})) for code in used]
         code, found, size = min(tries, key=lambda t: t[2], default=(None, best, least))
         if code is None or size >= least:
             return best
@@ -219,12 +218,9 @@ def _smallest(ways: Mapping[str, Sequence[Choice]]) -> Mapping[str, Choice]:
 def _picked(
     ways: Mapping[str, Sequence[Choice]], allowed: Set[Code]
 ) -> tuple[Mapping[str, Choice], int]:
-    """The smallest choices with these functions; dense ones are always allowed. Their bytes."""
+    """The smallest choices with these functions, any where a layer has none; their bytes."""
     found = {
-        name: min(
-            (c for c in choices if c.code in allowed or c.kernel in DENSE),
-            key=lambda c: c.size_bytes,
-        )
+        name: min([c for c in choices if c.code in allowed] or choices, key=lambda c: c.size_bytes)
         for name, choices in ways.items()
     }
     code = _code_bytes({c.code for c in found.values()})
