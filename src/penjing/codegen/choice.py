@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from typing import Literal
 
+from penjing.codegen.boards import estimated, scale
 from penjing.codegen.ir import Layer, Net
 from penjing.codegen.kernel import Kernel, constant_bytes_of
 from penjing.codegen.targets import Target
@@ -73,7 +74,7 @@ def _quickest(
     if tune:
         pairs = list(measured(net, layer, able, target).values())
     else:
-        pairs = [(kernel, kernel.cost(net, layer, target)) for kernel in able]
+        pairs = [(kernel, estimated(kernel, net, layer, target)) for kernel in able]
     price = 0.0
     if layer.kind == "conv" and len(net.tensors[layer.inputs[0]].shape) in (3, 4):
         price = _price_of_border(net, layer, target, times)
@@ -92,7 +93,7 @@ def _quickest(
 def _price_of_border(
     net: Net, layer: Layer, target: Target, times: Mapping[str, tuple[Kernel, float]]
 ) -> float:
-    """Nanoseconds that a border around the input of a convolution costs before it begins.
+    """What a border around the input of a convolution costs before it begins, in the unit of times.
 
     It has to be cleared; and rows of the layer that makes the input no longer touch, where they
     would, so that each ends in a vector that is not full.
@@ -101,7 +102,7 @@ def _price_of_border(
     height, width = (1, *shape[2:])[-2:]
     (top, bottom), (left, right) = ((0, 0), *layer.attributes["padding"])[-2:]
     wide: int = (height + top + bottom) * (width + left + right)
-    clearing = float(CLEAR_NS * prod(shape[:2]) * (wide - height * width))
+    clearing = scale(target) * CLEAR_NS * prod(shape[:2]) * (wide - height * width)
     maker = next((m for m in net.layers if layer.inputs[0] in m.outputs), None)
     if maker is None or maker.kind != "conv":
         return clearing
@@ -118,7 +119,7 @@ def _smallest(
     net: Net, layer: Layer, able: Sequence[Kernel], target: Target, optimize: Optimize
 ) -> Kernel:
     """The kernel of the least memory; ties go by time."""
-    costs = [kernel.cost(net, layer, target) for kernel in able]
+    costs = [estimated(kernel, net, layer, target) for kernel in able]
     sizes = [_size(net, layer, kernel, target, optimize) for kernel in able]
     return able[min(range(len(able)), key=lambda i: (sizes[i], costs[i]))]
 

@@ -32,15 +32,12 @@ SCATTER_STEPS = 12
 """Steps that scattering one group's outputs costs."""
 ALIGN = 16
 """Windows begin at whole cache lines: a load that straddles two costs double."""
-FLOAT_BYTES = 4
 PER_NONZERO = 8
 """Bytes of a weight and its place, idle lanes included."""
 STEP_NS, GROUP_NS = 0.8, 8.0
 """Of one step and of one group of 16 outputs (Zen 5)."""
 PLAIN_STEP_NS = 8.0
 """Of one step where the window is read by address."""
-HELIUM_STEP_NS = 11.0
-"""The same beside vectors that dense layers fill at once (instructions counted on Cortex-M55)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +130,6 @@ class WindowLinear:
         counts = np.sort(np.count_nonzero(weight, axis=1))[::-1]
         steps = counts[::LANES].sum() * 1.25
         each = STEP_NS if machine(target).permutes else PLAIN_STEP_NS
-        if target.board is not None and target.vector_bytes > FLOAT_BYTES:
-            each = HELIUM_STEP_NS
         return float(rows_of(net, layer) * (each * steps + GROUP_NS * groups))
 
     def needs(self, net: Net, layer: Layer, target: Target, /) -> Needs:  # noqa: ARG002 - protocol
