@@ -207,7 +207,7 @@ def study(given: argparse.Namespace) -> None:
     """A row per drop: one network, one criterion."""
     rows = Record("exits", QUESTION, "python bench/exits.py ...")
     key = {name: getattr(given, name) for name in ("criterion", *TRAINED)}
-    drops = [drop for drop in DROPS if not rows.has(**key, max_drop=drop)]
+    drops = [drop for drop in given.max_drop if not rows.has(**key, max_drop=drop)]
     if not drops:
         return
     folder = cache_folder() / named(given)
@@ -272,6 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet56", choices=("resnet20", "resnet56"))
     parser.add_argument("--criterion", default="confidence")
+    parser.add_argument("--max-drop", type=float, nargs="+", default=DROPS)
     parser.add_argument("--head", default="deep", choices=("linear", "conv", "deep"))
     parser.add_argument("--images", type=int, default=FROZEN["images"], help="training images")
     parser.add_argument("--epochs", type=int, default=FROZEN["epochs"])
