@@ -165,7 +165,7 @@ def main() -> None:
         "split": job.split,
         "nonzero": nonzero(net),
         "tflite_bytes": path.stat().st_size,
-        "tflm_arena_bytes": tflm_arena(path),
+        "tflm_arena_bytes": None if options.form == "dense16" else tflm_arena(path),
     }
     for core in CORES:
         if not record.has(**key, core=core):
