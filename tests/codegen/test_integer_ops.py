@@ -48,6 +48,19 @@ def recurrent() -> nn.Module:
     return nn.GRU(16, 6, 2, batch_first=True, bidirectional=True)
 
 
+class Token(nn.Module):
+    """A stored token in front of those of every sample, as vision transformers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.token = nn.Linear(16, 8), nn.Parameter(torch.randn(1, 1, 8))
+        self.place = nn.Parameter(torch.randn(1, 6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token.expand(len(x), -1, -1)
+        return torch.cat([token, self.inside(x)], 1) + self.place
+
+
 def called(function: Callable[..., Tensor], make: nn.Module | None = None) -> nn.Module:
     """A function of what a convolution gives."""
     return Calls(lambda layer, x: function(layer(x)), make or nn.Conv2d(3, 4, 1))
@@ -83,6 +96,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "all last states": (Calls(lambda g, x: g(x)[1], recurrent()), STEPS),
     "last states, joined": (Calls(lambda g, x: torch.cat([*g(x)[1]], 1), recurrent()), STEPS),
     "steps first": (Calls(lambda g, x: g(x.transpose(1, 2).movedim(1, 0))[0], nn.GRU(3, 6)), LINE),
+    "class token": (Token(), STEPS),
     "encoder layer": (nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), STEPS),
 }
 
@@ -147,6 +161,13 @@ def test_the_reason_for_floats_is_said_where_they_begin():
     model, x = nn.LSTM(3, 4, batch_first=True).eval(), torch.randn(4, 5, 3)
     network = quantize_program(capture(model, x), Calibration.of(x))
     with pytest.raises(ExportError, match=r"lstm 'lstm' \(.*:\d+\).*cell state is read"):
+        integers(network)
+
+
+def test_an_input_without_samples_is_refused():
+    model, x = nn.Linear(5, 3).eval(), torch.randn(5)
+    network = quantize_program(capture(model, x), Calibration.of(torch.randn(5)))
+    with pytest.raises(ExportError, match="works on holds the samples"):
         integers(network)
 
 

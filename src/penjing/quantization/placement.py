@@ -192,7 +192,10 @@ class _Placer:
         read = (n for n in node.all_input_nodes if n.name not in self.constant)
         inputs = [n for n in read if _yields_tensors(n)]  # sizes do not make zeros an activation
         if not inputs:
-            self.constant.add(node.name)
+            if self._is_spread(node):
+                self._hold_spread(node)
+            else:
+                self.constant.add(node.name)
             return
         if not _yields_real(node) or not node.users:
             return
@@ -209,6 +212,24 @@ class _Placer:
         for n in node.all_input_nodes:
             if n.name in self.program.stored and self._is_operand(node, n):
                 self.weights[self.program.stored[n.name]] = node.name
+
+    def _is_spread(self, node: fx.Node) -> bool:
+        """Whether a node repeats stored numbers for every sample, to be joined with others."""
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        return (
+            op_name(node) == "expand"
+            and source is not None
+            and source.name in self.program.stored
+            and len(source.users) == 1
+            and is_real(node)
+            and bool(node.users)
+            and all(op_name(user) in JOINS for user in node.users)
+        )
+
+    def _hold_spread(self, node: fx.Node) -> None:
+        self.integer.add(node.name)
+        self.wanted.add(node.name)
+        self.weights[self.program.stored[node.all_input_nodes[0].name]] = node.name
 
     def _hold_weights(self, node: fx.Node, reason: str) -> None:
         """Hold the matrices of a node that computes in floats in integers all the same."""

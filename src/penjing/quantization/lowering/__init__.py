@@ -138,6 +138,11 @@ def _visit(builder: Builder, node: fx.Node) -> None:
         return
     if recurrent.state(builder, node):
         return
+    if name == "expand" and node.name in network.activations:
+        source = node.all_input_nodes[0]
+        if source.name in network.program.stored:
+            pointwise.spread(builder, node, source)
+            return
     if not any(n.name in builder.values for n in node.all_input_nodes):
         return
     builder.check_stored(node)

@@ -43,6 +43,7 @@ def lower(b: Builder, node: fx.Node) -> None:
 def _linear(b: Builder, node: fx.Node) -> None:
     source = b.value(Call(node).arg("input"), node)
     weight = b.weight(node)
+    b.dim(Call(node).arg("input"), -1)
     if source.flat:  # its columns go along with the memory, which is channels last
         height, width, channels = b.tensors[source.tensor].shape
         planes = weight.reshape(len(weight), channels, height, width)

@@ -81,6 +81,17 @@ def _lies_along(value: Value, given: tuple[int, ...]) -> bool:
     return wanted == (given[0] if value.channels_first else given[-1])
 
 
+def spread(b: Builder, node: fx.Node, stored: fx.Node) -> None:
+    """Stored numbers, the same for every sample, such as the token of a class."""
+    given, shape = b.given(node), b.network.program.shape(node)
+    if shape[0] != b.samples:
+        raise b.refuse(node, "its first dimension does not hold the samples")
+    fqn = b.network.program.stored[stored.name]
+    b.values[node.name] = Value(
+        b.constant(fqn, node, given, channels_first=False), given, channels_first=False
+    )
+
+
 def prelu(b: Builder, node: fx.Node) -> None:
     """What is negative times a slope per channel; one slope for all is a table."""
     call, program = Call(node), b.network.program

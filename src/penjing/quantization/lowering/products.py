@@ -59,7 +59,7 @@ def _matrix(b: Builder, node: fx.Node, operand: fx.Node) -> str:
 def _last(b: Builder, node: fx.Node, dim: int) -> Value:
     """The input with one of its dimensions last in memory."""
     value = b.real(b.value(node.all_input_nodes[0], node))
-    wanted = dim % value.rank
+    wanted = b.dim(node.all_input_nodes[0], dim) + 1
     if wanted not in {1, value.rank - 1}:
         raise b.refuse(node, "it works on a dimension that is neither the channels nor the last")
     return b.arranged(value, channels_first=wanted == 1 and value.rank > 2)
