@@ -105,19 +105,19 @@ def test_a_layer_in_front_of_a_relu_is_fused_with_it() -> None:
     assert sorted(network.fused.values()) == sorted(relus)
 
 
-def test_a_group_norm_stays_in_floats_and_is_named() -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.GroupNorm(2, 8), nn.GELU(), nn.Linear(8, 3))
+def test_a_log_softmax_stays_in_floats_and_is_named() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.LogSoftmax(1), nn.GELU(), nn.Linear(8, 3))
     network = _quantized(randomise(model, 0), torch.randn(32, 6))
     assert network.fallbacks == {
-        "group_norm": "group_norm has no integer form",
-        "gelu": "it follows group_norm, which is computed in floats",
+        "log_softmax": "log_softmax has no integer form",
+        "gelu": "it follows log_softmax, which is computed in floats",
     }
 
 
 def test_a_float_result_is_quantized_where_a_layer_reads_it() -> None:
-    model = nn.Sequential(nn.GroupNorm(2, 6), nn.Linear(6, 3))
+    model = nn.Sequential(nn.LogSoftmax(1), nn.Linear(6, 3))
     network = _quantized(randomise(model, 0), torch.randn(32, 6))
-    assert "group_norm" in network.activations
+    assert "log_softmax" in network.activations
 
 
 @pytest.mark.parametrize("act", [nn.Hardswish(), nn.Sigmoid(), nn.GELU()])
@@ -235,7 +235,7 @@ def test_nan_among_numbers_is_named() -> None:
 
 def test_a_network_without_integer_ops_is_refused() -> None:
     with pytest.raises(StrategyError, match="nothing in the network has an integer form"):
-        _quantized(nn.GroupNorm(1, 3), torch.randn(4, 3))
+        _quantized(nn.LogSoftmax(1), torch.randn(4, 3))
 
 
 def test_int4_weights_take_half_a_byte() -> None:
