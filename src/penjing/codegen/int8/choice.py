@@ -109,6 +109,9 @@ Code = tuple[str, int, bool]
 """What layers have in common that share functions: how places are gone through, bits of values,
 and whether pixels are computed one by one."""
 
+BLOCKS_LEFT = 0.9
+"""Share of the weights above which a layer has no pattern of blocks, and keeps its dense kernel."""
+
 PIXELS = 8
 """That the kernels of large processors compute at a time, at most."""
 
@@ -260,11 +263,11 @@ def _quickest(net: IntegerNet, layer: IntegerLayer, target: Target, optimize: Op
 
 
 def _blocks(weight: NDArray[Any]) -> list[Choice]:
-    """Kernels for blocks, whose products come two by two."""
-    found = [Choice("twos", 3 * _products(weight, "twos") // 2)]
-    if weight.shape[3] % WORD == 0:
-        found.append(Choice("words", 5 * _products(weight, "words") // WORD))
-    return found
+    """Kernels for blocks, whose products come two by two, where some blocks are zero."""
+    names = ("twos", "words") if weight.shape[3] % WORD == 0 else ("twos",)
+    made = {name: _products(weight, name) for name in names}
+    sizes = {name: (5 * n // 4 if name == "words" else 3 * n // 2) for name, n in made.items()}
+    return [Choice(n, sizes[n]) for n in names if made[n] < BLOCKS_LEFT * weight.size]
 
 
 def _reaches(layer: IntegerLayer) -> bool:
