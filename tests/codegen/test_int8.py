@@ -177,11 +177,23 @@ def test_sums_that_are_scaled_up_give_the_bits_of_the_reference(target):
 def test_an_output_of_thousands_of_weights_gives_the_bits_of_the_reference():
     """Its count of sixteens does not fit a byte."""
     need(HOST)
-    net = one_convolution((1, 4, 9000), 2, (1, 1), ((0, 0), (0, 0)), zeros=0.5)
+    net = one_convolution((1, 4, 9000), 24, (1, 1), ((0, 0), (0, 0)), zeros=0.5)
     program, x = compile_integers(net, "cortex-m55"), samples(net)
     assert [s["encoding"] for s in json.loads(program.files["net.json"])["steps"]] == [
         "delta in sixteens"
     ]
+    np.testing.assert_array_equal(program.run(x)[0], execute(net, x)[net.outputs[0]])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_single_output_gives_the_bits_of_the_reference_from_pairs(bits):
+    """Its weights have no partner to alternate with."""
+    need(HOST)
+    b = Builder(0, (1, 1, 12), bits)
+    b.conv(1, (1, 1), (1, 1), ((0, 0), (0, 0)))
+    net, x = b.net(), b.tensors[b.input].random(np.random.default_rng(1), 3)
+    program = compile_integers(net, "cortex-m4")
+    assert program.steps[0].kernel.startswith("pairs")
     np.testing.assert_array_equal(program.run(x)[0], execute(net, x)[net.outputs[0]])
 
 

@@ -19,6 +19,8 @@ ENCODINGS: Mapping[str, str] = {
     "sparse": "delta",
     "gather": "delta in sixteens",
     "picks": "picks of four",
+    "words": "delta in words",
+    "twos": "delta in twos",
 }
 """What the description calls the encoding of a sparse kernel; "delta" as among float weights."""
 
@@ -38,7 +40,8 @@ def as_pairs(weight: NDArray[Any]) -> NDArray[np.int8]:
     rows = weight.reshape(len(weight), -1)
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % _WORD))).astype(np.int8)
     even = len(rows) // 2 * 2
-    pairs = rows[:even].reshape(even // 2, 2, -1, _WORD).transpose(0, 2, 1, 3)
+    words = rows.shape[1] // _WORD
+    pairs = rows[:even].reshape(even // 2, 2, words, _WORD).transpose(0, 2, 1, 3)
     return np.concatenate([pairs.reshape(-1), rows[even:].reshape(-1)])
 
 
