@@ -135,7 +135,7 @@ def main() -> None:
         if given.pattern not in (None, pattern):
             continue
         key = {"pattern": pattern, "sparsity": sparsity, "scheme": scheme}
-        if given.again:
+        if given.again and not given.dry:
             rows.drop(**key)
         wanted = [(c, g) for c in CORES for g in GOALS]
         missing = [(c, g) for c, g in wanted if not rows.has(**key, core=c, optimize=g)]

@@ -139,6 +139,19 @@ def test_blocks_take_fewer_instructions_than_the_list_of_as_many_weights(pattern
     assert counts[0].count < 0.8 * counts[1].count
 
 
+@pytest.mark.parametrize(("pattern", "kernel"), [("runs", "words"), ("outputs", "twos")])
+def test_the_description_names_the_encoding_of_blocks(pattern, kernel):
+    step = described(compile_integers(layer_of(pattern, outputs=16), "cortex-m4"))
+    assert (step["kernel"], step["encoding"]) == (kernel, f"delta in {kernel}")
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(16, 16), (8, 4096)], ids=["16-bit", "too wide"])
+def test_forms_that_a_layer_cannot_have_are_not_described(bits, channels):
+    b = Builder(0, (8, 8, channels), bits)
+    b.conv(1)
+    assert "encoding_bytes" not in described(compile_integers(b.net(), "cortex-m4"))
+
+
 @pytest.mark.parametrize(("zeros", "dense"), [(0.6, True), (0.9, False)])
 def test_a_vector_times_a_matrix_leaves_out_zeros_only_where_that_is_shorter(zeros, dense):
     b = Builder(0, (1, 1, 256))

@@ -168,11 +168,20 @@ def choose(net: IntegerNet, target: Target, optimize: Optimize) -> Mapping[str, 
     Returns:
         By name of every convolution of 8 bits that is not in groups.
     """
-    plain = [la for la in net.layers if la.kind == "conv" and is_plain(la)]
-    layers = [la for la in plain if not is_wide(net, la)]
+    layers = [la for la in net.layers if _is_narrow(net, la)]
     if optimize == "flash":
         return _smallest({la.name: _by_size(net, la, target) for la in layers})
     return {la.name: _quickest(net, la, target, optimize) for la in layers}
+
+
+def is_listable(net: IntegerNet, layer: IntegerLayer) -> bool:
+    """Whether the weights of a layer can have small forms."""
+    return _is_narrow(net, layer) and _reaches(layer)
+
+
+def _is_narrow(net: IntegerNet, layer: IntegerLayer) -> bool:
+    """Whether a layer is a convolution of 8 bits that is not in groups."""
+    return layer.kind == "conv" and is_plain(layer) and not is_wide(net, layer)
 
 
 def _by_size(net: IntegerNet, layer: IntegerLayer, target: Target) -> list[Choice]:

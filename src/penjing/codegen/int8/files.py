@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.codegen.int8.arena import ALIGN, Arena
-from penjing.codegen.int8.choice import small_forms
+from penjing.codegen.int8.choice import is_listable, small_forms
 from penjing.codegen.int8.encodings import sizes
 from penjing.codegen.int8.image import images
-from penjing.codegen.int8.steps import Step, is_plain
+from penjing.codegen.int8.steps import Step
 from penjing.codegen.int8.streaming import offsets as state_offsets
 from penjing.codegen.int8.weights import ENCODINGS
 from penjing.codegen.targets import Target
@@ -115,7 +115,7 @@ def describe(
 def _weights(net: IntegerNet, step: Step, target: Target) -> dict[str, Any]:
     """How many weights a step has, how many are not zero, and how they are written.
 
-    For a board also what they would take in every form.
+    For a board also what they would take in every form, where a layer can have them.
     """
     weight = step.layer.weights.get("weight")
     if weight is None:
@@ -124,7 +124,7 @@ def _weights(net: IntegerNet, step: Step, target: Target) -> dict[str, Any]:
     if step.listed is not None:
         found = {"encoding": step.listed.name, "weight_bytes": step.listed.size_bytes}
     found |= {"nonzero": int(np.count_nonzero(weight)), "weights": int(weight.size)}
-    if target.board is not None and step.layer.kind == "conv" and is_plain(step.layer):
+    if target.board is not None and is_listable(net, step.layer):
         found["encoding_bytes"] = sizes(small_forms(net, step.layer))
     return found
 
