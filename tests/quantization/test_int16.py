@@ -109,6 +109,14 @@ def test_layers_without_a_form_of_16_bits_are_named_with_their_line(
     assert "test_int16.py:" in str(caught.value)
 
 
+def test_rows_of_a_table_keep_their_range() -> None:
+    """Within what weights of 8 bits lose; a table cut off at 1 loses far more."""
+    torch.manual_seed(0)
+    model, ids = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4)), torch.arange(20).view(4, 5)
+    found = pj.quantize(model, ids, calibration=[ids], scheme="int8x16").model
+    assert float((found(ids) - model(ids)).abs().max()) < 0.05
+
+
 def test_sums_of_48_bits_are_rounded_once() -> None:
     random = torch.Generator().manual_seed(0)
     sums = torch.randint(-(2**46), 2**46, (1000,), generator=random)

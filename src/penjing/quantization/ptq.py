@@ -216,7 +216,7 @@ def _activation_grids(
         if op_name(folded.nodes[first]) in RECURRENT:
             grids[first] = STATE
             continue
-        shares = first in placement.fixed and scheme.activation_bits > _BYTE
+        shares = op_name(folded.nodes[first]) == "softmax" and scheme.activation_bits > _BYTE
         extent = _SHARES if shares else ranges[first]
         grid = Grid.affine(*extent, bits=scheme.activation_bits)
         grids[first] = grid.power_of_two() if scheme.power_of_two else grid
