@@ -79,6 +79,10 @@ def test_patterns_hold_in_integers(net: nn.Module, rounding: str) -> None:
         ({"sparsity": 1.5}, "it is a share of weights"),
         ({"sparsity": 0.5, "scheme": "binary"}, "one bit has no zero"),
         ({"sparsity": 0.5, "pattern": "2:4", "max_drop": 0.1}, "sparsify first"),
+        ({"sparsity": 0.5, "weight_bits_dict": {"3": 1}}, "'3.weight' one bit, which has no zero"),
+        ({"sparsity": 0.5, "ignored_layers": ["3", "6"]}, "no layer may become sparse"),
+        ({"pattern": "block:1x4"}, "no sparsity how many"),
+        ({"keep_dense": ()}, "no sparsity how many"),
     ],
 )
 def test_sparsity_that_cannot_be_is_refused(
@@ -86,3 +90,16 @@ def test_sparsity_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(BudgetError, match=said):
         pj.quantize(net, X[:2], calibration=[X], **asked)
+
+
+def test_a_layer_too_wide_for_a_gram_matrix_is_refused(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penjing.verbs.quantize.LARGEST", 71)
+    with pytest.raises(BudgetError, match=r"'3.weight' has 72 inputs.*sparsify first"):
+        pj.quantize(net, X[:2], calibration=[X], sparsity=0.5)
+
+
+def test_the_report_counts_layers_that_became_sparse(net: nn.Module) -> None:
+    done = pj.quantize(net, X[:2], calibration=[X], sparsity=0.5, ignored_layers=["6"])
+    assert done.report.data.choices["zeros"] == "0.5 of 1 layers, element"

@@ -26,8 +26,10 @@ from penjing.latency.layers import layer_latencies
 from penjing.latency.onnxruntime import Timing, time_pair
 from penjing.pruning.patterns import Pattern
 from penjing.pruning.selection import Key, matches, several
+from penjing.pruning.weights.protocol import Target
 from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
 from penjing.quantization.aware import QuantizationAware
+from penjing.quantization.compensation import LARGEST
 from penjing.quantization.control import control
 from penjing.quantization.mixed import BITS, checked_bits, mix, words
 from penjing.quantization.module import QuantizedModule
@@ -139,8 +141,9 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
         CaptureError: The network does not export.
         StrategyError: An unknown scheme, observer or rounding, layers that match nothing, or a
             network without anything that has an integer form.
-        BudgetError: `max_drop` is no share, a constraint is none, `weight_bits` without one, or
-            sparsity that makes no sense or stands beside `max_drop` or constraints.
+        BudgetError: `max_drop` is no share, a constraint is none, `weight_bits` without one,
+            sparsity that makes no sense or stands beside `max_drop` or constraints, a pattern or
+            `keep_dense` without one, or zeros in a layer that can have none.
         InfeasibleError: Even a single layer in integers loses more than `max_drop`, or the fewest
             bits are above a constraint.
 
@@ -165,13 +168,14 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             f"weight_bits is {weight_bits!r}, to choose from under constraints, and there are "
             "none; give constraints, or say bits by scheme or weight_bits_dict"
         )
-    thinned = sparsity is not None or Pattern.parse(pattern).sparsity is not None
-    if thinned and (limit is not None or constraints is not None):
+    dense = tuple(keep_dense)
+    goal = _zeros_wanted(sparsity, Pattern.parse(pattern), dense)
+    if goal is not None and (limit is not None or constraints is not None):
         raise BudgetError(
             "sparsity makes zeros while weights are rounded, once; max_drop and constraints round "
             "several times: sparsify first, then quantize"
         )
-    if thinned and resolve_scheme(scheme).weight_bits == 1:
+    if goal is not None and resolve_scheme(scheme).weight_bits == 1:
         raise BudgetError(f"scheme is {str(scheme)!r} and one bit has no zero; take 2 bits or more")
     task = None if task is None else settled(task, model)
     dims = dims_of(model, example_inputs)
@@ -194,9 +198,9 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
             keep_float=kept_in_floats(worker, program, ignored_layers),
             weight_bits=bits_by_weight(worker, program, weight_bits_dict or {}),
         )
-        if thinned:
-            goal = Goal(pattern=Pattern.parse(pattern), sparsity=sparsity)
-            settings = replace(settings, thinning=thinning(worker, program, goal, keep_dense))
+        if goal is not None:
+            found = thinning(worker, program, goal, dense, settings)
+            settings = replace(settings, thinning=found)
         if limit is not None:
             result, data = _controlled(worker, program, samples, settings, limit, task)
         elif constraints is not None:
@@ -212,7 +216,27 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
     return Quantized(result, Report(replace(data, seconds=time.perf_counter() - started)))
 
 
-def thinning(model: nn.Module, program: Program, goal: Goal, keep_dense: Iterable[str]) -> Thinning:
+def _zeros_wanted(
+    sparsity: float | None, pattern: Pattern, keep_dense: tuple[str, ...]
+) -> Goal | None:
+    """How many zeros are asked for; None for none.
+
+    Raises:
+        BudgetError: It is said which, and not how many.
+    """
+    if sparsity is not None or pattern.sparsity is not None:
+        return Goal(pattern=pattern, sparsity=sparsity)
+    if pattern != Pattern() or keep_dense != ROLES:
+        raise BudgetError(
+            f"pattern {pattern.name!r} and keep_dense {keep_dense} say which weights become zero, "
+            "and no sparsity how many; give sparsity"
+        )
+    return None
+
+
+def thinning(
+    model: nn.Module, program: Program, goal: Goal, keep_dense: Iterable[str], settings: Settings
+) -> Thinning:
     """Which weights become sparse while they are rounded.
 
     Args:
@@ -220,22 +244,49 @@ def thinning(model: nn.Module, program: Program, goal: Goal, keep_dense: Iterabl
         program: As it was captured.
         goal: Pattern and sparsity.
         keep_dense: Kinds of layers that stay dense.
+        settings: Which layers stay in floats, and so dense; bits of single weights.
 
     Returns:
         The weights of linear and convolutional layers, each as sparse as the others.
 
     Raises:
-        BudgetError: No layer may become sparse.
+        BudgetError: No layer may become sparse, or one has a single bit or too many inputs.
         StrategyError: A pattern that does not divide a layer, or an unknown kind of layer.
     """
     wanted = Wanted(pattern=goal.pattern, keep_dense=tuple(keep_dense))
     found, dense = find_targets(model, program, wanted)
-    targets = {target.weight: target for target in found if target.layers}
+    targets: dict[str, Target] = {}
+    for target in found:
+        if not target.layers:
+            dense[target.weight] = "it is recurrent"
+        elif all(layer.node in settings.keep_float for layer in target.layers):
+            dense[target.weight] = "it stays in floats"
+        else:
+            _check_thinnable(program, target, settings)
+            targets[target.weight] = target
     if not targets:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(dense.items())[:8])
         raise BudgetError(f"no layer may become sparse ({why}); keep_dense=() decides")
     share = goal.sparsity if goal.pattern.sparsity is None else goal.pattern.sparsity
     return Thinning(targets, share or 0.0)
+
+
+def _check_thinnable(program: Program, target: Target, settings: Settings) -> None:
+    """Refuse a layer in which no zeros can be chosen while it is rounded.
+
+    Raises:
+        BudgetError: Its weight has a single bit, or more inputs than a Gram matrix.
+    """
+    unknowns = target.layers[0].matrix(program.tensors[target.weight]).shape[2]
+    if settings.weight_bits.get(target.weight) == 1:
+        raise BudgetError(
+            f"weight_bits_dict gives {target.weight!r} one bit, which has no zero; take 2 or more"
+        )
+    if unknowns > LARGEST:
+        raise BudgetError(
+            f"each output of {target.weight!r} has {unknowns:,} inputs; zeros are chosen on the "
+            f"same pass for up to {LARGEST:,}: sparsify first, then quantize"
+        )
 
 
 def check_in_floats(model: nn.Module) -> None:
