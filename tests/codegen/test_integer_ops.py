@@ -61,6 +61,17 @@ class Token(nn.Module):
         return torch.cat([token, self.inside(x)], 1) + self.place
 
 
+class Places(nn.Module):
+    """Steps before samples, and a stored number for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.place = nn.Linear(16, 8), nn.Parameter(torch.randn(5, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x.transpose(0, 1)) + self.place
+
+
 def called(function: Callable[..., Tensor], make: nn.Module | None = None) -> nn.Module:
     """A function of what a convolution gives."""
     return Calls(lambda layer, x: function(layer(x)), make or nn.Conv2d(3, 4, 1))
@@ -83,6 +94,10 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "ceil_mode": (after(nn.MaxPool2d(3, 2, ceil_mode=True)), IMAGE),
     "amax": (called(lambda y: y.amax((1, 3))), IMAGE),
     "mean over channels": (called(lambda y: y.mean(1, keepdim=True)), IMAGE),
+    "mean over channels that fall away": (called(lambda y: y.mean(1)), IMAGE),
+    "mean before a layer": (Calls(lambda c, x: c(x.mean(2)), nn.Conv1d(3, 4, 3)), IMAGE),
+    "amax before a layer": (Calls(lambda c, x: c(x.amax(2)), nn.Conv1d(3, 4, 3)), IMAGE),
+    "places with the steps first": (Places(), (4, 5, 16)),
     "sum": (called(lambda y: y.sum(-1)), IMAGE),
     "stack": (called(lambda y: torch.stack([y[:, 1:], y[:, :-1]], 2)), IMAGE),
     "roll": (called(lambda y: y.roll(2, 3)), IMAGE),
@@ -161,6 +176,31 @@ def test_the_reason_for_floats_is_said_where_they_begin():
     model, x = nn.LSTM(3, 4, batch_first=True).eval(), torch.randn(4, 5, 3)
     network = quantize_program(capture(model, x), Calibration.of(x))
     with pytest.raises(ExportError, match=r"lstm 'lstm' \(.*:\d+\).*cell state is read"):
+        integers(network)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        nn.GroupNorm(1, 3),
+        nn.PReLU(3),
+        nn.MaxPool2d(2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+    ],
+    ids=lambda op: type(op).__name__,
+)
+def test_frames_that_are_no_samples_are_refused(op):
+    model, x = Calls(lambda op, x: op(x.flatten(0, 1)), op), torch.randn(2, 5, 3, 4, 4)
+    network = quantize_program(capture(model.eval(), x), Calibration.of(x))
+    with pytest.raises(ExportError, match="each of its images is a part of a sample"):
+        integers(network)
+
+
+def test_a_norm_over_the_samples_is_refused():
+    model = Calls(lambda norm, x: norm(x.transpose(0, 1)), nn.LayerNorm([3, 2, 6])).eval()
+    x = torch.randn(2, 3, 6)
+    network = quantize_program(capture(model, x), Calibration.of(x))
+    with pytest.raises(ExportError, match="holds the samples"):
         integers(network)
 
 

@@ -275,9 +275,24 @@ class Builder:
         return self.values[node.name]
 
     def constant(
-        self, fqn: str, node: fx.Node, given: tuple[int, ...], *, channels_first: bool
-    ) -> str:
-        """A stored tensor, spread over a shape, as a tensor of the net."""
+        self, fqn: str, node: fx.Node, given: tuple[int, ...], *, channels_first: bool,
+        alone: int | None = None,
+    ) -> str:  # fmt: skip
+        """A stored tensor, spread over a shape, as a tensor of the net.
+
+        Args:
+            fqn: Its qualified name.
+            node: What reads it.
+            given: The shape, the batch left out.
+            channels_first: Whether it has its channels moved to the end.
+            alone: Its dimension that holds the samples, which is to have one entry.
+
+        Returns:
+            Name of the tensor.
+
+        Raises:
+            ExportError: It is not held in 8 bits, or not the same for every sample.
+        """
         if fqn not in self.network.weights:
             raise self.refuse(node, f"its operand {fqn!r} is not held in integers")
         grid = self.network.weights[fqn]
@@ -286,6 +301,10 @@ class Builder:
         bits = self.grid(node).bits
         up = bits - _BYTE  # integers of 8 bits on a grid of 16: the same numbers
         whole = np.asarray(self.network.integers(fqn).numpy()).astype(np.int16) << up
+        if alone is not None:
+            if whole.shape[alone] != 1:
+                raise self.refuse(node, f"its operand {fqn!r} is not the same for every sample")
+            whole = whole.squeeze(alone)
         spread = np.broadcast_to(whole.astype(np.int8 if up == 0 else np.int16), (1, *given))
         name = f"{node.name}_constant"
         shape = shape_of(given, channels_first=channels_first)
@@ -325,8 +344,22 @@ class Builder:
         if len(found) > 1:
             raise self.refuse(node, "its inputs have their samples in different dimensions")
         self.batches[node.name] = found.pop()
-        first = is_layer(node) and op_name(node) != "linear"
-        if first and self.batches[node.name] != Batch():
+        if is_layer(node) and op_name(node) != "linear":
+            self.check_images(node, Call(node).arg("input"))
+
+    def check_images(self, node: fx.Node, read: fx.Node, *, first: bool = True) -> None:
+        """Refuse an op whose images are not samples.
+
+        Args:
+            node: The op.
+            read: Its images.
+            first: Whether these have to lie in the first dimension.
+
+        Raises:
+            ExportError: They are parts of samples, or lie elsewhere.
+        """
+        batch = self.batch(read)
+        if batch.share > 1 or (first and batch.dim):
             raise self.refuse(node, "each of its images is a part of a sample, not a sample")
 
     @cached_property

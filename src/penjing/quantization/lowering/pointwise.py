@@ -60,7 +60,10 @@ def _operand(b: Builder, node: fx.Node, operand: fx.Node, channels_first: bool) 
     given = b.given(node)
     if operand.name not in b.values:
         fqn = b.network.program.stored[operand.name]
-        return b.constant(fqn, node, given, channels_first=channels_first)
+        batch, rank = b.batch(node), len(b.network.program.shape(node))
+        alone = batch.dim - (rank - len(b.network.program.shape(operand)))
+        drop = alone if batch.share == 1 and alone >= 0 else None
+        return b.constant(fqn, node, given, channels_first=channels_first, alone=drop)
     value = b.arranged(b.values[operand.name], channels_first=channels_first)
     shape, result = b.tensors[value.tensor].shape, _shape(value, given)
     per_channel = op_name(node) == "mul" and shape == (1, 1, result[-1]) and len(given) > 1
@@ -98,6 +101,7 @@ def prelu(b: Builder, node: fx.Node) -> None:
     slopes = program.tensors[program.stored[call.arg("weight").name]].detach().double()
     source = b.real(b.value(call.arg("self"), node))
     if slopes.numel() > 1:
+        b.check_images(node, call.arg("self"))
         source = b.arranged(source, channels_first=len(source.given) > 1)
     grid, tensor = b.grid(node), b.tensors[source.tensor]
     made = b.make(node, source.given, channels_first=source.channels_first, grid=grid)

@@ -30,10 +30,9 @@ _VOLUME = 3  # dimensions of the positions of a volume
 def mean(b: Builder, node: fx.Node) -> None:
     """A mean or a sum over some dimensions."""
     source = b.real(b.value(node.all_input_nodes[0], node))
-    tensor, count = _reduced(b, node, source, _dims(b, node))
-    grid, channels_first = b.grid(node), source.channels_first and len(b.given(node)) > 1
-    shape = (1, 1, b.tensors[tensor].shape[2])
-    made = b.make(node, b.given(node), channels_first=channels_first, grid=grid, shape=shape)
+    tensor, count, first = _reduced(b, node, source, _dims(b, node))
+    grid = b.grid(node)
+    made = b.make(node, b.given(node), channels_first=first, grid=grid)
     real = b.tensors[tensor].scale / float(grid.scale) / (1 if op_name(node) == "sum" else count)
     b.add("mean", node, (tensor,), made.tensor, {"result": scale_of(real)})
 
@@ -41,15 +40,15 @@ def mean(b: Builder, node: fx.Node) -> None:
 def largest(b: Builder, node: fx.Node) -> None:
     """The largest value over some dimensions."""
     source = b.real(b.value(node.all_input_nodes[0], node))
-    tensor, _ = _reduced(b, node, source, _dims(b, node))
-    shape = b.tensors[tensor].shape
-    channels_first = source.channels_first and len(b.given(node)) > 1
-    made = b.make(
-        node, b.given(node), channels_first=channels_first, grid=b.grid(node),
-        shape=(1, 1, shape[2]),
-    )  # fmt: skip
-    attributes = {"kernel": shape[:2], "stride": (1, 1), "padding": NO_PADDING}
+    tensor, _, first = _reduced(b, node, source, _dims(b, node))
+    height, width, channels = b.tensors[tensor].shape
+    given, pixel = b.given(node), (1, 1, channels)
+    made = b.make(node, given, channels_first=first, grid=b.grid(node), shape=pixel)
+    attributes = {"kernel": (height, width), "stride": (1, 1), "padding": NO_PADDING}
     b.add("max", node, (tensor,), made.tensor, attributes)
+    seen = b.seen_as(made.tensor, shape_of(given, channels_first=first))
+    b.tensors[seen] = replace(b.tensors[seen], given=given, channels_first=made.channels_first)
+    b.values[node.name] = replace(made, tensor=seen)
 
 
 def _dims(b: Builder, node: fx.Node) -> tuple[int, ...]:
@@ -64,21 +63,27 @@ def _dims(b: Builder, node: fx.Node) -> tuple[int, ...]:
     return tuple(sorted(b.dim(read, d) for d in dims))
 
 
-def _reduced(b: Builder, node: fx.Node, source: Value, dims: tuple[int, ...]) -> tuple[str, int]:
+def _reduced(
+    b: Builder, node: fx.Node, source: Value, dims: tuple[int, ...]
+) -> tuple[str, int, bool]:
     """A tensor whose channels are what is left, and how many positions each of them has.
 
-    Dimensions that are left lie in their own order, but for channels, which stay where they are.
+    Dimensions that are left lie in their own order, but for channels, which stay where they are;
+    the last of the three results says whether the op's result has them moved to the end.
     """
     at = b.positions(source)[0]
     left = [d for d in range(at.ndim) if d not in dims]
-    if source.channels_first and len(b.given(node)) > 1 and 0 in left:
+    given = b.given(node)
+    kept = 0 in left or len(given) == len(source.given)
+    first = source.channels_first and len(given) > 1 and kept
+    if first and 0 in left:
         left = [*left[1:], 0]
     order, count = at.transpose(*dims, *left), int(np.prod([at.shape[d] for d in dims]))
     channels = order.size // count
     if b.tensors[source.tensor].shape[2] == channels and _in_order(order):
-        return source.tensor, count
-    return gathered(b, source.tensor, order.reshape(count, channels), ((count, channels), False),
-                    node=node).tensor, count  # fmt: skip
+        return source.tensor, count, first
+    index, made = order.reshape(count, channels), ((count, channels), False)
+    return gathered(b, source.tensor, index, made, node=node).tensor, count, first
 
 
 def _in_order(index: NDArray[np.int64]) -> bool:
@@ -89,6 +94,8 @@ def adaptive(b: Builder, node: fx.Node) -> None:
     """A pool that makes a number of results, where all of its windows are alike."""
     maximum = op_name(node) == "getitem"
     op = node.all_input_nodes[0] if maximum else node
+    if maximum or op_name(op).endswith("3d"):
+        b.check_images(op, op.all_input_nodes[0])
     given, result = b.given(op.all_input_nodes[0]), b.given(node)
     if maximum and node.args[1] != 0:
         raise b.refuse(op, "where its largest values are is read, which no integer kernel tells")
@@ -152,6 +159,7 @@ class Window:
 def pool(b: Builder, node: fx.Node) -> None:
     """A maximum or a mean of windows, on the grid of its input."""
     call, maximum = Call(node), op_name(node).startswith("max")
+    b.check_images(node, node.all_input_nodes[0], first=False)
     rank = len(b.given(node)) - 1
     if not maximum and call.arg("divisor_override") is not None:
         raise b.refuse(node, "an average with a divisor of its own has no integer kernel")
@@ -211,6 +219,7 @@ def _after(size: int, kernel: int, stride: int, before: int, results: int) -> in
 
 def resize(b: Builder, node: fx.Node) -> None:
     """Linear interpolation along rows and columns."""
+    b.check_images(node, node.all_input_nodes[0], first=False)
     source = b.arranged(b.value(node.all_input_nodes[0], node), channels_first=True)
     height, width, _ = b.tensors[source.tensor].shape
     made = b.make(node, b.given(node), channels_first=True, grid=b.grid(node))

@@ -111,7 +111,8 @@ def norm(b: Builder, node: fx.Node) -> None:
     """Layer norm or RMS norm over the last dimensions."""
     call, centred = Call(node), op_name(node) == "layer_norm"
     value = b.real(b.value(node.all_input_nodes[0], node))
-    b.dim(node, -len(call.arg("normalized_shape")))
+    for dim in range(-len(call.arg("normalized_shape")), 0):
+        b.dim(node, dim)
     source = b.arranged(value, channels_first=False)
     count = int(np.prod([int(s) for s in call.arg("normalized_shape")]))
     made = b.make(node, source.given, channels_first=False, grid=b.grid(node))
@@ -124,6 +125,7 @@ def norm(b: Builder, node: fx.Node) -> None:
 def group_norm(b: Builder, node: fx.Node) -> None:
     """Group norm, or instance norm, whose groups are the channels."""
     call = Call(node)
+    b.check_images(node, call.arg("input"))
     source = b.real(b.value(call.arg("input"), node))
     source = b.arranged(source, channels_first=len(source.given) > 1)
     height, width, channels = b.tensors[source.tensor].shape
