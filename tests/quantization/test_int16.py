@@ -114,7 +114,8 @@ def test_rows_of_a_table_keep_their_range() -> None:
     torch.manual_seed(0)
     model, ids = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4)), torch.arange(20).view(4, 5)
     found = pj.quantize(model, ids, calibration=[ids], scheme="int8x16").model
-    assert float((found(ids) - model(ids)).abs().max()) < 0.05
+    with torch.no_grad():
+        assert float((found(ids) - model(ids)).abs().max()) < 0.05
 
 
 def test_sums_of_48_bits_are_rounded_once() -> None:
