@@ -76,10 +76,42 @@ class Tokens(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
+class InPlace(Tokens):
+    """What the layer and its gate read is changed behind the layer, and so is what it makes."""
+
+    def forward(self, x):
+        x = self.norm(x)
+        inside = self.up(x)
+        x = x.relu_()
+        return x + self.down(inside.sigmoid_())
+
+
+class Summed(Tokens):
+    """Every channel adds up those before it."""
+
+    def forward(self, x):
+        return x + self.down(self.up(x).relu().cumsum(-1))
+
+
+class Interleaved(nn.Module):
+    """The layer that comes first is used last."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.up2, self.down2 = nn.Linear(4, 12), nn.Linear(12, 4)
+
+    def forward(self, x):
+        first = self.up(x)
+        second = self.down2(self.up2(x).relu())
+        return x + self.down(first.relu()) + second
+
+
 FAMILIES = {
     "residual": (chain, X[:6]),
     "depthwise": (Depthwise, X[:6]),
     "tokens": (Tokens, torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(2))),
+    "in place": (InPlace, torch.ones(6, 5, 8)),
 }
 
 
@@ -134,6 +166,17 @@ def test_a_gate_does_not_read_channels_that_another_one_has_chosen():
         nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3)
     )
     assert [site.name for site in pj.gate_channels(net, X[:1]).model.sites] == ["0"]
+
+
+def test_channels_whose_order_counts_have_no_gate():
+    with pytest.raises(InputError, match="no layer whose channels a gate can choose from"):
+        pj.gate_channels(Summed(), torch.ones(1, 5, 8))
+
+
+def test_what_ran_is_told_of_the_layer_where_it_ran():
+    made = undecided(pj.gate_channels(Interleaved(), torch.ones(1, 4)).model, 0.25)
+    opened = made.infer(torch.rand(5, 4, dtype=torch.float64)).opened
+    assert [int(part.sum(1).max()) for part in opened.split([8, 12], 1)] == [2, 3]
 
 
 def test_some_layers_can_be_asked_for():

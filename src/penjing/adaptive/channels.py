@@ -29,6 +29,7 @@ from penjing.adaptive.heads import Head, layout_of, make_head
 from penjing.adaptive.slimmable import dtype_of, following, named_tensors
 from penjing.counts.macs import count_macs
 from penjing.errors import InputError, StrategyError
+from penjing.graph.call import op_name
 from penjing.graph.capture import MIN_BATCH, Example, capture
 from penjing.graph.form import graph_form
 from penjing.graph.network import Network
@@ -172,7 +173,8 @@ class ChannelGatedNetwork(nn.Module):
         if len(heads) != len(self.sites):
             raise StrategyError(f"{len(heads)} heads were given for {len(self.sites)} gates")
         self.gates = nn.ModuleList(ChannelGate(head, density) for head in heads)
-        self._forms = (self._template(graph_form(network.program), GATES),)  # no part of it
+        masked = self._template(graph_form(network.program), GATES, self.sites)
+        self._forms = (masked,)  # no part of it
         self._single: tuple[float, fx.GraphModule, int] | None = None
         self.set_density(density)
         self.eval()
@@ -307,19 +309,22 @@ class ChannelGatedNetwork(nn.Module):
             kept = {site.name: kept_of(site.units, self._density) for site in self.sites}
             plan = network.plan({s.name: range(kept[s.name], s.units) for s in self.sites})
             program = network.cut(plan).program
-            form = self._template(graph_form(program), PICKS)
+            again = {site.name: site for site in channel_sites(network)}  # nodes have other names
+            form = self._template(graph_form(program), PICKS, [again[name] for name in kept])
             macs = count_macs(program) + sum(map(_macs_of_gate, self._each(), self.sites))
             self._single = self._density, form.eval(), macs
         return self._single[1]
 
-    def _template(self, form: fx.GraphModule, kind: str) -> fx.GraphModule:
+    def _template(
+        self, form: fx.GraphModule, kind: str, sites: Sequence[ChannelSite]
+    ) -> fx.GraphModule:
         """A graph with gates in it; its tensors are placeholders."""
         form = form.to("meta")
         gates = [copy.deepcopy(gate).to("meta") for gate in self._each()]
         made = gates if kind == GATES else [Pick(gate) for gate in gates]
         form.add_module(kind, nn.ModuleList(made))
         stored = {str(node.target): node for node in form.graph.nodes if node.op == "get_attr"}
-        for index, site in enumerate(self.sites):
+        for index, site in enumerate(sites):
             if kind == GATES:
                 _mask(form.graph, site, f"{kind}.{index}")
             else:
@@ -382,7 +387,7 @@ def _site(network: Network, flow: Flow, group: Group) -> ChannelSite | None:
     carriers = _carriers(network, flow, group.name)
     roots = [node for node in carriers if not carriers & set(node.all_input_nodes)]
     ends = [n for n in carriers if any(u not in carriers and not is_size(u) for u in n.users)]
-    if len(roots) != 1 or len(ends) != 1:
+    if len(roots) != 1 or len(ends) != 1 or any(_summed(network, n, group.name) for n in carriers):
         return None
     (first,), (last,) = roots, ends
     read = [node for node in first.all_input_nodes if node in flow.moving]
@@ -417,6 +422,15 @@ def _where(network: Network, node: fx.Node, name: str) -> int | None:
         if at > 0 and len(labels) == len(atoms) and (labels == atoms[:, None]).any(1).all():
             return at
     return None
+
+
+def _summed(network: Network, node: fx.Node, name: str) -> bool:
+    """Whether channels are added up one behind the other, so that their order counts."""
+    if not op_name(node).startswith("cumsum"):
+        return False
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+    assert isinstance(dim, int)  # as torch's schema says
+    return dim % len(network.program.shape(node)) == _where(network, node, name)
 
 
 def _only_behind(network: Network, flow: Flow, first: fx.Node, tensors: set[str]) -> bool:
@@ -462,10 +476,9 @@ def _macs_of_gate(gate: ChannelGate, site: ChannelSite) -> int:
 def _mask(graph: fx.Graph, site: ChannelSite, gate: str) -> None:
     """Multiply all channels by their saliencies, in place."""
     nodes = _nodes(graph)
-    last = nodes[site.last]
-    with graph.inserting_before(last.next):
+    with graph.inserting_before(nodes[site.first]):  # later ops may change the feature in place
         saliency = graph.call_module(gate, (nodes[site.feature],))
-    _scale(graph, last, saliency, saliency.next, site)
+    _scale(graph, nodes[site.last], saliency, site)
 
 
 def _choose(graph: fx.Graph, site: ChannelSite, pick: str, stored: dict[str, fx.Node]) -> None:
@@ -479,8 +492,7 @@ def _choose(graph: fx.Graph, site: ChannelSite, pick: str, stored: dict[str, fx.
             rows = graph.call_function(chosen, (whole, dim, index))
             _read_instead(whole, rows)
             stored[name] = rows
-    last = nodes[site.last]
-    _scale(graph, last, values, last.next, site)
+    _scale(graph, nodes[site.last], values, site)
 
 
 def _nodes(graph: fx.Graph) -> dict[str, fx.Node]:
@@ -488,10 +500,8 @@ def _nodes(graph: fx.Graph) -> dict[str, fx.Node]:
     return {str(n.target) if n.op == "placeholder" else n.name: n for n in graph.nodes}
 
 
-def _scale(
-    graph: fx.Graph, last: fx.Node, saliency: fx.Node, before: fx.Node, site: ChannelSite
-) -> None:
-    with graph.inserting_before(before):
+def _scale(graph: fx.Graph, last: fx.Node, saliency: fx.Node, site: ChannelSite) -> None:
+    with graph.inserting_before(last.next):
         wide = graph.call_function(along, (saliency, site.at, site.rank))
         scaled = graph.call_function(torch.mul, (last, wide))
     _read_instead(last, scaled)
