@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from penjing.errors import CaptureError, InputError
+from penjing.errors import CaptureError, InputError, PenjingError
 from penjing.graph.batching import batch_dims
 from penjing.graph.experts import batched_experts
 from penjing.graph.functional import functionalise
@@ -547,6 +547,8 @@ UNKNOWN_OUTPUT = re.compile(r"Found <class '([^']+)'> in output")
 def _explain(error: Exception) -> str:
     """Say where export failed and what to change."""
     text = str(error)
+    if isinstance(error, PenjingError):  # the network's own refusal says what to do
+        return text
     found = UNKNOWN_OUTPUT.search(text)
     if found is not None:
         return (
