@@ -283,6 +283,12 @@ def test_steps_of_a_part_are_those_of_a_run_at_its_rate():
     assert not torch.equal(models["parts"].inside.weight, models["whole"].inside.weight)
 
 
+def test_a_tied_parameter_has_its_rate_by_any_of_its_names():
+    model = torch.nn.ModuleDict({"first": torch.nn.Linear(3, 3), "again": torch.nn.Linear(3, 3)})
+    model["again"].weight = model["first"].weight
+    assert rates_of(model, **{"again.weight": 0.5})["first.weight"] == 0.5
+
+
 def test_a_rate_for_a_part_that_does_not_exist_is_refused():
     with pytest.raises(StrategyError, match="'heads' matches no layer"):
         fit(Net(), task(), settings(lr_by={"heads": 0.1}))
@@ -320,6 +326,8 @@ def test_an_unknown_schedule_lists_the_known():
         {"minutes": 0},
         {"keep": "any"},
         {"lr_by": {"outside": 0.0}},
+        {"lr_by": {"outside": "0.1"}},
+        {"lr_by": 0.1},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):

@@ -100,11 +100,13 @@ def _rates(choice: str | Factory, model: nn.Module) -> Mapping[str, float]:
 
 def _own_rates(model: nn.Module, lr_by: Rates) -> dict[str, float]:
     """Learning rates by name of the parameter, for those that have one of their own."""
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    first = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    names = model.named_parameters(remove_duplicate=False)  # a tied one has several
+    trained = [(name, first[id(p)]) for name, p in names if id(p) in first]
     rates: dict[str, float] = {}
     for key, rate in lr_by.items():
         meant = matches(model, key)
-        inside = [n for n in trained if n in meant or n.rpartition(".")[0] in meant]
+        inside = [one for n, one in trained if n in meant or n.rpartition(".")[0] in meant]
         if not inside:
             raise InputError(
                 f"lr_by has a rate for {key!r}, where no parameter requires a gradient; leave it "

@@ -123,7 +123,7 @@ class Fit:
         for name, value, fine, rule in ranges:
             if not fine:
                 raise InputError(f"{name} is {value!r}; it must be {rule}")
-        _check_rates(self.lr_by or {})
+        _check_rates({} if self.lr_by is None else self.lr_by)
         schedule(self.schedule, self.warmup)
         resolve(self.tracker)
 
@@ -140,12 +140,14 @@ class Fit:
             raise StrategyError(f"unknown setting {unknown[0]!r}; the known ones are {known}")
 
 
-def _check_rates(lr_by: Rates) -> None:
+def _check_rates(lr_by: object) -> None:
+    if not isinstance(lr_by, Mapping):
+        raise InputError(f"lr_by is {lr_by!r}; give rates by parts, such as {{'heads': 0.01}}")
     for part, rate in lr_by.items():
-        if not 0 < rate < math.inf:
+        if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
             raise InputError(
-                f"lr_by[{part!r}] is {rate!r}; it must be above 0 and finite. What is not to be "
-                "trained gets .requires_grad_(False)"
+                f"lr_by[{part!r}] is {rate!r}; it must be a finite number above 0. What is not to "
+                "be trained gets .requires_grad_(False)"
             )
 
 
