@@ -316,11 +316,6 @@ def test_measure_reports_the_memory_that_an_integer_program_has(small):
     assert (figures.ram_bytes, figures.size_bytes) == (program.arena_bytes, program.flash_bytes)
 
 
-def test_an_integer_program_is_measured_on_one_thread(small):
-    with pytest.raises(StrategyError, match="run on one"):
-        pj.measure(*small, runtime="c", threads=2)
-
-
 def test_the_table_of_an_integer_program_has_nonzeros_and_encodings(small):
     headings, first, *_ = pj.compile(*small).table.splitlines()
     assert headings.split() == ["layer", "kernel", "nonzeros", "bytes", "encoding"]

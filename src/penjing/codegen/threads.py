@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+START_NS = 3000.0
+"""Of starting the threads and waiting for the last."""
+
 PRELUDE = """#if defined(_OPENMP)
 #include <omp.h>
 #define PJ_PRAGMA(x) _Pragma(#x)

@@ -21,7 +21,7 @@ def time_program(program: Program | IntegerProgram, timing: Timing) -> LatencyFi
     Args:
         program: For this machine.
         timing: How often; its batch and threads are those that the program was compiled for. An
-            integer program takes the samples of a batch one after the other.
+            integer program takes the samples of a batch one after the other, or each thread some.
 
     Returns:
         Median, minimum and 95th percentile; the call from Python, some 10 microseconds, is in them.

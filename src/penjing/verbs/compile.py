@@ -61,8 +61,8 @@ def compile(  # noqa: PLR0913 - a public verb, its options are keywords
         stream_dim: Compile for streams: the dimension of time in every input. The example is one
             piece; recurrent layers and convolutions that look back only go on where the piece
             before has ended, in a state that the caller holds: `program.stream()`.
-        threads: Of the program on this machine; the sources take any number, by OpenMP. Samples of
-            a quantized network are shared among threads of Python, its sources run on one.
+        threads: Of the program on this machine, by OpenMP. Several samples of a quantized network
+            are shared out instead, each thread running the program for some of them.
         tune: Build and time the promising kernels of each layer on this machine and take the
             fastest; kept on disk. Without it a cost model chooses.
         preprocessing: The program then takes the bytes of an image and normalises them itself; the

@@ -69,8 +69,7 @@ def measure(  # noqa: PLR0913 - a public verb, its options are keywords
 
     Raises:
         UnavailableError: `device` was given.
-        StrategyError: An unknown runtime, one that does not time against another network, or
-            several threads for an integer program.
+        StrategyError: An unknown runtime, or one that does not time against another network.
         InputError: The network does not run on `example_inputs`, or `batch` is not what it takes;
             with `runtime="c"` also weights that are NaN or infinite.
         CaptureError: The network does not export.
@@ -197,9 +196,7 @@ def _compiled(model: nn.Module, example_inputs: Example, timing: Timing, latency
     """Figures of the C program."""
     program: Program | IntegerProgram
     if isinstance(model, QuantizedModule):
-        if timing.threads > 1:
-            raise StrategyError(f"threads is {timing.threads}; integer programs run on one")
-        program = compile_quantized(model.network, Settings())
+        program = compile_quantized(model.network, Settings(threads=timing.threads))
         memory = "arena of the C program, inputs and outputs in it, one sample after the other"
     else:
         check_finite(model)

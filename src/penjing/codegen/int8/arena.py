@@ -129,8 +129,10 @@ def margin(net: IntegerNet, step: Step, name: str) -> int | None:
 
     Returns:
         Bytes; negative when the output may even begin behind the input; None when both must lie
-        apart.
+        apart, as they must for threads, of which none knows what the others have read.
     """
+    if step.parts:
+        return None
     wanted = []
     if name == step.residual:
         wanted.append(0)

@@ -20,6 +20,7 @@ from penjing.codegen.int8.steps import (
     TILES,
     WORD,
     Optimize,
+    Step,
     is_direct,
     is_plain,
     window_columns,
@@ -72,7 +73,7 @@ COSTS: Mapping[str, Mapping[str, Cost]] = {
 }
 """By instruction set. Of boards: fitted to executed instructions of layers at several sparsities in
 the emulator, largest error 5 percent (gather: 19). Of the host: rough, in units of
-0.12 ns on a Zen 5."""
+`UNIT_NS` on a Zen 5."""
 
 ALONE: Mapping[str, Mapping[str, Cost]] = {
     "dsp": {
@@ -92,6 +93,22 @@ def dense_kernel(layer: IntegerLayer, target: Target, optimize: Optimize) -> str
         return "pairs" if _family(target) == "dsp" else "rows"
     wide = optimize == "latency" and layer.attributes["dilation"][1] == 1
     return "wide" if wide else "rows"
+
+
+UNIT_NS = 0.12
+"""What a unit of the host's costs takes."""
+
+
+def work_ns(net: IntegerNet, step: Step) -> float:
+    """Nanoseconds of a convolution on one thread of a large processor, roughly."""
+    rows, columns, _ = net.tensors[step.layer.output].shape
+    costs = COSTS["host"]
+    if step.layer.kind == "depthwise" or step.kernel not in {*costs, "listed"}:
+        each = costs["rows"].product * step.layer.weights["weight"].size
+    else:
+        kernel = "sparse" if step.kernel == "listed" else step.kernel
+        each = _cost(step.layer, columns, kernel, costs[kernel], alone=False)
+    return UNIT_NS * rows * columns * each
 
 
 def is_host(target: Target) -> bool:

@@ -30,12 +30,14 @@ from penjing.codegen.int8.convolutions import (
 from penjing.codegen.int8.encodings import Listed
 from penjing.codegen.int8.image import images
 from penjing.codegen.int8.kernels_16 import ORDER_16, PARTS_16
+from penjing.codegen.int8.parts import part_calls
 from penjing.codegen.int8.recurrent import carry, recurrent
 from penjing.codegen.int8.steps import TILES, Step
 from penjing.codegen.int8.streaming import offsets as state_offsets
 from penjing.codegen.int8.text import Text, clamped
 from penjing.codegen.int8.volumes import volume
 from penjing.codegen.targets import Target
+from penjing.codegen.threads import PRELUDE
 from penjing.errors import ExportError
 from penjing.quantization.integers import (
     BYTE,
@@ -165,7 +167,7 @@ def program_text(
     """The C file, and what was written while it was made."""
     text = Text(net, arena)
     calls = [
-        f"{_comment(net, step)}\n{_wrapped(_call(text, step))}\n    {name.upper()}_DONE({n})"
+        f"{_comment(net, step)}\n{_calls(text, step)}\n    {name.upper()}_DONE({n})"
         for n, step in enumerate(steps)
     ]
     wide_sums = ["#define PJ_WIDE_SUMS\n"] if text.largest >= 1 << (_Q31 - 1) else []
@@ -175,6 +177,7 @@ def program_text(
             named(_OPENING, name),
             *wide_sums,
             _HELPER,
+            *([PRELUDE] if any(step.parts for step in steps) else []),
             named(_PROFILE, name),
             *_functions(steps),
             *text.constants,
@@ -350,6 +353,18 @@ def _used(text: str, steps: Sequence[Step]) -> str:
     for name in set(CONV_FUNCTIONS.values()) - called:
         text = re.sub(rf"static void {name}\(.*?\n}}\n", "", text, flags=re.DOTALL)
     return text
+
+
+def _calls(text: Text, step: Step) -> str:
+    """What computes a step; threads take a part each."""
+    if not step.parts:
+        return _wrapped(_call(text, step))
+    rows = [f"    PJ_THREADS({len(step.parts)})"]
+    rows.append(f"    for (int part = 0; part < {len(step.parts)}; ++part) {{")
+    for n, call in enumerate(part_calls(text, step, _call)):
+        body = textwrap.indent(_wrapped(call), " " * 8)
+        rows.append(f"        if (part == {n}) {{\n{body}\n        }}")
+    return "\n".join([*rows, "    }"])
 
 
 def _call(text: Text, step: Step) -> str:

@@ -20,6 +20,7 @@ from penjing.quantization.integers import BYTE, IntegerLayer, IntegerNet
 from penjing.quantization.reference import execute
 
 _SEED = 0
+_OPENMP = "ifdef THREADS\nCFLAGS += -fopenmp\nLDFLAGS += -fopenmp\nendif\n"
 
 
 def check_vector(net: IntegerNet) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
@@ -37,7 +38,8 @@ def makefile(target: Target, name: str) -> str:
     """`make check` where this machine runs it; else objects."""
     flags = " ".join((*target.flags, "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic"))
     settings = (
-        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\nifndef DEBUG\nCFLAGS += -DNDEBUG\nendif\n\n"
+        f"CC = {target.compilers[0]}\nCFLAGS = {flags}\nifndef DEBUG\nCFLAGS += -DNDEBUG\nendif\n"
+        f"{_OPENMP if target.board is None else ''}\n"
     )
     objects = f"{name}.o: {name}.c {name}.h\n\nmain.o: main.c {name}.h check.h\n\n"
     if target.board is not None:
@@ -96,6 +98,7 @@ def describe(
         "schema": 1,
         "target": target.name,
         "arena_bytes": arena.size_bytes,
+        **({"threads": target.threads} if target.threads > 1 else {}),
         **({"state_bytes": state_offsets(net, ALIGN)[1]} if net.states else {}),
         "inputs": [described(name) for name in net.inputs],
         "outputs": [grid(name) for name in net.outputs],
@@ -106,6 +109,7 @@ def describe(
                 **_weights(net, s, target),
                 "constant_bytes": sizes.get(s.layer.name, 0),
                 "scratch_bytes": s.scratch_bytes,
+                **({"threaded": bool(s.parts)} if target.threads > 1 else {}),
             }
             for s in steps
         ],

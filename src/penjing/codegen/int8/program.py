@@ -55,7 +55,6 @@ class IntegerProgram:
         layer_bytes: Constants of every layer, by its name.
         instructions: Executed in one call, counted in the emulator of a board; None before that.
         name: Prefix of files and public names.
-        threads: Among which Python shares the samples of a batch.
     """
 
     net: IntegerNet
@@ -66,7 +65,6 @@ class IntegerProgram:
     layer_bytes: Mapping[str, int]
     instructions: int | None = None
     name: str = "net"
-    threads: int = 1
 
     def __repr__(self) -> str:
         constants = sum(self.layer_bytes.values())
@@ -86,15 +84,23 @@ class IntegerProgram:
         return self.files[f"{self.name}.h"]
 
     @property
+    def threads(self) -> int:
+        """Share the layers of one sample, in C; of several, Python gives each thread some."""
+        return self.target.threads
+
+    @property
     def table(self) -> str:
-        """Per layer its kernel, the nonzeros among its weights, its bytes, how they are written."""
+        """Per layer its kernel, the nonzeros among its weights, its bytes, how they are written.
+
+        A program for several threads says which layers run on one.
+        """
         return table(
             (
                 step["name"],
                 step["kernel"],
                 f"{step['nonzero']:,} of {step['weights']:,}" if "weights" in step else "",
                 f"{step['constant_bytes']:,}",
-                step.get("encoding", ""),
+                _note(step),
             )
             for step in json.loads(self.files[f"{self.name}.json"])["steps"]
         )
@@ -281,16 +287,19 @@ class IntegerProgram:
         count = len(inputs[0])
         parts = min(self.threads, count)
         if parts < 2:
-            return self._run(inputs)
-        self._entry  # noqa: B018 - built once, before there are threads
+            return self._run(inputs, self._threaded)
+        entry = self._entry  # built once, before there are threads
         ends = [count * n // parts for n in range(parts + 1)]
         shares = [[x[a:b] for x in inputs] for a, b in pairwise(ends)]
         with ThreadPoolExecutor(parts) as pool:
-            found = list(pool.map(self._run, shares))
+            found = list(pool.map(lambda share: self._run(share, entry), shares))
         return tuple(np.concatenate(one) for one in zip(*found, strict=True))
 
     def _run(
-        self, inputs: Sequence[NDArray[Any]], state: NDArray[np.int8] | None = None
+        self,
+        inputs: Sequence[NDArray[Any]],
+        entry: Callable[..., None],
+        state: NDArray[np.int8] | None = None,
     ) -> tuple[NDArray[Any], ...]:
         """Sample by sample, in an arena of its own."""
         arena = aligned(self.arena_bytes).view(np.int8)
@@ -305,7 +314,7 @@ class IntegerProgram:
         for sample in range(len(inputs[0])):
             for place, values in zip(into, inputs, strict=True):
                 place[:] = values[sample].reshape(-1)
-            self._entry(*pointers)
+            entry(*pointers)
             for place, result in zip(out, results, strict=True):
                 result[sample].reshape(-1)[:] = place
         return tuple(results)
@@ -344,13 +353,22 @@ class IntegerProgram:
 
     @cached_property
     def _entry(self) -> Callable[..., None]:
-        """The C function, built for this machine."""
+        """The C function, built for one thread of this machine."""
         return self._function("run", 1 + bool(self.net.states))
 
-    def _function(self, what: str, pointers: int) -> Callable[..., None]:
+    @cached_property
+    def _threaded(self) -> Callable[..., None]:
+        """The C function whose layers threads share."""
+        if self.threads == 1 or not any(step.parts for step in self.steps):
+            return self._entry
+        return self._function("run", 1 + bool(self.net.states), ("-fopenmp",))
+
+    def _function(
+        self, what: str, pointers: int, flags: tuple[str, ...] = ()
+    ) -> Callable[..., None]:
         """A public function of the program; while it runs, other threads of Python do too."""
         target = HOST if self.target.emulator else self.target
-        library = shared_library(self.files, [f"{self.name}.c"], target, ("-DNDEBUG",))
+        library = shared_library(self.files, [f"{self.name}.c"], target, ("-DNDEBUG", *flags))
         found = getattr(ctypes.CDLL(str(library)), f"{self.name}_{what}")
         found.argtypes, found.restype = [ctypes.c_void_p] * pointers, None
         return found  # type: ignore[no-any-return]
@@ -387,11 +405,17 @@ class IntegerStream:
         """The next outputs on integers, `(1, H, W, C)` in and out."""
         if len(inputs[0]) != 1:
             raise InputError(f"a stream takes pieces of one sample, {len(inputs[0])} were given")
-        return self.program._run(inputs, self.state)
+        return self.program._run(inputs, self.program._threaded, self.state)
 
     def reset(self) -> None:
         """Begin again."""
         self.state[:] = self.program._first_state()
+
+
+def _note(step: Mapping[str, Any]) -> str:
+    """How the weights of a described step are written, and what threads leave to one."""
+    alone = "" if step.get("threaded", True) else "on one thread"
+    return ", ".join(filter(None, (step.get("encoding", ""), alone)))
 
 
 def _check_numbers(number: int, array: NDArray[Any], count: int) -> None:
@@ -415,7 +439,8 @@ def compile_integers(
 
     Args:
         net: The network.
-        target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or any `Target`.
+        target: "host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m55", or any `Target`, whose
+            `threads` share larger layers.
         optimize: What decides between dense and sparse kernels: estimated instructions ("latency",
             "ram") or bytes ("flash").
         name: Prefix of files and public names, a C identifier.

@@ -8,6 +8,7 @@ import numpy as np
 
 from penjing.codegen.int8.choice import Choice, choose, dense_kernel, is_host
 from penjing.codegen.int8.kernels_16 import is_wide, kernel_16, pitch_16
+from penjing.codegen.int8.parts import shared
 from penjing.codegen.int8.steps import (
     FRAMED,
     LANED,
@@ -57,7 +58,8 @@ def schedule(net: IntegerNet, target: Target, optimize: Optimize) -> tuple[Step,
             steps.append(Step(layer, "volume", pitch=taps * channels))
         else:
             steps.append(Step(layer, layer.kind + lanes.get(layer.kind, "")))
-    return tuple(steps)
+    threads = 1 if target.board is not None else target.threads
+    return tuple(shared(net, step, threads) for step in steps)
 
 
 def _partners(net: IntegerNet) -> dict[str, str]:

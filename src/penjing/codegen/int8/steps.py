@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 from penjing.codegen.int8.encodings import Listed
@@ -87,6 +88,7 @@ class Step:
             when it reads its input as it lies.
         frame: The input with its frame that a wide kernel copies, and what it makes of it.
         listed: The weights in the form that the kernel "listed" reads.
+        parts: What each of several threads computes; empty where one computes all.
     """
 
     layer: IntegerLayer
@@ -96,6 +98,13 @@ class Step:
     pitch: int = 0
     frame: Frame | None = None
     listed: Listed | None = field(default=None, compare=False)
+    parts: tuple[Part, ...] = field(default=(), compare=False)
+
+    @property
+    def part_scratch(self) -> tuple[int, ...]:
+        """First byte of the scratch memory of every part, in that of the step; and the end."""
+        sizes = (-(-part.step.scratch_bytes // LANES) * LANES for part in self.parts)
+        return tuple(accumulate(sizes, initial=0))
 
     @property
     def column_bytes(self) -> int:
@@ -109,6 +118,8 @@ class Step:
     @property
     def scratch_bytes(self) -> int:
         """Memory that is used only meanwhile: columns, then results to be added; or states."""
+        if self.parts:
+            return self.part_scratch[-1]
         if self.kernel in KEPT and "state" in self.layer.attributes:
             return 0
         if self.kernel in KEPT:
@@ -127,6 +138,21 @@ class Step:
     def output(self) -> str:
         """The tensor that is written."""
         return self.layer.output if self.add is None else self.add.output
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one thread computes of a step.
+
+    Args:
+        step: The part as a step of its own.
+        shapes: Of its tensors that are smaller than those of the whole, by name.
+        moved: Bytes by which its tensors begin later.
+    """
+
+    step: Step
+    shapes: Mapping[str, Shape]
+    moved: Mapping[str, int]
 
 
 def is_plain(layer: IntegerLayer) -> bool:

@@ -63,9 +63,13 @@ class Text:
             )
         return name
 
+    def named(self, layer: IntegerLayer, name: str) -> str:
+        """Name of a constant."""
+        return f"{layer.name}_{name}"
+
     def array(self, layer: IntegerLayer, name: str, values: NDArray[Any]) -> str:
         """Write a constant array and return its name."""
-        found = f"{layer.name}_{name}"
+        found = self.named(layer, name)
         ctype = _C_TYPES[values.dtype.name]
         self.constants.append(
             f"static const {ctype} {found}[{values.size}] = {{\n{_numbers(values)}\n}};\n"
@@ -84,7 +88,7 @@ class Text:
 
     def structure(self, layer: IntegerLayer, kind: str, values: Mapping[str, Any]) -> str:
         """Write a constant structure and return its address."""
-        found = f"{layer.name}_{kind}"
+        found = self.named(layer, kind)
         self.constants.append(f"static const pj_{kind}_t {found} = {structured(values)};\n")
         return f"&{found}"
 

@@ -20,6 +20,7 @@ from penjing.codegen.kernels.cover import merged
 from penjing.codegen.kernels.dense_linear import rows_of, takes_linear
 from penjing.codegen.kernels.sparse_linear import LANES, WindowLinear
 from penjing.codegen.targets import Target
+from penjing.codegen.threads import START_NS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Split:
     """
 
     product: Kernel = field(default_factory=WindowLinear)
-    start_ns: float = 3000.0
+    start_ns: float = START_NS
 
     @property
     def name(self) -> str:
