@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import penjing as pj
 from penjing.errors import InputError, PenjingError
+from penjing.graph.network import Network
 from penjing.quantization.module import QuantizedModule
 
 X = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -143,11 +144,34 @@ def share(model: nn.Module) -> float:
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
-def test_zeros_survive_a_cut_whose_repair_solves_no_weights() -> None:
-    cut = pj.prune(
-        after("sparsify"), X[:1], pruning_ratio=0.5, calibration=[X], repair="recalibrate"
-    )
-    assert share(cut.model) > 0.3
+REPAIRS = ("auto", "tune", "fold", "recalibrate", None)
+
+
+@cache
+def cut_of_sparse(repair: str | None) -> pj.Pruned:
+    """A sparse network, the first half of each group's units gone, under one repair."""
+    sparse = after("sparsify")
+    widths = {g.name: g.units for g in pj.find_groups(sparse, X[:1])}
+    plan = Network.of(sparse, X[:1]).plan({n: tuple(range(u // 2)) for n, u in widths.items()})
+    return pj.prune(sparse, X[:1], plan=plan, calibration=[X], repair=repair)
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_zeros_stay_zeros_through_a_cut(repair: str | None) -> None:
+    bare, repaired = zeros(cut_of_sparse(None).model), zeros(cut_of_sparse(repair).model)
+    assert all(bool(repaired[name][was].all()) for name, was in bare.items())
+
+
+@pytest.mark.parametrize("repair", ["auto", "fold"])
+def test_a_report_tells_of_zeros_that_a_repair_kept(repair: str | None) -> None:
+    assert any("sparse before" in note for note in cut_of_sparse(repair).report.data.notes)
+
+
+def test_a_repair_on_the_weights_that_are_not_zero_brings_a_cut_nearer() -> None:
+    with torch.no_grad():
+        wanted = after("sparsify")(X)
+        bare, repaired = (cut_of_sparse(how).model(X) for how in (None, "auto"))
+    assert (repaired - wanted).norm() < 0.5 * (bare - wanted).norm()
 
 
 def test_a_cut_network_is_made_sparse() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from penjing.graph.network import Network
 from penjing.recovery import Reconstruct, reconstruct
 from penjing.recovery.mixtures import PRIOR
+from penjing.recovery.zeros import KEPT
 from penjing.statistics.routed import Moments, routed
 from penjing.task import Calibration
 
@@ -94,6 +95,19 @@ def test_both_products_with_a_stack_are_found(kind):
     found, refused = routed(Network.of(net, x[:4]).program)
 
     assert ([layer.weight for layer in found.values()], refused) == (["up", "down"], {})
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_zeros_of_a_stack_stay_zeros(kind):
+    net, x = made(kind)
+    with torch.no_grad():
+        net.down[torch.rand_like(net.down) < 0.3] = 0.0
+    cut = cut_of(net, x, INNER, (1,))
+
+    new, rows = reconstruct(cut, Calibration.of([x]), PLAIN)
+
+    assert KEPT in row_of(rows, "down").note
+    assert torch.equal(new["down"] == 0, cut.program.tensors["down"] == 0)
 
 
 def test_every_expert_solves_its_own_least_squares():

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import penjing as pj
 from penjing.graph.network import Network
 from penjing.pruning.importance import OBS
+from penjing.recovery.reconstruct import SPARSE
 from penjing.task import Calibration
 
 WIDTH, HEADS, RANK = 16, 2, 3  # 8 dimensions a head, of which the scores need 3
@@ -57,6 +58,15 @@ def test_the_report_says_what_the_new_basis_saved() -> None:
     row = next(r for r in pruned.report.data.repair if r.layer == "q (scores)")
     assert row.error_after is not None
     assert row.error_after < 1e-6 < 0.1 < row.error_before
+
+
+def test_sparse_queries_keep_their_basis_and_their_zeros() -> None:
+    model = Attention().eval()
+    with torch.no_grad():
+        model.q.weight[:, ::2] = 0.0
+    pruned = cut_to_rank(model, torch.randn(4, 6, WIDTH))
+    assert SPARSE in [row.reason for row in pruned.report.data.repair]
+    assert not pruned.model.q.weight[:, ::2].any()
 
 
 def test_what_cannot_be_turned_is_said_to_be_only_cut() -> None:

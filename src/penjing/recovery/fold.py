@@ -21,6 +21,7 @@ from penjing.graph.network import Cut
 from penjing.graph.norms import Norm
 from penjing.plan import Group
 from penjing.recovery.recalibrate import recalibrate
+from penjing.recovery.zeros import KEPT, standing
 from penjing.statistics.grams import Layer, layers
 from penjing.statistics.outlets import Outlet, outlets
 from penjing.statistics.stream import Stream
@@ -103,6 +104,8 @@ def fold(
         found.update({fqn: _sliced(cut, fqn, value) for fqn, value in made.items()})
         merged = sum(len(piece.gone) for piece in readers[name])
         note = f"{merged} units that went were folded into others"
+        sparse = standing(program.tensors[layer.weight]) is not None
+        note += f"; {KEPT}" if sparse else ""
         rows.append(RepairFigures(label, None, None, None, note=note))
     if settings.recalibrate:
         found.update(recalibrate(cut.program, found, samples, settings.memory_mb))
@@ -198,16 +201,19 @@ def _merged(
     tensors = cut.dense.tensors
     norm = out.norm
     weight = tensors[layer.weight].double().movedim(layer.input_dim, 0).clone()
+    free = standing(weight)
     carries = layer.bias is not None or norm is not None
     shift = weight.new_zeros(weight.shape[1])
     before = weight.clone()
     for piece in pieces:
         into, slope = partners(moments.between(piece, carries), piece)
         for unit, partner, factor in zip(piece.gone, into, slope, strict=True):
-            gone, stays = piece.positions[unit], piece.positions[partner]
-            weight.index_add_(0, stays, factor * before[gone])
-            left = moments.means[gone] - factor * moments.means[stays]
-            shift += left @ _reach(layer, before[gone])
+            gone, kept = piece.positions[unit], piece.positions[partner]
+            moved = factor * before[gone]
+            moved = moved if free is None else moved * free[kept]
+            weight.index_add_(0, kept, moved)
+            shift += moments.means[gone] @ _reach(layer, before[gone])
+            shift -= moments.means[kept] @ _reach(layer, moved)
     new = {layer.weight: weight.movedim(0, layer.input_dim)}
     if carries:
         new.update(_shifted(layer, norm, tensors, shift))

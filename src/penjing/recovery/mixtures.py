@@ -21,6 +21,7 @@ from penjing.figures import RepairFigures
 from penjing.graph.network import Cut
 from penjing.recovery.choice import Choice
 from penjing.recovery.ridge import Start, fit
+from penjing.recovery.zeros import KEPT, standing
 from penjing.statistics.routed import Moments, Routed, routed
 from penjing.statistics.stream import MEGABYTE, Chunk, Stream
 
@@ -123,9 +124,10 @@ class Experts:
         shrunk = fitted.shrunk(PRIOR * inputs)
         start = _start(weight_EVU)
         solution = fit(shrunk.gram(original_EVD), held.gram(original_EVD), start, dampings)
+        told = (_few(fitted.rows + held.rows, inputs), KEPT if start.support is not None else "")
         row = RepairFigures(
             self.name, solution.before, solution.after, solution.damping, solution.reason,
-            _few(fitted.rows + held.rows, inputs),
+            "; ".join(filter(None, told)),
         )  # fmt: skip
         if solution.damping is None:
             return {}, row
@@ -173,7 +175,8 @@ def _start(weight_EVU: Tensor) -> Start:
     experts, outputs, _ = weight_EVU.shape
     one = torch.ones(experts * outputs, dtype=torch.float64, device=weight_EVU.device)
     none = one.new_zeros(experts, outputs)
-    return Start(weight_EVU.detach().double(), none, one, one - 1, free=False)
+    weight, support = weight_EVU.detach().double(), standing(weight_EVU)
+    return Start(weight, none, one, one - 1, free=False, support=support)
 
 
 def _few(rows: Tensor, unknowns: int) -> str:

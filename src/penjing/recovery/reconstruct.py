@@ -26,6 +26,7 @@ from penjing.recovery.choice import Choice
 from penjing.recovery.mixtures import Experts, mixtures
 from penjing.recovery.rebase import Rebase, rebases, untouched
 from penjing.recovery.ridge import Ridge, Solution, Start, fit, ridge_of
+from penjing.recovery.zeros import KEPT, standing
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Outlet, outlets, per_channel, tied
 from penjing.statistics.stream import MEGABYTE, Chunk, Samples, Stream, differing
@@ -35,6 +36,7 @@ HOLD_OUT = 5  # one chunk in so many chooses the damping and judges the result
 ROWS_SHARE = 0.25  # of the memory that the rows of one layer may take, else they are gathered again
 FULL_DAMPING = 1e-3  # of the weight without zeros that says which ones are to become zero
 FROZEN = "its parameters are frozen (requires_grad=False)"
+SPARSE = "its zeros stay, and a new basis has none"
 NEGLIGIBLE = 1e-6  # a norm's scale below this share of its largest passes on nothing to solve for
 
 
@@ -142,7 +144,8 @@ def reconstruct(
         cut: A network and its changed form; neither is changed.
         calibration: Unlabelled samples.
         settings: How; the defaults when None.
-        support: Layers with zeros that stay zero, and where.
+        support: Layers with zeros that stay zero, and where; other layers keep the zeros that they
+            have, where `zeros.standing` finds them meant.
 
     Returns:
         New values by qualified name for tensors of the cut network, and one row per layer that was
@@ -242,8 +245,10 @@ class Reconstruction:
         chosen = []
         for attention in rebases(self.cut, tied(self.cut.dense)):
             names = [name for layer in attention.layers for name in (layer.weight, layer.bias)]
-            if self._frozen(*names):
-                self._skip(attention.layers[0].weight, FROZEN)
+            weights = [self.cut.program.tensors[layer.weight] for layer in attention.layers]
+            sparse = any(standing(weight) is not None for weight in weights)
+            if reason := FROZEN if self._frozen(*names) else SPARSE if sparse else "":
+                self._skip(attention.layers[0].weight, reason)
             else:
                 chosen.append(attention)
         return chosen
@@ -342,22 +347,27 @@ class Reconstruction:
             self.choices.get(layer.node),
         )  # fmt: skip
         fitted, held = gathered.grams()
-        if self.support is not None and layer.weight in self.support:
-            start = replace(start, support=self._chosen(layer, start, fitted + held))
+        start = replace(start, support=self._stays(layer, start, tensors, fitted + held))
         solution = fit(fitted, held, start, self.settings.dampings)
         if solution.damping is not None and gathered.clips and self.settings.rounds:
             solution = _clipped_fit(gathered, fitted + held, start, solution, self.settings.rounds)
-        name = layer.weight.removesuffix(".weight")
+        kept = start.support is not None and not self._has_zeros(layer)
         self.rows.append(
-            RepairFigures(name, solution.before, solution.after, solution.damping, solution.reason)
-        )
+            RepairFigures(
+                layer.weight.removesuffix(".weight"), solution.before, solution.after,
+                solution.damping, solution.reason, KEPT if kept else "",
+            )
+        )  # fmt: skip
         if solution.damping is None:
             return {}
         return _write_back(layer, out.norm, tensors, start, solution, fitted + held)
 
-    def _chosen(self, layer: Layer, start: Start, gram: Gram) -> Tensor:
-        """Where the weights stay other than zero."""
-        assert self.support is not None  # the caller has looked
+    def _stays(
+        self, layer: Layer, start: Start, tensors: Mapping[str, Tensor], gram: Gram
+    ) -> Tensor | None:
+        """Weights that may be other than zero: those chosen, or those that were before the cut."""
+        if self.support is None or layer.weight not in self.support:
+            return standing(layer.matrix(tensors[layer.weight]))
 
         def full() -> Tensor:
             ridge = Ridge(gram, start.free, FULL_DAMPING)

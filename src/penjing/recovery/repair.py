@@ -17,6 +17,7 @@ from penjing.recovery.fold import Fold, fold
 from penjing.recovery.recalibrate import recalibrate
 from penjing.recovery.reconstruct import Changed, Reconstruct, Support, reconstruct
 from penjing.recovery.tune import ALL_FROZEN, Tune, tune
+from penjing.recovery.zeros import KEPT
 from penjing.task import Calibration
 
 MIN_SAMPLES = 3  # two to fit, one to judge
@@ -90,9 +91,13 @@ def repair(
     return {**solved, **tuned}, [*rows, row]
 
 
-def untuned(rows: Sequence[RepairFigures]) -> tuple[str, ...]:
-    """What the reader of a report must know of a tuning that had nothing to tune."""
-    return tuple(f"repair 'tune': {ALL_FROZEN}" for row in rows if row.reason == ALL_FROZEN)
+def notable(rows: Sequence[RepairFigures]) -> tuple[str, ...]:
+    """What the reader of a report must know: nothing was left to tune, or zeros were in the way."""
+    sparse = sum(KEPT in row.note for row in rows)
+    layers = "1 layer was" if sparse == 1 else f"{sparse} layers were"
+    kept = f"{layers} sparse before: {KEPT}, and the repair moved only the other weights"
+    untuned = (f"repair 'tune': {ALL_FROZEN}" for row in rows if row.reason == ALL_FROZEN)
+    return (*untuned, *([kept] if sparse else []))
 
 
 def _folded(

@@ -11,6 +11,28 @@ from penjing.pruning.weights import OBS
 from penjing.pruning.weights.protocol import AtSparsity, Matrix, Target, WeightImportance
 from penjing.statistics.grams import Gram, Layer
 
+MEANT = 0.01  # share of exact zeros from which they are meant; rounding leaves far fewer
+KEPT = "zeros stay zeros"
+
+
+def standing(weight: Tensor) -> Tensor | None:
+    """Weights that may be other than zero in a layer that was sparse before it was cut.
+
+    Args:
+        weight: Of any shape.
+
+    Returns:
+        Where it is not exactly zero, bool; None where less than `MEANT` of it is.
+
+    Example:
+        >>> import torch
+        >>> standing(torch.tensor([[1.0, 0.0]]))
+        tensor([[ True, False]])
+    """
+    stays = weight != 0
+    zeros = weight.numel() - int(stays.sum())
+    return stays if zeros and zeros >= MEANT * weight.numel() else None
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fixed:

@@ -39,7 +39,7 @@ from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
 from penjing.record import Record, attach, record_of
 from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import How as Mending
-from penjing.recovery.repair import Valued, untuned, zeroed
+from penjing.recovery.repair import Valued, notable, zeroed
 from penjing.recovery.repair import repair as mend
 from penjing.recovery.tune import Tune
 from penjing.recovery.zeros import supporting
@@ -501,7 +501,7 @@ class Work:
                 "seed": str(self.how.seed),
             },
             environment=environment(),
-            notes=(*self._notes(), *untuned(self.outcome[1])),
+            notes=(*self._notes(), *notable(self.outcome[1])),
         )
 
     def _notes(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from penjing.pruning.patterns import Pattern
 from penjing.pruning.result import Made, make, with_tensors
 from penjing.pruning.verify import Mismatch
 from penjing.quantization.mixed import words
-from penjing.recovery.repair import repair, untuned, zeroed
+from penjing.recovery.repair import notable, repair, zeroed
 from penjing.recovery.zeros import supporting
 from penjing.report import Coupling, Histogram, ReportData, environment
 from penjing.task import Calibration
@@ -145,7 +145,7 @@ def one_cut(preparation: Preparation, plan: Plan, *, given: bool = False) -> Wor
         repair=tuple(rows),
         tensors=after,
         zeros=tuple(_zeros_of(name, plan, after) for name in plan.sparsity),
-        notes=(*_notes(preparation, cut, given), *untuned(rows)),
+        notes=(*_notes(preparation, cut, given), *notable(rows)),
         given=given,
     )
 
@@ -233,9 +233,20 @@ def repaired(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], lis
     samples, how = preparation.calibration, preparation.strategies.repair
     if cut.plan.sparsity:
         return _thinned(preparation, cut)
-    if how is None or samples is None or not cut.plan.drop:
+    if how is None or samples is None or not repairs(preparation, cut.plan):
         return {}, []
     return repair(cut, samples, how)
+
+
+def repairs(preparation: Preparation, plan: Plan) -> bool:
+    """Whether what a plan leaves is repaired.
+
+    Args:
+        preparation: Says which repair, and holds the samples.
+        plan: What goes.
+    """
+    known = preparation.strategies.repair is not None and preparation.calibration is not None
+    return known and bool(plan.drop or plan.sparsity)
 
 
 def _thinned(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], list[RepairFigures]]:
