@@ -21,6 +21,14 @@ def test_every_step_is_judged_before_and_after_its_repair(pruned):
     assert [row.before for row in rows] == [rows[0].original, *(row.after for row in rows[:-1])]
 
 
+def test_a_repair_of_norms_alone_is_a_step_too():
+    done = pj.prune(
+        Net(), EXAMPLE, pruning_ratio=0.5, calibration=[scans()], repair="recalibrate", task=task()
+    )
+    rows = [r for r in done.report.data.recovery if (r.split, r.figure) == ("test", "accuracy")]
+    assert [row.step for row in rows] == ["cut", "repaired"]
+
+
 def test_the_last_step_is_the_network_that_is_given_back(pruned):
     want = task().evaluate(pruned.model, "val")
     rows = [row for row in pruned.report.data.recovery if row.split == "val"]

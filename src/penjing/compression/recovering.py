@@ -12,7 +12,7 @@ from penjing.compression.job import Job
 from penjing.plan import Plan
 from penjing.task import Recovered, chained, random_kept
 from penjing.verbs.judging import CUT, REPAIRED
-from penjing.verbs.work import one_cut, unrepaired
+from penjing.verbs.work import one_cut, repairs, unrepaired
 
 TUNED = "fine-tuned"
 
@@ -62,9 +62,10 @@ def _steps(job: Job, chosen: Candidate, network: nn.Module) -> dict[str, nn.Modu
     bench, preparation = job.bench, job.bench.preparation
     plan = Plan.from_json((chosen.folder / "plan.json").read_text(encoding="utf-8"))
     steps: dict[str, nn.Module] = {}
-    if chosen.data.repair:
+    mended = repairs(preparation, plan)
+    if mended:
         steps[CUT] = unrepaired(preparation, plan)
-    name = REPAIRED if chosen.data.repair else CUT
+    name = REPAIRED if mended else CUT
     if not chosen.trained:
         return {**steps, name: network}
     if bench.known(plan, trained=False):

@@ -12,7 +12,7 @@ from penjing.errors import InputError
 from penjing.task import Recovered, Task, Tasks, chained, random_kept
 from penjing.task.recovery import JUDGED
 from penjing.verbs.preparation import Preparation
-from penjing.verbs.work import Work, unrepaired
+from penjing.verbs.work import Work, repairs, unrepaired
 
 CUT, REPAIRED = "cut", "repaired"
 
@@ -57,10 +57,11 @@ class Judging:
         """
         number = f"{step} " if self.steps > 1 else ""
         with random_kept():
-            if work.repair:
+            mended = repairs(preparation, work.plan)
+            if mended:
                 torch.manual_seed(preparation.choices.seed)
                 self._judge(f"{number}{CUT}", unrepaired(preparation, work.plan))
-            self._judge(f"{number}{REPAIRED if work.repair else CUT}", work.model)
+            self._judge(f"{number}{REPAIRED if mended else CUT}", work.model)
 
     def rows(self) -> tuple[Recovered, ...]:
         """A row per split, step and figure, in this order."""
