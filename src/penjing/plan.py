@@ -414,5 +414,5 @@ class Plan:
                 decode(str, content.get("pattern", "element"), "plan.pattern"),
                 decode(dict[str, int], content.get("bits", {}), "plan.bits"),
             )
-        except (ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise PlanError(f"this is not a plan: {type(error).__name__}: {error}") from error

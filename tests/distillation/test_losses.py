@@ -103,6 +103,11 @@ def test_without_a_reader_regression_is_the_error_over_the_variance_of_each_chan
     torch.testing.assert_close(Regression(reader=False)((student,), (teacher,)), wanted)
 
 
+def test_without_a_reader_regression_refuses_a_single_row():
+    with pytest.raises(InputError, match="2 rows"):
+        Regression(reader=False)((maps(1, 3),), (maps(1, 3),))
+
+
 def test_without_a_reader_regression_refuses_other_widths():
     with pytest.raises(InputError, match="reader=True"):
         Regression(reader=False)((maps(6, 3, 4, 4),), (maps(6, 5, 4, 4),))

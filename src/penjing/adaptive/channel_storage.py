@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from penjing.adaptive.channels import ChannelGate, ChannelGatedNetwork
 from penjing.adaptive.storage import Stored, form_of, head_form, once
+from penjing.decode import decode
 from penjing.errors import CheckpointError, PenjingError
 from penjing.graph.capture import Example
 from penjing.graph.codec import tensors_of, to_json
@@ -69,7 +70,8 @@ def channels_from_storage(
         heads: list[nn.Module] = [
             form_of(g, _prefix(k), tensors, ties) for k, g in enumerate(content["gates"])
         ]
-        names, density = list(map(str, content["sites"])), float(content["density"])
+        names = decode(tuple[str, ...], content["sites"], "sites")
+        density = decode(float, content["density"], "density")
         return ChannelGatedNetwork(full, example, names, heads, density)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, PenjingError) as error:
         raise CheckpointError(

@@ -62,7 +62,8 @@ class Regression:
 
         Raises:
             InputError: A pair has other positions, or fewer positions than the student has
-                channels, where every target could be met; without a reader, another shape.
+                channels, where every target could be met; without a reader, another shape or a
+                single row.
         """
         terms = [self._one(a, b) for a, b in features(student, teacher)]
         return added(torch.stack(terms).mean(), self.weight, loss)
@@ -74,10 +75,11 @@ class Regression:
         return missed / variance.clamp_min(torch.finfo(teacher.dtype).tiny)
 
     def _unlike(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if student.shape != teacher.shape:
+        if student.shape != teacher.shape or len(rows(teacher)) == 1:
             raise InputError(
                 f"matched tensors of shape {tuple(student.shape)} and {tuple(teacher.shape)} "
-                "cannot be compared channel by channel; take reader=True, or match other layers"
+                "cannot be compared channel by channel, which takes equal shapes and at least 2 "
+                "rows; take reader=True, larger batches, or match other layers"
             )
         return F.mse_loss(student, teacher)
 
