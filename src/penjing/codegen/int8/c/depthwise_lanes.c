@@ -20,11 +20,19 @@ pj_depthwise_lanes(const pj_conv_t *k, int32_t c, int32_t count, const int8_t *p
     pj_lanes_store_of(scaled, k->zero, k->low, k->high, y, count);
 }
 
+/* A function of its own, since a loop around it keeps less in registers. */
+static __attribute__((noinline)) void pj_depthwise_lanes16(const pj_conv_t *k, int32_t c,
+                                                           const int8_t *p, const int8_t *q,
+                                                           int32_t tall, int32_t wide,
+                                                           int8_t *y) {
+    pj_depthwise_lanes(k, c, 16, p, q, tall, wide, y);
+}
+
 static void pj_depthwise_pixel(const pj_conv_t *k, const int8_t *x, const int8_t *w, int32_t tall,
                                int32_t wide, int8_t *y) {
     int32_t c = 0;
     for (; c + 16 <= k->channels; c += 16) {
-        pj_depthwise_lanes(k, c, 16, x + c, w + c, tall, wide, y + c);
+        pj_depthwise_lanes16(k, c, x + c, w + c, tall, wide, y + c);
     }
     if (c < k->channels) {
         pj_depthwise_lanes(k, c, k->channels - c, x + c, w + c, tall, wide, y + c);

@@ -22,7 +22,8 @@ PJ_INLINE pj_lanes pj_lanes_bytes(const int8_t *p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 PJ_INLINE pj_lanes pj_lanes_bytes_of(const int8_t *p, int32_t n) {
-    return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), p));
+    return n == 16 ? pj_lanes_bytes(p) /* what is read under a mask waits for what was written */
+                   : _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), p));
 }
 PJ_INLINE pj_lanes pj_lanes_times(pj_lanes sums, pj_lanes a, pj_lanes b) {
     return _mm512_add_epi32(sums, _mm512_mullo_epi32(a, b));
@@ -50,7 +51,12 @@ PJ_INLINE void pj_lanes_store_of(pj_lanes x, int32_t zero, int32_t low, int32_t 
                                  int32_t n) {
     x = _mm512_add_epi32(x, _mm512_set1_epi32(zero));
     x = _mm512_min_epi32(_mm512_max_epi32(x, _mm512_set1_epi32(low)), _mm512_set1_epi32(high));
-    _mm512_mask_cvtepi32_storeu_epi8(y, (__mmask16)((1u << n) - 1u), x);
+    const __m128i bytes = _mm512_cvtepi32_epi8(x); /* narrowing into memory is slow where masked */
+    if (n == 16) {
+        _mm_storeu_si128((__m128i *)(void *)y, bytes);
+    } else {
+        _mm_mask_storeu_epi8(y, (__mmask16)((1u << n) - 1u), bytes);
+    }
 }
 #else
 #define PJ_FLIP 0
