@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from penjing.graph.capture import Program
-from penjing.pruning.gradients import (
-    LARGEST_CHUNK,
-    Loss,
-    class_loss,
-    mean_gradient,
-    whole_chunks,
-)
-from penjing.pruning.saliency.protocol import check_samples, given
+from penjing.pruning.gradients import mean_gradient
+from penjing.pruning.saliency._labelled import Labelled
 from penjing.task import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grasp:
+class Grasp(Labelled):
     """Weight times Hessian times gradient, w (Hg): how much the squared gradient norm would fall.
 
     Values are signed: an element whose removal makes the gradient larger is negative and goes
@@ -39,16 +34,7 @@ class Grasp:
         that.
     """
 
-    loss: Loss = class_loss
-    samples: int = 1000
-
-    def __post_init__(self) -> None:
-        check_samples("grasp", self.samples)
-
-    @property
-    def needs_data(self) -> bool:
-        """Always, with labels."""
-        return True
+    name: ClassVar[str] = "grasp"
 
     def elements(
         self, program: Program, weights: Mapping[str, Tensor], calibration: Calibration | None, /
@@ -66,8 +52,7 @@ class Grasp:
         Raises:
             StrategyError: Data or labels are missing.
         """
-        data = given(calibration, "grasp")
-        pieces = list(whole_chunks(program, data, LARGEST_CHUNK, self.samples, "grasp"))
+        pieces = self.pieces(program, calibration)
         gradient = mean_gradient(program, weights, pieces, self.loss)
         curved = mean_gradient(program, weights, pieces, self.loss, along=gradient)
         return {name: curved[name] * weight for name, weight in weights.items()}

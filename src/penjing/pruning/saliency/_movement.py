@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from penjing.graph.capture import Program
-from penjing.pruning.gradients import (
-    LARGEST_CHUNK,
-    Loss,
-    class_loss,
-    mean_gradient,
-    whole_chunks,
-)
-from penjing.pruning.saliency.protocol import check_samples, given
+from penjing.pruning.gradients import mean_gradient
+from penjing.pruning.saliency._labelled import Labelled
 from penjing.task import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Movement:
+class Movement(Labelled):
     """Minus gradient times weight, -g w, signed: high where the loss drives a weight from zero.
 
     It is also what the loss would rise by if the element went, to first order.
@@ -38,16 +33,7 @@ class Movement:
         as it is.
     """
 
-    loss: Loss = class_loss
-    samples: int = 1000
-
-    def __post_init__(self) -> None:
-        check_samples("movement", self.samples)
-
-    @property
-    def needs_data(self) -> bool:
-        """Always, with labels."""
-        return True
+    name: ClassVar[str] = "movement"
 
     def elements(
         self, program: Program, weights: Mapping[str, Tensor], calibration: Calibration | None, /
@@ -65,7 +51,6 @@ class Movement:
         Raises:
             StrategyError: Data or labels are missing.
         """
-        data = given(calibration, "movement")
-        pieces = list(whole_chunks(program, data, LARGEST_CHUNK, self.samples, "movement"))
+        pieces = self.pieces(program, calibration)
         gradient = mean_gradient(program, weights, pieces, self.loss)
         return {name: -gradient[name] * weight for name, weight in weights.items()}

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from penjing.graph.capture import Program
-from penjing.pruning.gradients import (
-    LARGEST_CHUNK,
-    Loss,
-    class_loss,
-    mean_gradient,
-    whole_chunks,
-)
-from penjing.pruning.saliency.protocol import check_samples, given
+from penjing.pruning.gradients import mean_gradient
+from penjing.pruning.saliency._labelled import Labelled
 from penjing.task import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snip:
+class Snip(Labelled):
     """Absolute value of gradient times weight, |g w|, with the gradient of the mean loss.
 
     Args:
@@ -37,16 +32,7 @@ class Snip:
         meant for those.
     """
 
-    loss: Loss = class_loss
-    samples: int = 1000
-
-    def __post_init__(self) -> None:
-        check_samples("snip", self.samples)
-
-    @property
-    def needs_data(self) -> bool:
-        """Always, with labels."""
-        return True
+    name: ClassVar[str] = "snip"
 
     def elements(
         self, program: Program, weights: Mapping[str, Tensor], calibration: Calibration | None, /
@@ -64,7 +50,6 @@ class Snip:
         Raises:
             StrategyError: Data or labels are missing.
         """
-        data = given(calibration, "snip")
-        pieces = list(whole_chunks(program, data, LARGEST_CHUNK, self.samples, "snip"))
+        pieces = self.pieces(program, calibration)
         gradient = mean_gradient(program, weights, pieces, self.loss)
         return {name: (gradient[name] * weight).abs() for name, weight in weights.items()}
