@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tables.adaptive import adaptive_tables
+from tables.adaptive import adaptive_tables, exits_picture
 from tables.analysis import coverage_table, growth_table, memory_table, random_networks_table
 from tables.attention import attention_table
 from tables.choices import composition_table, depth_table, joint_table, mixed_table, sparsity_table
@@ -31,7 +31,12 @@ from tables.microcontrollers import (
 )
 from tables.repair import repair_picture, repair_tables
 from tables.speed import families_table, speed_table
-from tables.training import sparse_training_table, training_picture, training_table
+from tables.training import (
+    sparse_training_picture,
+    sparse_training_table,
+    training_picture,
+    training_table,
+)
 
 # by the mark in the page between whose two halves they stand
 TABLES: dict[str, Callable[[], str]] = {
@@ -76,4 +81,6 @@ PICTURES: dict[str, tuple[str, Callable[[], str]]] = {
     "bits.svg": ("bits", bits_picture),
     "leaderboard.svg": ("leaderboard", leaderboard_picture),
     "training.svg": ("training-resnet56", training_picture),
+    "sparse-training.svg": ("sparse_training", sparse_training_picture),
+    "exits.svg": ("exits", exits_picture),
 }

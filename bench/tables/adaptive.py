@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from tables.markdown import Cell, table, value
 from tables.names import named
+from tables.plot import Axis, every, plot
 from tables.rows import Row, Rows, rows
+
+FIGURES = {"mean": "mean", "p95": "95th percentile"}
 
 
 def adaptive_tables() -> str:
@@ -37,6 +42,30 @@ def exits_table(found: Rows) -> str:
             "median": latencies("median"),
             "95th percentile": latencies("p95"),
         },
+    )
+
+
+def exits_picture() -> str:
+    """Accuracy against milliseconds, of single samples: their mean and their 95th percentile."""
+    found = sorted(rows("exits"), key=lambda r: r["latency_ms"]["mean"])
+    best = max(r["images"] for r in found)
+    found = [r for r in found if r["images"] == best]
+    curves = {
+        f"{words}, with exits": [(r["latency_ms"][key], r["accuracy"]) for r in found]
+        for key, words in FIGURES.items()
+    }
+    whole = {
+        f"{words}, without": [
+            (fmean(r["dense_latency_ms"][key] for r in found), found[0]["dense_accuracy"])
+        ]
+        for key, words in FIGURES.items()
+    }
+    points = [point for curve in (curves | whole).values() for point in curve]
+    return plot(
+        "ResNet-56 with two exits: accuracy against milliseconds of single images",
+        curves | whole,
+        Axis(every(0.5, 0, max(x for x, _ in points)), "{:g}", "milliseconds, one thread"),
+        Axis(every(1, min(y for _, y in points), max(y for _, y in points)), "{} %"),
     )
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tables import charts
 from tables.markdown import shared, table, value
+from tables.plot import Axis, every, plot
 from tables.rows import Row, Rows, alike, grouped, rows
 
 ZEROS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 ELEMENT_KERNELS = ("sparse_conv", "window_linear", "column_linear")
-ACROSS = (60, 500)  # pixels from the left to the right end of the axis
 
 
 def zeros_table() -> str:
@@ -61,34 +59,18 @@ def _against_integers(found: Rows) -> str:
 def zeros_picture() -> str:
     """Times faster against the share of zeros, batch 1, one thread; even is marked."""
     single = [r for r in rows("zeros") if r["batch"] == r["threads"] == 1]
-    lines = {
-        name: sorted((r["sparsity"], r["times_faster"]) for r in same)
+    curves = {
+        name: sorted((100 * r["sparsity"], r["times_faster"]) for r in same)
         for (name,), same in grouped(single, "network").items()
     }
-    top = max(2.0, math.ceil(max(faster for points in lines.values() for _, faster in points)))
-
-    def x(share: float) -> float:
-        return 60 + 440 * share
-
-    def y(faster: float) -> float:
-        return 350 - 300 * faster / top
-
-    def axes() -> Iterator[str]:
-        yield charts.level(y(1), ACROSS, dashed=True)
-        yield charts.text(54, y(1) + 4, "even", anchor="end")
-        for faster in range(2, int(top) + 1):
-            yield charts.grid(y(faster), ACROSS, f"{faster}x")
-        for percent in (0, 25, 50, 75, 100):
-            yield charts.below(x(percent / 100), 370, f"{percent} %")
-        yield charts.below(280, 394, "weights that are zero")
-
-    parts = list(axes())
-    for number, (name, points) in enumerate(lines.items()):
-        colour = charts.colour(number, len(lines))
-        curve = charts.polyline([(x(a), y(b)) for a, b in points], colour)
-        parts.append(curve + charts.legend(525, 60 + 24 * number, colour, name))
-    title = "Times faster than ONNX Runtime's dense code against the share of zeros"
-    return charts.svg(title, parts, size=(720, 410))
+    top = max(faster for points in curves.values() for _, faster in points)
+    return plot(
+        "Times faster than ONNX Runtime's dense code against the share of zeros",
+        curves,
+        Axis((0, 25, 50, 75, 100), "{} %", "weights that are zero"),
+        Axis(every(1, 0, max(2, top)), "{}x"),
+        marked=(1, "even"),
+    )
 
 
 def patterns_table() -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from tables import charts
 from tables.markdown import seeds, shared, spread, table, value
+from tables.plot import Axis, every, plot
 from tables.rows import Row, Rows, alike, rows
 
 WHO = {
@@ -16,8 +14,7 @@ WHO = {
 }
 METHODS = {"ac/dc": "AC/DC", "agp": "AGP", "rigl": "RigL", "set": "SET", "str": "STR"}
 IMAGES = 45_000
-ACROSS = (60, 500)  # pixels from the left to the right end of the axis
-LOWEST, HIGHEST = 84, 94  # points of the picture's axis
+LOWEST = 84  # percent, of the picture's axis
 
 
 def training_table() -> str:
@@ -44,28 +41,12 @@ def training_picture() -> str:
     """Accuracy on the test images against minutes, for the longest budget."""
     found = rows("training-resnet56")
     longest = max(row["minutes"] for row in found)
-    curves = {r["who"]: _curve(r) for r in found if r["minutes"] == longest}
-
-    def x(minutes: float) -> float:
-        return ACROSS[0] + (ACROSS[1] - ACROSS[0]) * minutes / longest
-
-    def y(points: float) -> float:
-        return 350 - 300 * (max(points, LOWEST) - LOWEST) / (HIGHEST - LOWEST)
-
-    def axes() -> Iterator[str]:
-        for points in range(LOWEST, HIGHEST + 1, 2):
-            yield charts.grid(y(points), ACROSS, f"{points} %")
-        for part in range(4):
-            yield charts.below(x(longest * part / 3), 370, f"{longest * part / 3:g}")
-        yield charts.below(280, 394, "minutes of one thread, pruning included")
-
-    parts = list(axes())
-    for number, (who, curve) in enumerate(curves.items()):
-        colour = charts.colour(number, len(curves))
-        line = charts.polyline([(x(a), y(b)) for a, b in curve], colour)
-        parts.append(line + charts.legend(525, 60 + 24 * number, colour, WHO[who]))
-    title = "Accuracy of ResNet-56 with 2.11x fewer MACs against minutes of training"
-    return charts.svg(title, parts, size=(760, 410))
+    return plot(
+        "Accuracy of ResNet-56 with 2.11x fewer MACs against minutes of training",
+        {WHO[r["who"]]: _curve(r) for r in found if r["minutes"] == longest},
+        Axis(every(15, 0, longest), "{:g}", "minutes of one thread, pruning included"),
+        Axis(every(2, LOWEST, 94), "{} %"),
+    )
 
 
 def _curve(row: Row) -> list[tuple[float, float]]:
@@ -87,6 +68,23 @@ def sparse_training_table() -> str:
             "epochs": shared(value("epochs", "{:.1f}")),
             "top-1": spread("test"),
         },
+    )
+
+
+def sparse_training_picture() -> str:
+    """Accuracy on the test images against minutes, the best at the end first."""
+    found = sorted(rows("sparse_training"), key=lambda r: -r["accuracy"]["test"])
+    curves = {
+        METHODS.get(r["method"], r["method"]): [(p["minutes"], p["test"]) for p in r["curve"]]
+        for r in found
+        if r["seed"] == 0
+    }
+    points = [point for curve in curves.values() for point in curve]
+    return plot(
+        "Accuracy of ResNet-20 with 90 % zeros against minutes of training",
+        curves,
+        Axis(every(3, 0, max(x for x, _ in points)), "{:g}", "minutes of one thread"),
+        Axis(every(10, min(y for _, y in points), max(y for _, y in points)), "{} %"),
     )
 
 
