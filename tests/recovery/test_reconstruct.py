@@ -208,7 +208,7 @@ def test_a_layer_that_cannot_be_bettered_is_left_alone_with_the_reason():
 def test_a_gram_that_is_too_large_is_named():
     model, x = Two(nn.Linear(5, 8), nn.Linear(8, 3)).eval(), torch.randn(30, 5)
     _, rows = reconstruct(cut_of(model, x), Calibration.of([x]), Reconstruct(largest=3))
-    assert "too large" in rows[0].reason
+    assert "too large" in rows[0].note
 
 
 def test_a_weight_used_twice_is_skipped_with_the_reason():

@@ -137,7 +137,7 @@ IndivisibleOption = Annotated[
     Indivisible, typer.Option("--indivisible", help="Where the pattern does not divide a layer.")
 ]
 
-Choice = Literal["auto", "least_squares", "recalibrate", "tune", "fold"]
+Choice = Literal["auto", "least_squares", "recalibrate", "tune", "fold", "variance", "bias"]
 
 
 class Repair(StrEnum):
@@ -147,6 +147,8 @@ class Repair(StrEnum):
     LEAST_SQUARES = "least_squares"
     TUNE = "tune"
     FOLD = "fold"
+    VARIANCE = "variance"
+    BIAS = "bias"
     RECALIBRATE = "recalibrate"
     OFF = "off"
 
@@ -161,6 +163,8 @@ REPAIRS: Mapping[Repair, Choice | None] = {
     Repair.LEAST_SQUARES: "least_squares",
     Repair.TUNE: "tune",
     Repair.FOLD: "fold",
+    Repair.VARIANCE: "variance",
+    Repair.BIAS: "bias",
     Repair.RECALIBRATE: "recalibrate",
     Repair.OFF: None,
 }

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from functools import partial
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -24,8 +25,10 @@ from penjing.graph.network import Cut
 from penjing.graph.norms import Norm
 from penjing.recovery.choice import Choice
 from penjing.recovery.mixtures import Experts, mixtures
+from penjing.recovery.moments import Fit, Moments, match
 from penjing.recovery.rebase import Rebase, rebases, untouched
 from penjing.recovery.ridge import Ridge, Solution, Start, fit, ridge_of
+from penjing.recovery.write_back import gram_moments, write_back
 from penjing.recovery.zeros import KEPT, standing
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Outlet, outlets, per_channel, tied
@@ -37,7 +40,6 @@ ROWS_SHARE = 0.25  # of the memory that the rows of one layer may take, else the
 FULL_DAMPING = 1e-3  # of the weight without zeros that says which ones are to become zero
 FROZEN = "its parameters are frozen (requires_grad=False)"
 SPARSE = "its zeros stay, and a new basis has none"
-NEGLIGIBLE = 1e-6  # a norm's scale below this share of its largest passes on nothing to solve for
 
 
 class Changed(Protocol):
@@ -94,12 +96,14 @@ class Reconstruct:
     """Settings of the reconstruction.
 
     Args:
+        fit: What is fitted: "least_squares" all weights; "variance" only mean and variance of every
+            channel, which asks for no Gram matrix; "bias" only the mean.
         solve: "cut" re-solves the layers that lost inputs; "all" also those behind them.
         dampings: Ridge strengths to choose from, as shares of the mean diagonal of the Gram matrix.
         rows_per_unknown: Output positions looked at per unknown of a layer, drawn over all samples.
         rounds: Corrections of the target for what a ReLU behind the layer hides; 0 for none.
         memory_mb: Bound on the activations held, in MiB.
-        largest: Unknowns of a layer beyond which it is left alone.
+        largest: Unknowns of a layer beyond which only its mean and variance are matched.
         keep_frozen: Leave layers alone of which a parameter, or one of the norm behind them, has
             `requires_grad=False`.
         seed: Of the choice of output positions.
@@ -108,6 +112,7 @@ class Reconstruct:
         StrategyError: A setting is outside its range.
     """
 
+    fit: Fit = "least_squares"
     solve: Literal["cut", "all"] = "all"
     dampings: tuple[float, ...] = DAMPINGS
     rows_per_unknown: float = 200.0
@@ -118,6 +123,10 @@ class Reconstruct:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise StrategyError(
+                f"reconstruct: fit is {self.fit!r}; known are {', '.join(map(repr, get_args(Fit)))}"
+            )
         if self.solve not in ("cut", "all"):
             raise StrategyError(f"reconstruct: solve is {self.solve!r}; it is 'cut' or 'all'")
         if not self.dampings or min(self.dampings) <= 0:
@@ -240,7 +249,7 @@ class Reconstruction:
 
     def _choose_attentions(self) -> list[Rebase]:
         """Attentions whose queries and keys get a new basis; rows for those that keep theirs."""
-        if not isinstance(self.cut, Cut):
+        if not isinstance(self.cut, Cut) or self.settings.fit != "least_squares":
             return []
         chosen = []
         for attention in rebases(self.cut, tied(self.cut.dense)):
@@ -255,7 +264,7 @@ class Reconstruction:
 
     def _choose_experts(self) -> dict[str, Experts]:
         """Products with stacked experts to solve; rows for those that cannot be."""
-        if not isinstance(self.cut, Cut):
+        if not isinstance(self.cut, Cut) or self.settings.fit != "least_squares":
             return {}
         found, refused = mixtures(self.cut)
         differ = differing(self.cut.dense, self.cut.program)
@@ -320,11 +329,8 @@ class Reconstruction:
         """Why a layer cannot be solved; empty when it can."""
         if self._frozen(layer.weight, layer.bias, *(() if norm is None else norm.names)):
             return FROZEN
-        unknowns = layer.matrix(self.cut.program.tensors[layer.weight]).shape[2]
         if layer.weight in ties or layer.bias in ties:
             return "its weight is used more than once"
-        if unknowns > self.settings.largest:
-            return f"its Gram matrix is too large: {unknowns} unknowns of {self.settings.largest}"
         return ""
 
     def _frozen(self, *names: str | None) -> bool:
@@ -346,21 +352,53 @@ class Reconstruction:
             self.cut, stream, layer, out, start, self.settings, turned,
             self.choices.get(layer.node),
         )  # fmt: skip
+        note = self._too_wide(start)
+        if note or self.settings.fit != "least_squares":
+            return self._match(gathered, tensors, note)
         fitted, held = gathered.grams()
         start = replace(start, support=self._stays(layer, start, tensors, fitted + held))
         solution = fit(fitted, held, start, self.settings.dampings)
         if solution.damping is not None and gathered.clips and self.settings.rounds:
             solution = _clipped_fit(gathered, fitted + held, start, solution, self.settings.rounds)
         kept = start.support is not None and not self._has_zeros(layer)
-        self.rows.append(
-            RepairFigures(
-                layer.weight.removesuffix(".weight"), solution.before, solution.after,
-                solution.damping, solution.reason, KEPT if kept else "",
-            )
-        )  # fmt: skip
+        self._tell(layer, solution, KEPT if kept else "")
         if solution.damping is None:
             return {}
-        return _write_back(layer, out.norm, tensors, start, solution, fitted + held)
+        of = partial(gram_moments, fitted + held)
+        return write_back(layer, out.norm, tensors, start, solution, of)
+
+    def _too_wide(self, start: Start) -> str:
+        """What to say of a layer whose Gram matrix would be too large; empty where it is not."""
+        unknowns = start.weight.shape[2]
+        if self.settings.fit != "least_squares" or unknowns <= self.settings.largest:
+            return ""
+        return (
+            f"its Gram matrix would be too large ({unknowns} unknowns of {self.settings.largest}), "
+            "so only mean and variance of its channels were matched"
+        )
+
+    def _match(
+        self, gathered: _Gathered, tensors: Mapping[str, Tensor], note: str
+    ) -> dict[str, Tensor]:
+        """Match mean and variance of the channels of one layer; zeros stay zero."""
+        layer, start, norm = gathered.layer, gathered.start, gathered.out.norm
+        fitted, held = gathered.moments()
+        inputs = fitted.scaled(start.scale), held.scaled(start.scale)
+        solution, gain = match(*inputs, start, self.settings.fit)
+        self._tell(layer, replace(solution, damping=None), note)
+        if solution.damping is None:
+            return {}
+        whole = fitted + held
+
+        def moments(_: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            return whole.after(gain, bias)
+
+        return write_back(layer, norm, tensors, start, solution, moments)
+
+    def _tell(self, layer: Layer, solution: Solution, note: str) -> None:
+        name = layer.weight.removesuffix(".weight")
+        found = (solution.before, solution.after, solution.damping, solution.reason, note)
+        self.rows.append(RepairFigures(name, *found))
 
     def _stays(
         self, layer: Layer, start: Start, tensors: Mapping[str, Tensor], gram: Gram
@@ -437,6 +475,20 @@ class _Gathered:
             sums[piece.held].add(piece.x, piece.y)
         return sums[0], sums[1]
 
+    def moments(self) -> tuple[Moments, Moments]:
+        """Sums per channel over all positions to fit on, and over those held out."""
+        channels, device = self.start.scale.numel(), self.start.weight.device
+        sums = [Moments.zeros(channels, device) for _ in range(2)]
+        for chunk in self.stream.chunks:
+            mine = self.stream.fresh(chunk, self.layer.node, 1)
+            both = (mine, self._target(chunk)[0])
+            sums[_is_held(chunk)].add(*(self._by_channel(value) for value in both))
+        return sums[0], sums[1]
+
+    def _by_channel(self, value: Tensor) -> Tensor:
+        """Values `(C, R)` of an output of the layer."""
+        return value.movedim(self.layer.channel_dim, 0).flatten(1)
+
     def _bytes(self) -> float:
         groups, outputs, unknowns = self.start.weight.shape
         width = groups * (unknowns + 2 * outputs)
@@ -452,8 +504,8 @@ class _Gathered:
         rows = Rows.choose(lead, each, torch.Generator().manual_seed(seed))
         target, rest = self._target(chunk)
         rest_GRV = None if rest is None else rows.outputs(layer, rest)
-        held = chunk.index % HOLD_OUT == HOLD_OUT - 1
-        return _Piece(rows.inputs(layer, view), rows.outputs(layer, target), rest_GRV, held)
+        found = rows.inputs(layer, view), rows.outputs(layer, target)
+        return _Piece(*found, rest_GRV, _is_held(chunk))
 
     def _target(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
         """What the layer should give, times the scale of its norm; and what is added to it."""
@@ -478,6 +530,11 @@ class _Gathered:
             value = value + self.cut.slice_like(out.other, stream.value(chunk, out.other)) - mine
             rest = None if rest is None else rest + mine
         return value, rest
+
+
+def _is_held(chunk: Chunk) -> bool:
+    """Whether a chunk is held out."""
+    return chunk.index % HOLD_OUT == HOLD_OUT - 1
 
 
 def _clipped_fit(
@@ -535,57 +592,3 @@ def _both(piece: _Piece, weight: Tensor, intercept: Tensor) -> tuple[Tensor, Ten
     assert piece.rest is not None  # only asked for where the activation's input is known
     seen = piece.x @ weight.mT.to(piece.x.dtype) + intercept[:, None, :].to(piece.x.dtype)
     return seen + piece.rest, piece.y + piece.rest
-
-
-def _write_back(
-    layer: Layer,
-    norm: Norm | None,
-    tensors: Mapping[str, Tensor],
-    start: Start,
-    solution: Solution,
-    gram: Gram,
-) -> dict[str, Tensor]:
-    """New tensors of the layer and its norm; running statistics become the layer's moments."""
-    groups, outputs, _ = start.weight.shape
-    passes = start.scale.abs() > NEGLIGIBLE * start.scale.abs().max()
-    divisor = torch.where(passes, start.scale, 1.0).view(groups, outputs, 1)
-    before = layer.matrix(tensors[layer.weight].double())
-    kept = passes.view(groups, outputs, 1)
-    weight = torch.where(kept, solution.weight / divisor, before)
-    new = {layer.weight: layer.tensor(weight)}
-    intercept = solution.intercept.flatten()
-    if norm is not None:
-        bias = torch.zeros_like(start.scale)
-        bias = bias if layer.bias is None else tensors[layer.bias].double()
-        shift = start.shift + intercept - start.scale * bias
-        new.update(_norm_for(norm, tensors, start.scale, shift, _moments(gram, weight, bias)))
-    elif layer.bias is not None:
-        new[layer.bias] = intercept
-    return {fqn: value.to(tensors[fqn].dtype) for fqn, value in new.items()}
-
-
-def _moments(gram: Gram, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the layer's output per channel."""
-    rows = max(gram.rows, 1)
-    mean = torch.einsum("gvu,gu->gv", weight, gram.x) / rows
-    var = ((weight @ gram.centred().xx) * weight).sum(2).clamp_min(0) / rows
-    return mean.flatten() + bias, var.flatten()
-
-
-def _norm_for(
-    norm: Norm,
-    tensors: Mapping[str, Tensor],
-    scale: Tensor,
-    shift: Tensor,
-    moments: tuple[Tensor, Tensor],
-) -> dict[str, Tensor]:
-    """Tensors with which a norm of inputs with these moments is `scale * x + shift`."""
-    mean, var = moments
-    if norm.bias is None:  # only the running mean can carry the shift
-        divisor = torch.where(scale == 0, 1.0, scale)
-        return {norm.mean: torch.where(scale == 0, tensors[norm.mean].double(), -shift / divisor)}
-    new = {norm.mean: mean, norm.bias: shift + scale * mean}
-    if norm.weight is not None:
-        var = var.to(tensors[norm.var].dtype).double()
-        new.update({norm.var: var, norm.weight: scale * (var + norm.eps).sqrt()})
-    return new

@@ -143,6 +143,12 @@ class Stream:
         chunk.values[owner][name] = value
         return value
 
+    @torch.no_grad()
+    def fresh(self, chunk: Chunk, name: str, program: int = 0) -> Any:
+        """The value of a node that may change at this stop: computed, and not kept."""
+        owner = program if name in self._own[program] else 0
+        return self._compute(chunk, owner, self.programs[owner].nodes[name])
+
     def _run(self, chunk: Chunk, start: int, stop: int) -> None:
         """Run one chunk through the nodes in [start, stop) and free what is dead."""
         for place in range(start, stop):

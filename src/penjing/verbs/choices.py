@@ -45,8 +45,9 @@ class Choices:
             "uniform".
         repair: "auto" is least squares with calibration data, else off; "least_squares", its
             settings as a `Reconstruct`, "tune" (least squares, then gradient steps towards the
-            original) or its settings as a `Tune`, "recalibrate" (norm statistics only), "fold"
-            (units that go are merged into those that stay) or a `Fold`, or None.
+            original) or its settings as a `Tune`, "recalibrate" (norm statistics only),
+            "variance" or "bias" (moments of every channel), "fold" (units that go are merged into
+            those that stay) or a `Fold`, or None.
         round_to: Units that remain are rounded up to a multiple of this, or by kind of units.
         max_pruning_ratio: Largest share of one group that may go.
         ignored_layers: Modules, names, globs or types that are left exactly as they are, inputs

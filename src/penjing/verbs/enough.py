@@ -26,7 +26,7 @@ def too_few_samples(program: Program, calibration: Calibration) -> str:
     for node, layer in layers(program)[0].items():
         groups, outputs, unknowns = layer.matrix(program.tensors[layer.weight]).shape
         if unknowns > Reconstruct().largest:
-            continue  # left alone, for that reason
+            continue  # it has none: its moments are matched
         elements = math.prod(concrete_shape(program.nodes[node].meta["val"]))
         rows = elements / (groups * outputs * program.batch)  # of one sample
         if rows * calibration.samples < unknowns:

@@ -104,7 +104,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             object; None is "dp" with calibration, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a `Reconstruct`,
             "tune" (then gradient steps towards the original), a `Tune`, "fold" (units that go are
-            merged into those that stay), a `Fold`, "recalibrate", None.
+            merged into those that stay), a `Fold`, "variance" (mean and variance of every channel
+            brought back), "bias" (the mean alone), "recalibrate", None.
         round_to: Units that remain are rounded up to a multiple of this; by kind of units, as
             {"neurons": 16}, kinds that are not named are not rounded. A single number does not
             round how many whole layers or branches stay.

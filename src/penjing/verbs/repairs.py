@@ -9,7 +9,7 @@ from penjing.recovery.reconstruct import Reconstruct
 from penjing.recovery.repair import How
 from penjing.recovery.tune import Tune
 
-Name = Literal["auto", "least_squares", "recalibrate", "tune", "fold"]
+Name = Literal["auto", "least_squares", "recalibrate", "tune", "fold", "variance", "bias"]
 Repair = Name | Reconstruct | Tune | Fold | None
 
 REPAIRS: tuple[str, ...] = get_args(Name)
@@ -30,6 +30,10 @@ def settled(chosen: Repair, data: bool, seed: int) -> How | None:
         return Reconstruct(seed=seed) if data else None
     if chosen == "least_squares":
         return Reconstruct(seed=seed)
+    if chosen == "variance":
+        return Reconstruct(fit="variance", seed=seed)
+    if chosen == "bias":
+        return Reconstruct(fit="bias", seed=seed)
     if chosen == "tune":
         return Tune(first=Reconstruct(seed=seed), seed=seed)
     if chosen == "fold":
@@ -40,7 +44,7 @@ def settled(chosen: Repair, data: bool, seed: int) -> How | None:
 def repair_name(repair: How | None) -> str:
     """Name of a repair, for the report."""
     if isinstance(repair, Reconstruct):
-        return "least_squares"
+        return repair.fit
     if isinstance(repair, Fold):
         return "fold"
     return "off" if repair is None else "recalibrate" if repair == "recalibrate" else "tune"

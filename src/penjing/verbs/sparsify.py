@@ -113,7 +113,8 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         allocation: "uniform", "global", "threshold", "erk", "lamp", "dp" or an object; None is
             "dp" with obs, else "uniform".
         repair: "auto" (least squares with calibration, else off), "least_squares", a
-            `Reconstruct`, "tune" (then gradient steps towards the original), a `Tune`,
+            `Reconstruct`, "tune" (then gradient steps towards the original), a `Tune`, "variance"
+            (mean and variance of every channel brought back), "bias" (the mean alone),
             "recalibrate", None.
         sparsity_dict: Sparsity of single layers by module, name, glob or type, beside the rest;
             the first key that matches counts.
