@@ -1,4 +1,4 @@
-"""`prune(task=...)`: what every step has kept of the original's figures."""
+"""What every step of `prune` and `sparsify` has kept of the figures of the original."""
 
 import pytest
 import torch
@@ -48,3 +48,19 @@ def test_the_report_draws_every_step(pruned):
 def test_a_task_that_cannot_judge_is_refused():
     with pytest.raises(InputError, match="nothing to judge steps by"):
         pj.prune(Net(), EXAMPLE, pruning_ratio=0.5, task=pj.Task(train=[scans()]))
+
+
+def test_zeros_are_judged_before_and_after_their_repair():
+    net = Net()
+    done = pj.sparsify(
+        net, EXAMPLE, sparsity=0.8, keep_dense=(), calibration=[scans()], task=task()
+    )
+    rows = [r for r in done.report.data.recovery if (r.split, r.figure) == ("test", "accuracy")]
+    assert [row.step for row in rows] == ["zeros", "repaired"]
+    assert rows[-1].after == task().evaluate(done.model, "test")["accuracy"]
+    assert rows[-1].original == task().evaluate(net, "test")["accuracy"]
+
+
+def test_zeros_without_a_repair_are_one_step():
+    done = pj.sparsify(Net(), EXAMPLE, sparsity=0.8, keep_dense=(), task=task())
+    assert {row.step for row in done.report.data.recovery} == {"zeros"}

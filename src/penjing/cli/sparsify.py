@@ -9,7 +9,7 @@ import typer
 
 from penjing.cli.answers import working
 from penjing.cli.bundles import Call, Sparing, unbundled
-from penjing.cli.opening import data_of
+from penjing.cli.opening import data_of, judged_by
 from penjing.cli.options import (
     Macs,
     Net,
@@ -65,6 +65,7 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
                 importance=importance,
                 allocation=allocation,
                 repair=repair.choice,
+                task=judged_by(source),
                 seed=seed,
                 **sparing.arguments(),
             )

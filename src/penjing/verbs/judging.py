@@ -1,4 +1,4 @@
-"""Figures of every step of a pruning beside those of the original, for the report alone."""
+"""Figures of every step of a chain beside those of the original, for the report alone."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Judging:
             mended = repairs(preparation, work.plan)
             if mended:
                 torch.manual_seed(preparation.choices.seed)
-                self._judge(f"{number}{CUT}", unrepaired(preparation, work.plan))
-            self._judge(f"{number}{REPAIRED if mended else CUT}", work.model)
+                self.judge(f"{number}{CUT}", unrepaired(preparation, work.plan))
+            self.judge(f"{number}{REPAIRED if mended else CUT}", work.model)
 
     def rows(self) -> tuple[Recovered, ...]:
         """A row per split, step and figure, in this order."""
@@ -72,7 +72,13 @@ class Judging:
             for row in chained(split, self.task.evaluate(self.original, split), self.found[split])
         )
 
-    def _judge(self, name: str, model: nn.Module) -> None:
+    def judge(self, name: str, model: nn.Module) -> None:
+        """Judge one network of the chain.
+
+        Args:
+            name: Of the step that made it.
+            model: The network; it comes back on the CPU.
+        """
         home = next((p.device for p in self.original.parameters()), torch.device("cpu"))
         model.to(home)
         for split in JUDGED:

@@ -49,7 +49,7 @@ from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.soundness import check_finite, check_fits
-from penjing.verbs.sparsify import Goal
+from penjing.verbs.sparsity_goal import SparsityGoal
 
 _TIMED_SECONDS = 20.0
 _HALF_BYTE = 4
@@ -218,14 +218,14 @@ def quantize(  # noqa: PLR0913 - the public contract, its options are keywords
 
 def _zeros_wanted(
     sparsity: float | None, pattern: Pattern, keep_dense: tuple[str, ...]
-) -> Goal | None:
+) -> SparsityGoal | None:
     """How many zeros are asked for; None for none.
 
     Raises:
         BudgetError: It is said which, and not how many.
     """
     if sparsity is not None or pattern.sparsity is not None:
-        return Goal(pattern=pattern, sparsity=sparsity)
+        return SparsityGoal(pattern=pattern, sparsity=sparsity)
     if pattern != Pattern() or keep_dense != ROLES:
         raise BudgetError(
             f"pattern {pattern.name!r} and keep_dense {keep_dense} say which weights become zero, "
@@ -235,7 +235,11 @@ def _zeros_wanted(
 
 
 def thinning(
-    model: nn.Module, program: Program, goal: Goal, keep_dense: Iterable[str], settings: Settings
+    model: nn.Module,
+    program: Program,
+    goal: SparsityGoal,
+    keep_dense: Iterable[str],
+    settings: Settings,
 ) -> Thinning:
     """Which weights become sparse while they are rounded.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -44,18 +44,21 @@ from penjing.recovery.repair import repair as mend
 from penjing.recovery.tune import Tune
 from penjing.recovery.zeros import supporting
 from penjing.report import Histogram, Report, ReportData, environment
-from penjing.task import Calibration
+from penjing.task import Calibration, Recovered, Task, Tasks, one_or_several
 from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
+from penjing.training.settled import settled as settled_task
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.enough import too_few_samples
+from penjing.verbs.judging import REPAIRED, Judging
 from penjing.verbs.repairs import REPAIRS, Repair, repair_name, settled
 from penjing.verbs.soundness import check_finite, check_fits, telling_batches
+from penjing.verbs.sparsity_goal import SparsityGoal
 
 BINS = 41  # of a weight histogram, odd so that zero has a bin of its own
 HISTOGRAMS = 6  # the largest weights are drawn
 BATCH = 128  # samples that the report's agreement is measured on at a time
-BOUNDS = ("nonzero", "macs")
+ZEROED = "zeros"  # the step before the repair, in the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
     indivisible: Indivisible = "error",
     max_sparsity: float = 0.99,
     transform_fn: Callable[[Any], Any] | None = None,
+    task: Task | Tasks | Mapping[str, Task] | None = None,
     seed: int = 0,
     inplace: bool = False,
 ) -> Sparsified:
@@ -124,6 +128,9 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
             smaller), "skip" (it stays dense).
         max_sparsity: Largest share of one layer that becomes zero.
         transform_fn: Makes a batch from what `calibration` yields.
+        task: Its metrics and loss are measured with the zeros alone and after the repair, on "val"
+            and on "test", and come into the report beside the original's. Nothing is decided by
+            them.
         seed: Of everything random; the same seed gives the same zeros.
         inplace: Write the result into `model` itself.
 
@@ -131,7 +138,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         The network with zeros and the report.
 
     Raises:
-        InputError: Bad example inputs, weights or calibration data.
+        InputError: Bad example inputs, weights or calibration data, or a task that cannot judge.
         CaptureError: The network does not export.
         BudgetError: A sparsity or constraint that makes no sense, or no layer that may be sparse.
         StrategyError: An unknown strategy or pattern, a pattern that does not divide a layer, or
@@ -152,7 +159,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         ignored_layers=several(ignored_layers),
         indivisible=indivisible,
     )
-    goal = Goal(
+    goal = SparsityGoal(
         pattern=wanted.pattern,
         sparsity=sparsity,
         constraints=dict(constraints or {}),
@@ -165,16 +172,27 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     how = How.of(importance, allocation, repair, samples, seed).at(goal.sparsity)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    judging = None if task is None else Judging(settled_task(one_or_several(task), model), model, 1)
     with random_kept():
         torch.manual_seed(seed)
         worker, example = _on_cpu(model, example_inputs, home)
         work = Work(worker, capture(worker, example), wanted, goal, how)
         data = work.report_data()
+        if judging is not None:
+            data = replace(data, recovery=_judged(judging, work))
         result = model if inplace else copy.deepcopy(model)
         write_tensors(result, {n: t.to(home) for n, t in work.tensors.items()})
     earlier = record_of(model)
     attach(result, Record.of(example_inputs, earlier.plans if earlier else ()))
     return Sparsified(result, Report(replace(data, seconds=time.perf_counter() - started)))
+
+
+def _judged(judging: Judging, work: Work) -> tuple[Recovered, ...]:
+    """Figures of the network with zeros, before and after its repair."""
+    if work.repairs:
+        judging.judge(ZEROED, work.with_tensors(work.unrepaired))
+    judging.judge(REPAIRED if work.repairs else ZEROED, work.with_tensors(work.tensors))
+    return judging.rows()
 
 
 def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.Module, Example]:
@@ -183,54 +201,6 @@ def _on_cpu(model: nn.Module, example: Example, home: torch.device) -> tuple[nn.
         return model, example
     moved = torch.utils._pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, example)
     return copy.deepcopy(model).cpu(), moved
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """How many zeros are wanted.
-
-    Args:
-        pattern: The shape of sparsity, which may say how many itself.
-        sparsity: Share of the weights of all layers that become sparse.
-        constraints: Bounds as the caller wrote them.
-        single: Sparsity of single layers by key.
-        max_sparsity: Largest share of one layer.
-
-    Raises:
-        BudgetError: Nothing is asked for, too much is, or it contradicts the pattern.
-    """
-
-    pattern: Pattern
-    sparsity: float | None = None
-    constraints: Mapping[str, float | str] = field(default_factory=dict)
-    single: Mapping[Any, float] = field(default_factory=dict)
-    max_sparsity: float = 0.99
-
-    def __post_init__(self) -> None:
-        own = self.pattern.sparsity
-        for share in (self.sparsity, *self.single.values()):
-            if share is not None and not 0 <= share < 1:
-                raise BudgetError(
-                    f"sparsity is {share}; it is a share of weights in [0, 1), so 90 percent is 0.9"
-                )
-            if own is not None and share is not None and abs(share - own) > 1e-6:
-                raise BudgetError(
-                    f"pattern {self.pattern.name!r} makes {own:g} of the weights zero, not "
-                    f"{share}; leave the sparsity out or take another pattern"
-                )
-        if not 0 < self.max_sparsity <= 1:
-            raise BudgetError(f"max_sparsity is {self.max_sparsity}; it lies above 0, at most 1")
-        given = [self.sparsity is not None, bool(self.constraints)]
-        if all(given) or (own is not None and self.constraints):
-            raise BudgetError("give one of sparsity, constraints and an n:m pattern, not several")
-        if own is None and not any(given) and not self.single:
-            raise BudgetError("give sparsity, constraints or sparsity_dict; got none")
-        unknown = sorted(set(self.constraints) - set(BOUNDS))
-        if unknown or len(self.constraints) > 1:
-            raise BudgetError(
-                f"constraints are {sorted(self.constraints)}; sparsify takes one of "
-                f"{', '.join(BOUNDS)}"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +297,7 @@ class Work:
     model: nn.Module
     program: Program
     wanted: Wanted
-    goal: Goal
+    goal: SparsityGoal
     how: How
 
     @cached_property
@@ -455,19 +425,42 @@ class Work:
             if t.weight in self.sparsities
         }
 
+    @property
+    def repairs(self) -> bool:
+        """Whether there is something to repair with."""
+        return self.how.repair is not None and self.how.samples is not None
+
+    @cached_property
+    def zeroed(self) -> Valued:
+        """The network with its zeros, and nothing else changed."""
+        shaped = {t.weight: t.tensor(self.masks[t.weight]) for t in self._chosen}
+        return zeroed(Valued(self.program, self.program), shaped)
+
+    @property
+    def _chosen(self) -> list[Target]:
+        return [t for t in self.found[0] if t.weight in self.masks]
+
     @cached_property
     def outcome(self) -> tuple[dict[str, Tensor], list[RepairFigures]]:
         """New tensors by name, and what repair did."""
-        targets = {t.weight: t for t in self.found[0] if t.weight in self.masks}
-        shaped = {name: t.tensor(self.masks[name]) for name, t in targets.items()}
-        changed = zeroed(Valued(self.program, self.program), shaped)
-        tensors = changed.program.tensors
         samples, repair = self.how.samples, self.how.repair
         if repair is None or samples is None:
-            return self._changes(tensors), []
+            return self.unrepaired, []
+        targets = {t.weight: t for t in self._chosen}
         support = supporting(self.masks, targets, self.how.importance, self.sparsities)
-        new, rows = mend(changed, samples, repair, support)
-        return self._changes({**tensors, **new}), rows
+        new, rows = mend(self.zeroed, samples, repair, support)
+        return self._changes({**self.zeroed.program.tensors, **new}), rows
+
+    @property
+    def unrepaired(self) -> dict[str, Tensor]:
+        """Values with zeros alone, by qualified name."""
+        return self._changes(self.zeroed.program.tensors)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """A copy of the network with other values."""
+        changed = copy.deepcopy(self.model)
+        write_tensors(changed, tensors)
+        return changed
 
     def _changes(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {n: t for n, t in tensors.items() if t is not self.program.tensors[n]}
@@ -524,9 +517,7 @@ class Work:
         batches = telling_batches(self.program, self.how.samples)
         if not batches:
             return None
-        changed = copy.deepcopy(self.model)
-        write_tensors(changed, self.tensors)
-        return share_alike(changed, self.model, batches)
+        return share_alike(self.with_tensors(self.tensors), self.model, batches)
 
     def _figures(self, after: Program) -> tuple[SparsityFigures, ...]:
         """Every weight that could be sparse, in the order of the network."""
