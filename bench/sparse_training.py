@@ -31,7 +31,6 @@ from penjing.sparse_training import (
     Rewinding,
     Sparsifier,
 )
-from penjing.sparse_training.callback import zeros
 from penjing.training import Callback, Fit, Run, fit
 from record import Record
 from workloads import workload
@@ -128,7 +127,7 @@ def row(given: argparse.Namespace, key: dict[str, Any]) -> dict[str, Any]:
     last = clock.curve[-1]
     return {
         **key,
-        "zeros": zeros(growing[0].sparsifier) if growing else 0.0,
+        "zeros": growing[0].sparsifier.masks.zeros if growing else 0.0,
         "parameters": sum(p.numel() for p in model.parameters()),
         "nonzero": sum(int(p.count_nonzero()) for p in model.parameters()),
         "accuracy": {split: last[split] for split in ("val", "test")},

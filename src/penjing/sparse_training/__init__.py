@@ -23,6 +23,7 @@ from penjing.sparse_training._str import STR
 from penjing.sparse_training._trainer import for_trainer
 from penjing.sparse_training.callback import SparseTraining
 from penjing.sparse_training.masks import Masks
+from penjing.sparse_training.parts import vanished
 from penjing.sparse_training.penalties import (
     L1,
     GroupLasso,
@@ -61,6 +62,7 @@ __all__ = [
     "for_lightning",
     "for_trainer",
     "resolve",
+    "vanished",
 ]
 
 

@@ -14,7 +14,6 @@ from penjing.graph.capture import Example
 from penjing.pruning.patterns import Indivisible, Pattern
 from penjing.pruning.selection import Key
 from penjing.pruning.weights.targets import ROLES
-from penjing.sparse_training.callback import zeros
 from penjing.sparse_training.protocol import Method
 from penjing.sparse_training.sparsifier import Sparsifier
 
@@ -27,7 +26,7 @@ class Wish:
         method: When masks change and how.
         example_inputs: A tensor, a tuple (positional) or a dict (keywords).
         model: The part that becomes sparse; None is what the library trains.
-        pattern: "element", "n:m", "block:RxC", "kernel".
+        pattern: "element", "n:m", "block:RxC", "kernel", "unit".
         ignored_layers: Modules, names, globs or types that stay dense.
         keep_dense: Kinds of layers that stay dense.
         indivisible: What happens where the pattern does not divide a layer.
@@ -97,7 +96,7 @@ class Following:
         """Write the last zeros and forget the masks: ordinary weights are left."""
         if self.sparsifier is not None:
             self.sparsifier.masks.apply()
-            self.sparsity = zeros(self.sparsifier)
+            self.sparsity = self.sparsifier.masks.zeros
             self.sparsifier = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -38,10 +38,11 @@ class Scheduled:
         """The sparsity that masks should now be chosen for; None when it is not time to choose."""
         schedule = SparsitySchedule.of(self.schedule)
         wanted = schedule(moment.progress)
-        last = moment.progress >= schedule.end and moment.masks.sparsity < wanted - 1e-3
-        if wanted <= 0 or (moment.progress > schedule.end and not last):
+        if wanted <= 0:
             return None
-        return wanted if moment.due(self.every) or last else None
+        if moment.progress >= schedule.end:  # once, whatever the pace
+            return wanted if moment.updated < schedule.end and moment.due(0) else None
+        return wanted if moment.due(self.every) else None
 
 
 def check_every(every: float) -> None:

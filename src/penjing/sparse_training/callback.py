@@ -10,6 +10,7 @@ from penjing.graph.capture import Example
 from penjing.pruning.patterns import Indivisible, Pattern
 from penjing.pruning.selection import Key
 from penjing.pruning.weights.targets import ROLES
+from penjing.sparse_training.parts import UNIT
 from penjing.sparse_training.protocol import Method
 from penjing.sparse_training.sparsifier import Sparsifier
 from penjing.task import random_kept
@@ -23,7 +24,7 @@ class SparseTraining(Callback):
     Args:
         method: When masks change and how.
         example_inputs: None takes the first training batch.
-        pattern: "element", "n:m", "block:RxC", "kernel".
+        pattern: "element", "n:m", "block:RxC", "kernel", or "unit" for whole units of groups.
         ignored_layers: Modules, names, globs or types that stay dense.
         keep_dense: Kinds of layers that stay dense.
         indivisible: What happens where the pattern does not divide a layer.
@@ -41,11 +42,16 @@ class SparseTraining(Callback):
     ) -> None:
         self.method = method
         self.example_inputs = example_inputs
-        self.pattern = Pattern.parse(pattern)
+        self.pattern = pattern if pattern == UNIT else Pattern.parse(pattern)
         self.ignored_layers = tuple(ignored_layers)
         self.keep_dense = tuple(keep_dense)
         self.indivisible: Indivisible = indivisible
         self._sparsifier: Sparsifier | None = None
+
+    @property
+    def pattern_name(self) -> str:
+        """As it is given."""
+        return self.pattern.name if isinstance(self.pattern, Pattern) else UNIT
 
     @property
     def sparsifier(self) -> Sparsifier:
@@ -68,6 +74,7 @@ class SparseTraining(Callback):
             if batch is None:
                 raise InputError("train gave no batches; is the loader empty?")
             example = batch.to(device_of(run.model)).inputs
+            self.example_inputs = example
         self._sparsifier = Sparsifier.on(
             run.model,
             example,
@@ -93,19 +100,21 @@ class SparseTraining(Callback):
 
     def on_end(self, run: Run, /) -> None:
         """Say when the run ended before all zeros were there."""
-        reached, wanted = zeros(self.sparsifier), self.method.final_sparsity
-        if self.sparsifier.masks.targets[0].tiling.pattern.sparsity is None and (
-            reached < wanted - 0.01
-        ):
+        masks = self.sparsifier.masks
+        reached, wanted = masks.zeros, self.method.final_sparsity
+        own = isinstance(self.pattern, Pattern) and self.pattern.sparsity is not None
+        if not own and reached < wanted - masks.coarseness:
+            what = "zeros" if isinstance(self.pattern, Pattern) else "of its units at zero"
             run.notes.append(
-                f"the network that is given back has {reached:.1%} zeros where {wanted:.1%} were "
-                "wanted: the run ended, or its best epoch was, before all were there"
+                f"the network that is given back has {reached:.1%} {what} where {wanted:.1%} were "
+                "wanted: the run ended, or its best epoch was, before all were there, or groups "
+                "are at the least that they keep"
             )
 
     def identity(self) -> str:
         """The method, the pattern and what stays dense."""
         dense = f"{self.keep_dense} {[str(key) for key in self.ignored_layers]}"
-        return f"SparseTraining({self.method}, {self.pattern.name}, dense {dense})"
+        return f"SparseTraining({self.method}, {self.pattern_name}, dense {dense})"
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, random state and place in the run."""
@@ -114,10 +123,3 @@ class SparseTraining(Callback):
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Take them back."""
         self.sparsifier.load_state_dict(state)
-
-
-def zeros(sparsifier: Sparsifier) -> float:
-    """Share of zeros among the weights that may become sparse, as they are."""
-    weights = list(sparsifier.masks.weights.values())
-    total = sum(weight.numel() for weight in weights)
-    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / max(total, 1)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from penjing.errors import InputError
-from penjing.pruning.sparsity import Removal, Scored
+from penjing.pruning.sparsity import Removal
 from penjing.pruning.sparsity.protocol import SparsityAllocation
 from penjing.pruning.weights.protocol import Target
+from penjing.sparse_training.parts import Blocks, Part
 
 
 @dataclass(eq=False, slots=True)
@@ -25,14 +26,14 @@ class Masks:
 
     Args:
         model: In training; its weights are changed in place.
-        targets: Weights that may become sparse.
+        parts: What may become zero: blocks of weights, or units of groups.
         kept: Name -> bool mask of the weight's shape; all ones at first.
         generator: For random choices.
         changes: How often a mask was set.
     """
 
     model: nn.Module
-    targets: Sequence[Target]
+    parts: Sequence[Part]
     kept: dict[str, Tensor] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     changes: int = 0
@@ -44,33 +45,33 @@ class Masks:
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """The weights by name, as they are now."""
-        return {t.weight: self.model.get_parameter(t.weight) for t in self.targets}
+        names = dict.fromkeys(name for part in self.parts for name in part.weights)
+        return {name: self.model.get_parameter(name) for name in names}
+
+    @property
+    def targets(self) -> list[Target]:
+        """The weights whose blocks are masked; none where whole units are."""
+        return [part.target for part in self.parts if isinstance(part, Blocks)]
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros that the masks make among all targets."""
-        total = sum(mask.numel() for mask in self.kept.values())
-        return 1 - sum(int(mask.sum()) for mask in self.kept.values()) / max(total, 1)
+        """Share that the masks drop, of the weights or of the units by their size."""
+        return self.share_gone(self.kept)
 
-    def scored(self, scores: Mapping[str, Tensor]) -> list[Scored]:
-        """Targets as an allocation sees them.
+    @property
+    def zeros(self) -> float:
+        """The same of the weights as they are."""
+        return self.share_gone(self.weights)
 
-        Args:
-            scores: Score of every weight, of the weight's shape; a block has the mean of its own.
-        """
-        layers = []
-        for target in self.targets:
-            tiling = target.tiling
-            blocks = tiling.blocks(target.matrix(scores[target.weight])).sum((1, 3))
-            layers.append(
-                Scored(
-                    name=target.weight,
-                    scores=blocks / tiling.sizes.clamp_min(1),
-                    sizes=tiling.sizes,
-                    shape=(tiling.groups * tiling.outputs, tiling.channels, tiling.taps),
-                )
-            )
-        return layers
+    @property
+    def coarseness(self) -> float:
+        """How far rounding to whole blocks may stay from a share that is asked for."""
+        return max(0.01, *(part.step for part in self.parts))
+
+    def share_gone(self, kept: Mapping[str, Tensor]) -> float:
+        """Share that is zero in masks, or in weights, given by name."""
+        total = sum(part.size for part in self.parts)
+        return sum(part.gone(kept) * part.size for part in self.parts) / max(total, 1)
 
     def choose(
         self, scores: Mapping[str, Tensor], sparsity: float, allocation: SparsityAllocation
@@ -79,15 +80,19 @@ class Masks:
 
         Args:
             scores: Score of every weight, of the weight's shape.
-            sparsity: Share of zeros among all targets, in [0, 1).
+            sparsity: Share of zeros among all parts, in [0, 1).
             allocation: How they are spread over the layers.
         """
-        layers = self.scored(scores)
+        layers = [part.scored(scores) for part in self.parts]
         total = sum(layer.weights for layer in layers)
-        spread = allocation(layers, Removal(amount=sparsity * total, max_sparsity=0.995))
-        for target, layer in zip(self.targets, layers, strict=True):
-            mask = target.tiling.keep(layer.scores, spread[target.weight])
-            self.put(target.weight, target.tensor(mask.double()) > 0)
+        most = max(part.most for part in self.parts)
+        spread = allocation(layers, Removal(amount=sparsity * total, max_sparsity=most))
+        found: dict[str, Tensor] = {}
+        for part, layer in zip(self.parts, layers, strict=True):
+            for name, mask in part.masks(layer, spread[part.name]).items():
+                found[name] = found[name] & mask if name in found else mask  # cut in two dimensions
+        for name, mask in found.items():
+            self.put(name, mask)
 
     def put(self, name: str, mask: Tensor) -> None:
         """Set the mask of one weight.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from penjing.errors import InputError
+from penjing.errors import InputError, StrategyError
 from penjing.graph.capture import Example, capture
+from penjing.graph.network import Network
 from penjing.pruning.patterns import Indivisible, Pattern
-from penjing.pruning.selection import Key
+from penjing.pruning.selection import Key, ignored_groups
 from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
+from penjing.sparse_training._alternating import Alternating
+from penjing.sparse_training._evolving import Evolving
+from penjing.sparse_training._str import STR
 from penjing.sparse_training.masks import Masks
+from penjing.sparse_training.parts import UNIT, Blocks, Part, Units
 from penjing.sparse_training.protocol import Method, Moment
 
 
@@ -68,9 +73,12 @@ class Sparsifier:
             example_inputs: A tensor, a tuple (positional) or a dict (keywords).
             method: `Gradual`, `Evolving`, `Alternating`, or your own.
             total_steps: Optimizer steps of the whole run.
-            pattern: "element", "n:m", "block:RxC", "kernel".
+            pattern: "element", "n:m", "block:RxC", "kernel"; "unit" for whole units of groups,
+                which `vanished` then gives a plan to cut. Sparsity is then the share of units, as
+                in `penjing.prune`.
             ignored_layers: Modules, names, globs or types that stay dense.
-            keep_dense: Kinds of layers that stay dense: "first", "last", "depthwise".
+            keep_dense: Kinds of layers that stay dense: "first", "last", "depthwise"; of no
+                meaning for units.
             indivisible: What happens where the pattern does not divide a layer.
             seed: Of random choices.
 
@@ -80,19 +88,27 @@ class Sparsifier:
         Raises:
             InputError: No layer may become sparse; the reasons are told.
             CaptureError: The network does not export.
-            StrategyError: A pattern that does not divide a layer, or layers that match nothing.
+            StrategyError: A pattern that does not divide a layer or that the method cannot make,
+                or layers that match nothing.
         """
-        wanted = Wanted(
-            pattern=Pattern.parse(pattern),
-            keep_dense=tuple(keep_dense),
-            ignored_layers=tuple(ignored_layers),
-            indivisible=indivisible,
-        )
-        targets, dense = find_targets(model, capture(model, example_inputs), wanted)
-        if not targets:
+        parts: Sequence[Part]
+        if pattern == UNIT:
+            _check_takes_units(method)
+            parts, dense = _units(model, example_inputs, tuple(ignored_layers))
+        else:
+            wanted = Wanted(
+                pattern=Pattern.parse(pattern),
+                keep_dense=tuple(keep_dense),
+                ignored_layers=tuple(ignored_layers),
+                indivisible=indivisible,
+            )
+            targets, dense = find_targets(model, capture(model, example_inputs), wanted)
+            parts = [Blocks(target) for target in targets]
+        if not parts:
+            what = "no group may lose units" if pattern == UNIT else "no layer may become sparse"
             why = "; ".join(f"{name}: {reason}" for name, reason in dense.items()) or "no layers"
-            raise InputError(f"no layer may become sparse: {why}. See keep_dense=")
-        masks = Masks(model, targets, generator=torch.Generator().manual_seed(seed))
+            raise InputError(f"{what}: {why}. See keep_dense= and ignored_layers=")
+        masks = Masks(model, parts, generator=torch.Generator().manual_seed(seed))
         return cls(method=method, moment=Moment(masks), total_steps=total_steps, dense=dense)
 
     @property
@@ -102,7 +118,7 @@ class Sparsifier:
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros among the weights that may become sparse."""
+        """Share of zeros among the weights, or units, that may become zero."""
         return self.masks.sparsity
 
     def before_step(self, progress: float | None = None) -> None:
@@ -164,6 +180,35 @@ class Sparsifier:
         if self.total_steps < 1:
             raise InputError("give total_steps to Sparsifier.on, or progress to each step")
         return min((self.taken + 1) / self.total_steps, 1.0)
+
+
+def _units(
+    model: nn.Module, example: Example, ignored: tuple[Key, ...]
+) -> tuple[list[Units], dict[str, str]]:
+    """Groups whose units may become zero, and why the others may not."""
+    groups = Network.of(model, example).groups
+    kept = ignored_groups(model, groups, ignored)
+    parts, dense = [], {}
+    for group in groups:
+        units = Units.of(model, group)
+        if group.name in kept:
+            dense[group.name] = "it is among ignored_layers"
+        elif not group.exact:
+            dense[group.name] = "a norm runs over its units and would count their zeros"
+        elif group.kind == "experts":
+            dense[group.name] = "experts are chosen among, and one of zeros could be chosen"
+        elif units.shapes:
+            parts.append(units)
+    return parts, dense
+
+
+def _check_takes_units(method: Method) -> None:
+    """Refuse methods that bring weights back: a unit of zeros gets no gradient to grow by."""
+    if isinstance(method, (Alternating, Evolving, STR)):
+        raise StrategyError(
+            f"{type(method).__name__} lets zeros come back, and a unit whose weights are all zero "
+            "gets no gradient to do so; for whole units take 'gradual', 'movement' or 'lottery'"
+        )
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import nn
 
 from penjing.distillation import Logits
 from penjing.errors import InputError
+from penjing.plan import Plan
 from penjing.quantization.aware import QuantizationAware
 from penjing.quantization.freezing import callbacks_of
 from penjing.report import Report
@@ -32,10 +33,12 @@ class Tuned:
     Args:
         model: Of the same class, on the same device, its modes as before.
         report: Every epoch, metrics before and after, and why training ended when it ended early.
+        plan: What `train(pruning_ratio=...)` has cut; None where no unit went.
     """
 
     model: nn.Module
     report: Report
+    plan: Plan | None = None
 
 
 @arguments_checked

@@ -28,13 +28,15 @@ from penjing.sparse_training import (
     SparsitySchedule,
     resolve,
 )
-from penjing.sparse_training.callback import zeros
+from penjing.sparse_training.parts import UNIT, vanished
 from penjing.task import Task, Tasks, one_or_several
 from penjing.training import Callback, Fit, FitOptions, fit
 from penjing.training.schedules import schedule
 from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
+from penjing.verbs.find_groups import find_groups
 from penjing.verbs.finetune import Tuned
+from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.trained import Trained, in_choices, lessons
 
 EPOCHS = 30  # of the design's example; gradual pruning needs time
@@ -47,6 +49,15 @@ class _Sparse:
     callback: SparseTraining | None
     method: Method | None
 
+    def pruned(self, trained: nn.Module, inplace: bool) -> Pruned | None:
+        """The network without its units of zeros; None where single weights became zero."""
+        if self.callback is None or self.callback.pattern != UNIT:
+            return None
+        example = self.callback.example_inputs
+        assert example is not None  # the run has begun
+        plan = vanished(trained, find_groups(trained, example))
+        return prune(trained, example, plan=plan, repair=None, inplace=inplace)
+
     def keep_from(self, epochs: int) -> int:
         """First epoch that has all zeros."""
         if self.method is None:
@@ -57,11 +68,17 @@ class _Sparse:
         """For the report."""
         if self.callback is None:
             return {"sparsity": "none"}
+        sparsifier = self.callback.sparsifier
+        what = (
+            "weights that may be sparse"
+            if self.callback.pattern != UNIT
+            else "units that may go, by size"
+        )
         return {
             "method": str(self.method),
-            "pattern": self.callback.pattern.name,
-            "zeros": f"{zeros(self.callback.sparsifier):.2%} of the weights that may be sparse",
-            "dense": ", ".join(self.callback.sparsifier.dense) or "none",
+            "pattern": self.callback.pattern_name,
+            "zeros": f"{sparsifier.masks.zeros:.2%} of the {what}",
+            "dense": ", ".join(sparsifier.dense) or "none",
         }
 
 
@@ -71,6 +88,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     task: Task | Tasks | Mapping[str, Task],
     *,
     sparsity: float | None = None,
+    pruning_ratio: float | None = None,
     sparsity_schedule: SparsitySchedule | str | Mapping[str, object] | None = None,
     method: str | Method = "gradual",
     pattern: str | Pattern = "element",
@@ -84,7 +102,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     callbacks: Sequence[Callback] = (),
     **settings: Unpack[FitOptions],
 ) -> Tuned:
-    """Train a network, from scratch or on, while zeros grow in it.
+    """Train a network, from scratch or on, while zeros grow in it, or units go from it.
 
     The zeros are in the weights themselves, whatever the optimizer: no mask is left when it
     returns. Where validation data choose the epoch, only epochs with all zeros are chosen from.
@@ -94,6 +112,9 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
         task: `train` data, `loss`; `val` and `metrics` to judge by.
         sparsity: Final share of zeros among the weights that may be sparse; None trains dense,
             unless a schedule or a method object says more.
+        pruning_ratio: Share of units instead: whole units become zero along the schedule, by
+            "gradual", "movement" or "lottery", and are cut at the end. The network that is given
+            back is smaller.
         sparsity_schedule: How it grows: a `SparsitySchedule`, the name of its shape ("cubic",
             "linear", "exponential", "cosine", "one_cycle", "one_shot"), or its fields as a dict.
         method: "gradual", "movement", "str", "rigl", "set", "ac/dc", "lottery", or an object of
@@ -111,7 +132,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
         **settings: Fields of `penjing.training.Fit`, as for `finetune`; epochs=30 unless given.
 
     Returns:
-        The trained network and the report.
+        The trained network and the report; with `pruning_ratio` the plan that was cut, too.
 
     Raises:
         InputError: No data, nothing to learn from, or no layer that may be sparse.
@@ -134,6 +155,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     Fit.check_names(settings)
     if inplace and teacher is model:
         raise InputError("the teacher is the model that is trained in place; give a copy of it")
+    pattern, sparsity = _of_units(pruning_ratio, sparsity, pattern)
     chosen = _method(sparsity, sparsity_schedule, method)
     ignored = (
         (ignored_layers,)
@@ -164,10 +186,35 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     hooks += [*([] if penalty is None else [Penalised(penalty)])]
     hooks += callbacks_of(trained)
     result = fit(trained, goal, fitting, [*hooks, *([] if growing is None else [growing])])
-    told = Trained(before, trained, teacher, goal, result, kind="train")
+    grown = sparse.told()  # before the cut, which may be in place
+    cut = sparse.pruned(trained, inplace)
+    made = trained if cut is None else cut.model
+    told = Trained(before, made, teacher, goal, result, kind="train")
     taught = {"teacher": "none" if teacher is None else type(teacher).__name__}
-    data = told.report_data({**in_choices(fitting), **taught, **sparse.told()})
-    return Tuned(trained, Report(replace(data, seconds=time.perf_counter() - started)))
+    data = told.report_data({**in_choices(fitting), **taught, **grown})
+    report = Report(replace(data, seconds=time.perf_counter() - started))
+    return Tuned(made, report, None if cut is None else cut.plan)
+
+
+def _of_units(
+    pruning_ratio: float | None, sparsity: float | None, pattern: str | Pattern
+) -> tuple[str | Pattern, float | None]:
+    """The pattern and the share of whole units, or of weights as they were given.
+
+    Raises:
+        BudgetError: Both shares, or units in a pattern of weights.
+    """
+    if pruning_ratio is None:
+        if pattern == UNIT:
+            raise BudgetError("the share of whole units is pruning_ratio=0.5, say")
+        return pattern, sparsity
+    if sparsity is not None or Pattern.parse(pattern).name != "element":
+        raise BudgetError(
+            f"pruning_ratio is {pruning_ratio} of whole units, beside sparsity {sparsity} in the "
+            f"pattern {Pattern.parse(pattern).name!r}; give one of them, and make the network that "
+            "is left sparse after that"
+        )
+    return UNIT, pruning_ratio
 
 
 def _restarted(method: Rewinding, settings: FitOptions) -> FitOptions:
