@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,41 @@ def test_growing_draws_only_the_chosen_units():
     others = model[0].weight[[0, 1, 3, 4, 6, 7]].norm() / before[[0, 1, 3, 4, 6, 7]].norm()
     assert chosen < 0.01
     assert others > 0.5
+
+
+def test_growing_in_ones_own_loop_grows_with_the_steps():
+    model, still = net(), net()
+    (group,) = groups(model)
+    penalty = Growing(groups=[group], drop={group.name: (2, 5)}, strength=10.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(penalty, optimizer, model, total_steps=2)
+    sizes = [model[0].weight[2].norm()]
+    for _ in range(2):
+        optimizer.step()
+        sizes.append(model[0].weight[2].norm())
+    shares = [float(b / a) for a, b in itertools.pairwise(sizes)]
+    assert shares == pytest.approx([1 / 1.5, 1 / 2])
+    assert torch.equal(model[0].weight[3], still[0].weight[3])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda penalty, model: penalty.term(model),
+        lambda penalty, model: penalty.shrink(model, 0.1),
+        lambda penalty, model: attach(penalty, torch.optim.SGD(model.parameters()), model),
+    ],
+)
+def test_growing_that_does_not_know_where_the_run_is_is_refused(use):
+    model = net()
+    (group,) = groups(model)
+    with pytest.raises(StrategyError, match="total_steps"):
+        use(Growing(groups=[group], drop={group.name: (2,)}), model)
+
+
+def test_growing_refuses_units_of_groups_that_it_does_not_have():
+    with pytest.raises(StrategyError, match="none of the groups"):
+        Growing(groups=groups(net()), drop={"9": (0,)})
 
 
 def test_an_optimizer_of_ones_own_takes_a_penalty_and_gives_it_back():

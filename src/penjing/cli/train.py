@@ -29,6 +29,10 @@ def train(  # noqa: PLR0913 - each is an option of the command
         float | None,
         typer.Option("--sparsity", help="Final share of zeros, in [0, 1). Default: dense."),
     ] = None,
+    pruning_ratio: Annotated[
+        float | None,
+        typer.Option("--pruning-ratio", help="Share of units instead, cut at the end, in [0, 1)."),
+    ] = None,
     method: Annotated[
         str,
         typer.Option("--method", help="gradual, movement, str, rigl, set, ac/dc, lottery."),
@@ -44,7 +48,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     seed: Seed = 0,
     call: Call,
 ) -> None:
-    """Train NET on its task while zeros grow; stopped and called again, it goes on."""
+    """Train NET on its task while zeros grow or units go; stopped and called again, it goes on."""
     with call.answering():
         source = call.open(net)
         example = source.need("example_inputs")
@@ -52,6 +56,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
             source.model,
             source.need("task"),
             sparsity=sparsity,
+            pruning_ratio=pruning_ratio,
             sparsity_schedule=schedule,
             method=method,
             pattern=pattern,
@@ -60,4 +65,4 @@ def train(  # noqa: PLR0913 - each is an option of the command
             **sparing.arguments(),
             **training.arguments(out),
         )
-        deliver(trained, out, example, context, as_json=call.as_json)
+        deliver(trained, out, example, context, as_json=call.as_json, plan=trained.plan)

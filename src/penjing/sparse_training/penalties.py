@@ -178,27 +178,52 @@ class Growing:
     groups: Groups | Sequence[Group]
     drop: dict[str, tuple[int, ...]]
     strength: float = 1.0
-    progress: list[float] = field(default_factory=lambda: [0.0])
+    _progress: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check(self.strength)
+        unknown = sorted(set(self.drop) - {group.name for group in self.groups})
+        if unknown:
+            raise StrategyError(f"drop names {unknown[0]!r}, which is none of the groups")
+
+    def at(self, progress: float) -> None:
+        """Say how much of the run is done, in [0, 1]; `Penalised` and `attach` do it."""
+        self._progress[:] = [progress]
+
+    def _strength_now(self) -> float:
+        if not self._progress:
+            raise StrategyError(
+                "Growing grows with the run and was not told where it is: give total_steps to "
+                "attach, or call growing.at(step / steps) before each step"
+            )
+        return self.strength * self._progress[0]
 
     def term(self, model: nn.Module, /) -> Tensor:
-        """The term, with its gradient."""
+        """The term, with its gradient.
+
+        Raises:
+            StrategyError: It was not told where the run is.
+        """
+        strength = self._strength_now()
         total = torch.zeros(())
         for group in self._chosen():
             for piece, weight in _pieces(model, group):
                 flat = weight.movedim(piece.dim, 0).reshape(weight.shape[piece.dim], -1)
                 units_U = by_unit(flat.square().sum(1), piece, group.units)
                 total = total.to(units_U.device) + units_U[list(self.drop[group.name])].sum()
-        return self.strength * self.progress[0] / 2 * total
+        return strength / 2 * total
 
     @torch.no_grad()
     def shrink(self, model: nn.Module, lr: float, /) -> None:
-        """Decay of the chosen units."""
+        """Decay of the chosen units.
+
+        Raises:
+            StrategyError: It was not told where the run is.
+        """
+        strength = self._strength_now()
         for group in self._chosen():
             factor_U = torch.ones(group.units)
-            factor_U[list(self.drop[group.name])] = 1 / (1 + lr * self.strength * self.progress[0])
+            factor_U[list(self.drop[group.name])] = 1 / (1 + lr * strength)
             for piece, weight in _pieces(model, group):
                 _scale(weight, piece, factor_U)
 
@@ -227,7 +252,7 @@ class Penalised(Callback):
     def on_loss(self, run: Run, loss: Tensor | None, /) -> Tensor | None:
         """The loss with the term on top; nothing where there is no loss to add to."""
         if isinstance(self.penalty, Growing):
-            self.penalty.progress[0] = run.progress
+            self.penalty.at(run.progress)
         if self.way == "proximal" or loss is None:
             return loss
         return loss + self.penalty.term(run.model)
@@ -243,19 +268,32 @@ class Penalised(Callback):
         return f"Penalised({type(self.penalty).__name__} {strength}, {self.way})"
 
 
-def attach(penalty: Penalty, optimizer: Optimizer, model: nn.Module) -> RemovableHandle:
+def attach(
+    penalty: Penalty, optimizer: Optimizer, model: nn.Module, *, total_steps: int | None = None
+) -> RemovableHandle:
     """Let every step of an optimizer end with the proximal step of a penalty.
 
     Args:
         penalty: What draws weights to zero.
         optimizer: Of your own loop.
         model: Whose weights it moves.
+        total_steps: Steps of the whole run, which `Growing` has to know.
 
     Returns:
         A handle; `.remove()` takes the penalty off again.
+
+    Raises:
+        StrategyError: `Growing` without `total_steps`.
     """
+    if isinstance(penalty, Growing) and not total_steps:
+        raise StrategyError("Growing grows with the run; give total_steps, its optimizer steps")
+    taken = 0
 
     def hook(stepped: Optimizer, _args: object, _kwargs: object) -> None:
+        nonlocal taken
+        taken += 1
+        if isinstance(penalty, Growing) and total_steps:
+            penalty.at(min(taken / total_steps, 1.0))
         penalty.shrink(model, float(stepped.param_groups[0]["lr"]))
 
     return optimizer.register_step_post_hook(hook)

@@ -90,6 +90,7 @@ RULES: Mapping[str, Rule] = {
     "ignored_layers": Rule(_of(str, type, nn.Module, Iterable), LAYERS),
     "keep_dense": Rule(_of(str, Iterable), "roles of layers, such as ['first', 'last'], or names"),
     "scope": Rule(_of(Iterable), "a name or several, such as {'inner'}"),
+    "train.pruning_ratio": Rule(_is_number, "a share of units, such as 0.5", BudgetError),
     "pruning_ratio_dict": Rule(_of(Mapping), "a dict of layers and shares of units"),
     "weight_bits_dict": Rule(_of(Mapping), "a dict of layers and bits, {'0': 4}"),
     "sparsity_dict": Rule(_are_shares, "a dict of layers and shares of weights, {'0': 0.9}"),
