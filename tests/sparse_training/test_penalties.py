@@ -90,7 +90,7 @@ def test_growing_in_ones_own_loop_grows_with_the_steps():
     for _ in range(2):
         optimizer.step()
         sizes.append(model[0].weight[2].norm())
-    shares = [float(b / a) for a, b in itertools.pairwise(sizes)]
+    shares = [(b / a).item() for a, b in itertools.pairwise(sizes)]
     assert shares == pytest.approx([1 / 1.5, 1 / 2])
     assert torch.equal(model[0].weight[3], still[0].weight[3])
 
