@@ -3,12 +3,14 @@
 import dataclasses
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
 from penjing.figures import EpochFigures, Figures, GroupFigures, LatencyFigures, Proof
 from penjing.plan import Lock
 from penjing.report import CandidateFigures, Report, ReportData
+from penjing.report import _charts as charts
 from penjing.report.html import breakable
 from penjing.task import Recovered
 
@@ -288,3 +290,13 @@ def test_the_original_is_drawn_where_the_samples_that_judged_the_candidates_put_
 )
 def test_a_long_name_is_broken_where_its_words_meet(name: str, words: list[str]) -> None:
     assert breakable(name) == "<wbr>".join(words)
+
+
+@pytest.mark.parametrize("bound", [1.1, 3.0], ids=["left", "right"])
+def test_the_names_of_two_budgets_do_not_cover_each_other(bound):
+    points = [charts.Point(x, y, "meets", "") for x, y in ((1.0, 0.9), (3.3, 1.0))]
+    x = charts.Axis(title="cost", show=str, bound=bound)
+    y = charts.Axis(title="quality", show=str, bound=0.901)
+    drawn = ElementTree.fromstring(str(charts.scatter(points, x, y, label="both")))
+    one, other = (float(e.get("x")) for e in drawn.iter("text") if e.text == "budget")
+    assert abs(one - other) > 150

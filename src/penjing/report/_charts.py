@@ -153,22 +153,32 @@ def _shown(axis: Axis, values: list[float]) -> list[float]:
 
 
 def _bounds(plot: _Plot, x: Axis, y: Axis) -> None:
-    """The budget as dashed lines."""
+    """The budget as dashed lines; where both are drawn, their names keep clear of each other."""
     right, floor = plot.width - RIGHT, plot.height - 52
-    if x.bound is not None and plot.x.low < x.bound < plot.x.high:
-        px = plot.x(x.bound)
+    px, py = _drawn(plot.x, x), _drawn(plot.y, y)
+    leftward = px is not None and px > (plot.x.start + right) / 2
+    if px is not None:
+        above = py - 6 if py is not None and floor - py < 26 else floor - 8
         at = draw(plot.root, "line", x1=px, x2=px, y1=34, y2=floor, class_="bound")
-        tooltip(at, f"budget: {x.show(x.bound)}")
-        anchor = "end" if px > right - 60 else "start"
-        side = -6 if anchor == "end" else 6
-        draw(
-            plot.root, "text", "budget", x=px + side, y=floor - 8, class_="hint", text_anchor=anchor
-        )
-    if y.bound is not None and plot.y.low < y.bound < plot.y.high:
-        py = plot.y(y.bound)
+        tooltip(at, f"budget: {x.show(x.bound or 0.0)}")
+        _budget(plot, px - 6 if leftward else px + 6, above, at_end=leftward)
+    if py is not None:
         at = draw(plot.root, "line", x1=plot.x.start, x2=right, y1=py, y2=py, class_="bound")
-        tooltip(at, f"budget: {y.show(y.bound)}")
-        draw(plot.root, "text", "budget", x=plot.x.start + 6, y=py - 6, class_="hint")
+        tooltip(at, f"budget: {y.show(y.bound or 0.0)}")
+        at_end = px is not None and not leftward
+        _budget(plot, right - 6 if at_end else plot.x.start + 6, py - 6, at_end=at_end)
+
+
+def _drawn(scale: Scale, axis: Axis) -> float | None:
+    """Where the bound of an axis lies, if it is within the plot."""
+    if axis.bound is None or not scale.low < axis.bound < scale.high:
+        return None
+    return scale(axis.bound)
+
+
+def _budget(plot: _Plot, x: float, y: float, *, at_end: bool) -> None:
+    anchor = "end" if at_end else "start"
+    draw(plot.root, "text", "budget", x=x, y=y, class_="hint", text_anchor=anchor)
 
 
 def _frontier(plot: _Plot, points: Sequence[Point], upward: bool) -> None:

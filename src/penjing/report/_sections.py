@@ -233,7 +233,7 @@ def _groups(data: ReportData) -> Section:
     whole = sum(g.kept == g.units for g in data.groups)
     share = f"{kept:,} of {units:,} units were kept ({kept / max(1, units):.0%})"
     lead = f"{share} in {_many(len(data.groups), 'group')}"
-    lead += f"; {whole} of them were left whole." if whole else "."
+    lead += f"; {whole} of them left whole." if whole else "."
     return Section(id="groups", title="What was cut", lead=(lead,), tables=(tables.groups(data),))
 
 
@@ -430,7 +430,8 @@ def _coupled(data: ReportData) -> Section:
 
 
 def _locked(data: ReportData) -> Section:
-    lead = f"{_many(len(data.locked), 'place')} could not be cut, each for its reason."
+    each = ", each for its reason" if len(data.locked) > 1 else ""
+    lead = f"{_many(len(data.locked), 'place')} could not be cut{each}."
     if any(lock.params for lock in data.locked):
         lead += " What a lock costs is what no group removes because of it."
     return Section(

@@ -178,12 +178,12 @@ def candidates(data: ReportData) -> Table:
     """Every network that was tried."""
     name = first_metric(data)
     fields: list[_Field[CandidateFigures]] = [
-        _code("candidate", lambda c: c.name),
+        _text("candidate", lambda c: c.name),
         _number("MACs", lambda c: c.macs, wording.count),
         _number("parameters", lambda c: c.params, wording.count),
         _number("file size", lambda c: c.size_bytes, wording.size),
         _number("latency", lambda c: c.latency_ms, lambda ms: f"{wording.digits(ms)} ms"),
-        _number("times as fast as the original", lambda c: c.speedup, wording.factor),
+        _number("speed-up", lambda c: c.speedup, wording.factor),
         _number(name, lambda c: c.metric, lambda value: wording.metric(name, value)),
         _number("lost", lambda c: c.drop, lambda drop: _points(name, drop)),
         _text("budget", _verdict),
@@ -228,7 +228,8 @@ def _gain(figures: ClassFigures) -> float | None:
 def _change(change: float | None, reach: float) -> Cell:
     if change is None or math.isnan(change):
         return Cell()
-    text = f"{100 * change:+.2f} points".replace("-", "−")
+    moved = f"{100 * change:+.2f}"
+    text = "unchanged" if float(moved) == 0 else f"{moved} points".replace("-", "−")
     tone = "better" if change > 0 else "worse" if change < 0 else ""
     return Cell(text, change, charts.swing(change, reach, text), tone)
 
