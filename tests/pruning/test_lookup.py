@@ -1,10 +1,15 @@
+import re
 from dataclasses import dataclass
 
 import pytest
 
+from penjing import sparse_training
 from penjing.errors import StrategyError
+from penjing.pruning import importance, weights
 from penjing.pruning.lookup import lookup
+from penjing.pruning.patterns import Pattern
 
+SCHEDULE = sparse_training.SparsitySchedule(sparsity=0.5)
 KNOWN = {"l2": abs, "taylor": max}
 
 
@@ -61,3 +66,22 @@ def test_a_class_that_needs_arguments_is_refused_with_the_fix():
 def test_what_is_no_strategy_is_refused_with_its_type():
     with pytest.raises(StrategyError, match="it is a float"):
         lookup(0.5, KNOWN, "importance")
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda: importance.resolve("lamp"), "allocation='lamp'"),
+        (lambda: importance.resolve("slimming"), "'bn_scale'"),
+        (lambda: weights.resolve("taylor"), "'snip' is its first order"),
+        (lambda: weights.resolve("L1"), "'magnitude'"),
+        (lambda: sparse_training.resolve("agp", SCHEDULE), "'gradual'"),
+        (lambda: sparse_training.resolve("group_lasso", SCHEDULE), "penalty="),
+        (lambda: sparse_training.SparsitySchedule(sparsity=0.5, shape="polynomial"), "'cubic'"),
+        (lambda: Pattern.parse("unstructured"), "'element'"),
+        (lambda: Pattern.parse("connection"), "'kernel'"),
+    ],
+)
+def test_a_name_that_papers_use_is_answered_with_what_it_is_here(ask, answer):
+    with pytest.raises(StrategyError, match=re.escape(answer)):
+        ask()

@@ -12,13 +12,16 @@ from penjing.errors import StrategyError
 WAYS = ("__call__", "prepare", "elements")  # of a strategy to be asked
 
 
-def lookup(strategy: Any, known: Mapping[str, Any], kind: str) -> Any:
+def lookup(
+    strategy: Any, known: Mapping[str, Any], kind: str, elsewhere: Mapping[str, str] | None = None
+) -> Any:
     """The strategy that `strategy` stands for; a class is made with its defaults.
 
     Args:
         strategy: A name of `known`, "module:thing" from anywhere, or the strategy itself.
         known: Strategies of the family by short name.
         kind: What the family is called, for messages.
+        elsewhere: Names by which papers and other tools know something, and what it is here.
 
     Returns:
         The strategy, callable or with a method `prepare` or `elements`.
@@ -30,7 +33,8 @@ def lookup(strategy: Any, known: Mapping[str, Any], kind: str) -> Any:
         >>> lookup("operator:add", {}, "importance")(1, 2)
         3
     """
-    found = _by_name(strategy, known, kind) if isinstance(strategy, str) else strategy
+    by_name = isinstance(strategy, str)
+    found = _by_name(strategy, known, kind, elsewhere or {}) if by_name else strategy
     if isinstance(found, type):
         found = _make(found, kind)
     if not any(callable(getattr(found, way, None)) for way in WAYS):
@@ -42,13 +46,15 @@ def lookup(strategy: Any, known: Mapping[str, Any], kind: str) -> Any:
     return found
 
 
-def _by_name(name: str, known: Mapping[str, Any], kind: str) -> Any:
+def _by_name(name: str, known: Mapping[str, Any], kind: str, elsewhere: Mapping[str, str]) -> Any:
     if name in known:
         return known[name]
     if ":" in name:
         return _imported(name, kind)
+    hint = "." if not (other := elsewhere.get(name.lower())) else f": {other}."
     near = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    if near and not other:
+        hint = f"; did you mean {near[0]!r}?"
     raise StrategyError(
         f"no {kind} is called {name!r}{hint} Known are {_names(known)}; "
         "your own is given as an object or as 'module:thing'"

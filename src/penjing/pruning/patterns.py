@@ -22,6 +22,17 @@ from penjing.errors import StrategyError
 
 Indivisible = Literal["error", "pad", "skip"]
 
+ELSEWHERE = {
+    **dict.fromkeys(("unstructured", "fine-grained", "weight"), "single weights are 'element'"),
+    "connection": "all weights between one input and one output channel are 'kernel'",
+    **dict.fromkeys(
+        ("channel", "filter", "neuron", "head", "unit", "structured"),
+        "whole units are for penjing.prune, or train(pruning_ratio=...)",
+    ),
+    "layer": "whole layers are for penjing.prune(scope={'layers'})",
+}
+"""Names by which papers and other tools know a pattern."""
+
 _NM = re.compile(r"(\d+):(\d+)")
 _BLOCK = re.compile(r"block:(\d+)x(\d+)")
 
@@ -89,8 +100,9 @@ class Pattern:
             return cls(keep=int(match[1]), of=int(match[2]))
         if match := _BLOCK.fullmatch(found):
             return cls(rows=int(match[1]), columns=int(match[2]))
+        hint = f": {ELSEWHERE[found]}. Known" if found in ELSEWHERE else "; known"
         raise StrategyError(
-            f"no pattern is called {text!r}; known are 'element', 'n:m' such as '2:4', 'block:RxC' "
+            f"no pattern is called {text!r}{hint} are 'element', 'n:m' such as '2:4', 'block:RxC' "
             "such as 'block:1x8', and 'kernel'"
         )
 

@@ -65,6 +65,16 @@ __all__ = [
     "vanished",
 ]
 
+ELSEWHERE = {
+    **dict.fromkeys(("agp", "gmp", "magnitude"), "'gradual', by the cubic schedule unless told"),
+    **dict.fromkeys(("acdc", "ac-dc"), "'ac/dc'"),
+    **dict.fromkeys(("lth", "imp", "rewinding", "iterative"), "'lottery'"),
+    **dict.fromkeys(
+        ("l1", "slimming", "group_lasso", "grouplasso", "greg"),
+        "a penalty; give penalty= with an object of penjing.sparse_training",
+    ),
+}
+
 
 def resolve(method: str | Method, schedule: SparsitySchedule) -> Method:
     """The method that a short name, "module:thing" or an object stands for.
@@ -98,4 +108,4 @@ def resolve(method: str | Method, schedule: SparsitySchedule) -> Method:
         "set": lambda: Evolving(sparsity=share, end=end, grow="random"),
         "ac/dc": lambda: Alternating(sparsity=share, end=min(end, 0.95)),
     }
-    return cast("Method", lookup(method, known, "method of sparse training")())
+    return cast("Method", lookup(method, known, "method of sparse training", ELSEWHERE)())

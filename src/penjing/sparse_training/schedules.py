@@ -55,6 +55,13 @@ SHAPES: Mapping[str, Shape] = {
     shape.__name__: shape for shape in (one_shot, linear, cubic, exponential, cosine, one_cycle)
 }
 
+ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("agp", "polynomial", "gmp"), "'cubic'"),
+    "iterative": "steps=, which any shape has",
+    "constant": "'one_shot'",
+}
+"""Names by which papers and other tools know a schedule."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparsitySchedule:
@@ -103,7 +110,8 @@ class SparsitySchedule:
             raise StrategyError(f"steps is {self.steps}; a schedule has at least one")
         if isinstance(self.shape, str) and self.shape not in SHAPES:
             near = difflib.get_close_matches(self.shape, SHAPES, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            other = ELSEWHERE.get(self.shape.lower(), repr(near[0]) if near else "")
+            hint = f"did you mean {other}? " if other else ""
             raise StrategyError(
                 f"no sparsity schedule is called {self.shape!r}; {hint}known are "
                 f"{', '.join(SHAPES)}; a function of progress is one too"

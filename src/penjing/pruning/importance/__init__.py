@@ -82,6 +82,23 @@ chip = Activations(statistic="independence", samples=64)
 ablation = Ablation()
 sensitivity = Sensitivity(order=l2)
 
+ELSEWHERE = {
+    "magnitude": "magnitudes of units are 'l1', 'l2' and 'linf'",
+    "slimming": "'bn_scale', after training with the penalty Slimming",
+    "hessian": "'fisher' is the diagonal, 'obs' the Hessian of each layer",
+    "obd": "'fisher'",
+    "obc": "'obs'",
+    "zero": "'apoz'",
+    "kl": "'ablation'",
+    "oracle": "'ablation'",
+    "mutual_info": "'mutual_information'",
+    "lamp": "allocation='lamp' ranks so, with importance='l2'",
+    "fold": "repair='fold' merges what goes, under any importance",
+    "folding": "repair='fold' merges what goes, under any importance",
+    "wanda": "it ranks single weights, in penjing.sparsify",
+    "sparsegpt": "it ranks single weights, in penjing.sparsify; for units 'obs'",
+}
+
 
 def resolve(importance: str | Importance | Prepares | Saliency | type) -> Importance | Prepares:
     """The importance that a short name, "module:thing", a class or an object stands for.
@@ -100,7 +117,7 @@ def resolve(importance: str | Importance | Prepares | Saliency | type) -> Import
         True
     """
     known = {name: globals()[name] for name in __all__ if name.islower()}
-    found = lookup(importance, known, "importance")
+    found = lookup(importance, known, "importance", ELSEWHERE)
     return (
         Elementwise(saliency=found)
         if isinstance(found, Saliency)

@@ -50,6 +50,17 @@ grasp = Elementwise(saliency=Grasp())
 movement = Elementwise(saliency=Movement())
 synflow = Elementwise(saliency=SynFlow())
 
+ELSEWHERE = {
+    **dict.fromkeys(("l1", "l2", "linf"), "'magnitude'; of blocks also Magnitude(p=1)"),
+    "taylor": "'snip' is its first order, 'fisher' the mean square of it over samples",
+    "hessian": "'fisher' is the diagonal, 'obs' the Hessian of each layer",
+    "obd": "'fisher'",
+    "obc": "'obs'",
+    "gptq": "it rounds, in penjing.quantize; 'sparsegpt' makes zeros in the same way",
+    "lamp": "allocation='lamp' ranks so, with importance='magnitude'",
+    "threshold": "allocation='threshold', with importance='magnitude'",
+}
+
 
 def resolve(importance: str | WeightImportance | Saliency | type) -> WeightImportance:
     """The importance that a short name, "module:thing", a class or an object stands for.
@@ -68,7 +79,7 @@ def resolve(importance: str | WeightImportance | Saliency | type) -> WeightImpor
         True
     """
     known = {name: globals()[name] for name in __all__ if name.islower()}
-    found = lookup(importance, known, "importance of weights")
+    found = lookup(importance, known, "importance of weights", ELSEWHERE)
     return (
         Elementwise(saliency=found)
         if isinstance(found, Saliency)
