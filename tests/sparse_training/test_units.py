@@ -181,3 +181,19 @@ def test_a_group_of_zeros_alone_keeps_one_unit():
         nn.init.zeros_(parameter)
     plan = vanished(model, pj.find_groups(model, X[:1]))
     assert [len(plan.kept(name)) for name in plan.drop] == [1, 1]
+
+
+def test_zeros_of_single_weights_stay_while_units_go():
+    sparse = pj.sparsify(Residual().eval(), X[:1], sparsity=0.5, keep_dense=()).model
+    tuned = pj.train(sparse, job(), pruning_ratio=0.5, epochs=2, progress=False)
+    weights = [p for p in tuned.model.parameters() if p.dim() > 1]
+    zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    assert tuned.model.up.out_channels < 16
+    assert zeros > 0.3
+
+
+def test_a_network_that_was_cut_in_training_is_saved_and_loaded(tmp_path):
+    tuned = pj.train(Residual(), job(), pruning_ratio=0.5, epochs=2, progress=False)
+    pj.save(tuned.model, tmp_path / "net")
+    again = pj.load(tmp_path / "net", Residual())
+    torch.testing.assert_close(again.eval()(X), tuned.model.eval()(X))

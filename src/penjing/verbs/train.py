@@ -28,6 +28,7 @@ from penjing.sparse_training import (
     SparsitySchedule,
     resolve,
 )
+from penjing.sparse_training.keeping import KeepZeros
 from penjing.sparse_training.parts import UNIT, vanished
 from penjing.task import Task, Tasks, one_or_several
 from penjing.training import Callback, Fit, FitOptions, fit
@@ -98,6 +99,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     ignored_layers: Iterable[Key] | Key = (),
     keep_dense: Iterable[str] = ROLES,
     indivisible: Indivisible = "error",
+    keep_zeros: bool = True,
     inplace: bool = False,
     callbacks: Sequence[Callback] = (),
     **settings: Unpack[FitOptions],
@@ -127,6 +129,8 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
         ignored_layers: Modules, names, globs or types that stay dense.
         keep_dense: Kinds of layers that stay dense: "first", "last", "depthwise".
         indivisible: Where the pattern does not divide a layer: "error", "pad", "skip".
+        keep_zeros: Zeros of sparse matrices and kernels stay zero, where no method has zeros of
+            single weights come and go.
         inplace: Train `model` itself.
         callbacks: What else happens in the training loop.
         **settings: Fields of `penjing.training.Fit`, as for `finetune`; epochs=30 unless given.
@@ -185,6 +189,8 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     hooks: list[Callback] = [*teaching, *callbacks]
     hooks += [*([] if penalty is None else [Penalised(penalty)])]
     hooks += callbacks_of(trained)
+    if keep_zeros and (chosen is None or pattern == UNIT):
+        hooks.append(KeepZeros())
     result = fit(trained, goal, fitting, [*hooks, *([] if growing is None else [growing])])
     grown = sparse.told()  # before the cut, which may be in place
     cut = sparse.pruned(trained, inplace)
