@@ -22,8 +22,7 @@ class KeepZeros(Callback):
     def on_start(self, run: Run, /) -> None:
         """Remember where zeros are."""
         for name, weight in run.model.named_parameters():
-            zeros = weight.numel() - int(weight.count_nonzero())
-            if weight.dim() > 1 and 0 < zeros < weight.numel():
+            if is_sparse(weight):
                 self._masks[name] = weight.detach() != 0
 
     def on_backward(self, run: Run, /) -> None:
@@ -42,3 +41,9 @@ class KeepZeros(Callback):
     def on_close(self, run: Run, /) -> None:  # noqa: ARG002 - a hook
         """Forget them."""
         self._masks = {}
+
+
+def is_sparse(weight: Tensor) -> bool:
+    """Whether a matrix or kernel holds zeros and other values."""
+    zeros = weight.numel() - int(weight.count_nonzero())
+    return weight.dim() > 1 and 0 < zeros < weight.numel()

@@ -28,7 +28,7 @@ from penjing.sparse_training import (
     SparsitySchedule,
     resolve,
 )
-from penjing.sparse_training.keeping import KeepZeros
+from penjing.sparse_training.keeping import KeepZeros, is_sparse
 from penjing.sparse_training.parts import UNIT, vanished
 from penjing.task import Task, Tasks, one_or_several
 from penjing.training import Callback, Fit, FitOptions, fit
@@ -189,7 +189,8 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     hooks: list[Callback] = [*teaching, *callbacks]
     hooks += [*([] if penalty is None else [Penalised(penalty)])]
     hooks += callbacks_of(trained)
-    if keep_zeros and (chosen is None or pattern == UNIT):
+    standing = chosen is None or pattern == UNIT  # no method moves zeros of single weights
+    if keep_zeros and standing and any(map(is_sparse, trained.parameters())):
         hooks.append(KeepZeros())
     result = fit(trained, goal, fitting, [*hooks, *([] if growing is None else [growing])])
     grown = sparse.told()  # before the cut, which may be in place
