@@ -18,6 +18,7 @@ from penjing.sparse_training import (
     Sparsifier,
     SparsitySchedule,
 )
+from penjing.testing import tiny
 
 METHODS = {
     "gradual": Gradual(schedule=0.8, every=0.05),
@@ -296,3 +297,13 @@ def test_steps_must_be_known_somehow():
 def test_settings_outside_their_range_are_refused(make):
     with pytest.raises(StrategyError):
         make()
+
+
+def test_zeros_are_not_chosen_by_weights_that_are_no_numbers():
+    model, x = tiny.make("mlp"), tiny.example("mlp")
+    sparsifier = Sparsifier.on(model, x, METHODS["gradual"], total_steps=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"1 of 96 scores of '2\.weight' are NaN.*diverged"):
+        sparsifier.step(optimizer)

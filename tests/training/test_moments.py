@@ -87,3 +87,16 @@ def test_a_network_that_the_plan_does_not_lead_to_is_refused():
     larger = prune(model, X[:1], pruning_ratio=0.5, importance="l2", repair=None)
     with pytest.raises(InputError, match="the plan leaves"):
         cut_moments(optimizer, model, smaller.model, groups, larger.plan)
+
+
+def test_after_a_cut_in_place_the_parameters_from_before_are_enough():
+    model = net().eval()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    steps(model, optimizer, 2)
+    groups, held = find_groups(model, X[:1]), dict(model.named_parameters())
+    done = prune(model, X[:1], pruning_ratio=0.5, importance="l2", repair=None, inplace=True)
+    assert "cut_moments" in " ".join(done.report.data.notes)
+    cut_moments(optimizer, held, model, groups, done.plan)
+    mine = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in mine} == {id(p) for p in model.parameters()}
+    assert optimizer.state[model[0].weight]["exp_avg"].shape == model[0].weight.shape

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import penjing as pj
 from penjing.cli import app
-from penjing.errors import CaptureError, InputError
+from penjing.errors import CaptureError, InputError, StrategyError
 
 IMAGE = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
@@ -203,3 +203,22 @@ def test_an_exported_program_that_is_unflattened_compiles(
     exported: torch.export.ExportedProgram,
 ) -> None:
     assert pj.compile(torch.export.unflatten(exported), ROWS)(ROWS).shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("importance", "told"),
+    [("snip", r"of \(inputs, labels\)"), ("taylor", r"unlabelled inputs are enough")],
+)
+def test_missing_data_is_asked_for_with_labels_where_they_are_read(
+    importance: str, told: str
+) -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(StrategyError, match=told):
+        pj.prune(net, torch.ones(1, 4), pruning_ratio=0.5, importance=importance)
+
+
+def test_a_rounding_by_gram_matrices_says_how_many_samples_it_wants() -> None:
+    net = nn.Sequential(nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 4))
+    few = [torch.randn(8, 32)]
+    done = pj.quantize(net, torch.ones(1, 32), calibration=few, rounding="gptq")
+    assert "give at least 32" in " ".join(done.report.data.notes)

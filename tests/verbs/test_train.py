@@ -105,3 +105,20 @@ def test_an_unknown_method_lists_the_known():
 def test_a_network_without_sparse_layers_tells_why():
     with pytest.raises(Exception, match="no layer may become sparse"):
         train(nn.Linear(6, 2), task(), sparsity=0.5)
+
+
+def test_an_n_m_pattern_says_itself_how_many_zeros():
+    done = train(Net(), task(), pattern="1:2", **QUICK)
+    assert zeros(done.model) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"pattern": "kernel"}, "pattern is 'kernel' and no zeros are asked for"),
+        ({"pattern": "2:4", "sparsity": 0.9}, "makes 0.5 of the weights zero, not 0.9"),
+    ],
+)
+def test_a_pattern_without_zeros_or_with_others_is_refused(how, told):
+    with pytest.raises(BudgetError, match=told):
+        train(Net(), task(), **how)

@@ -83,6 +83,7 @@ class Masks:
             sparsity: Share of zeros among all parts, in [0, 1).
             allocation: How they are spread over the layers.
         """
+        _check(scores)
         layers = [part.scored(scores) for part in self.parts]
         total = sum(layer.weights for layer in layers)
         most = max(part.most for part in self.parts)
@@ -153,3 +154,19 @@ class Masks:
                 raise InputError(f"the saved masks have none for {name!r}")
             self.put(name, state[f"mask {name}"])
         self.generator.set_state(state["rng"])
+
+
+def _check(scores: Mapping[str, Tensor]) -> None:
+    """Refuse to choose by the scores of a training that has diverged.
+
+    Raises:
+        InputError: A score is NaN.
+    """
+    for name, score in scores.items():
+        wrong = int(score.isnan().sum())
+        if wrong:
+            raise InputError(
+                f"{wrong} of {score.numel()} scores of {name!r} are NaN, so no zeros can be "
+                "chosen: the training has diverged; go back to a state before that, and take a "
+                "lower learning rate, say"
+            )

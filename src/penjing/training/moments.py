@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ Kept = dict[int, Tensor]
 
 def cut_moments(
     optimizer: Optimizer,
-    before: nn.Module,
+    before: nn.Module | Mapping[str, nn.Parameter],
     after: nn.Module,
     groups: Groups | Sequence[Group],
     plan: Plan,
@@ -30,7 +30,8 @@ def cut_moments(
 
     Args:
         optimizer: Of `before`; schedulers that hold it keep it.
-        before: The network that was pruned, which is not changed.
+        before: The network that was pruned, which is not changed. With `prune(inplace=True)` that
+            one is gone: give `dict(model.named_parameters())`, taken before.
         after: The pruned network, `Pruned.model`.
         groups: Of `penjing.find_groups(before, ...)`.
         plan: What was removed, `Pruned.plan`.
@@ -39,7 +40,8 @@ def cut_moments(
         InputError: The optimizer is not of `before`, or the plan does not lead to `after`.
         StrategyError: Its memory is not of the shape of the weights and cannot be cut.
     """
-    names = {parameter: name for name, parameter in before.named_parameters()}
+    held = before.named_parameters() if isinstance(before, nn.Module) else before.items()
+    names = {parameter: name for name, parameter in held}
     new = dict(after.named_parameters())
     kept = _kept(names, groups, plan)
     told: list[list[nn.Parameter]] = []
@@ -81,7 +83,8 @@ def _known(parameter: nn.Parameter, names: dict[nn.Parameter, str]) -> str:
     if parameter not in names:
         raise InputError(
             f"the optimizer holds a parameter of shape {tuple(parameter.shape)} that the network "
-            "before the cut does not have; give the network that the optimizer was made for"
+            "before the cut does not have; give the network that the optimizer was made for, and "
+            "after a cut in place its parameters by name, taken before"
         )
     return names[parameter]
 

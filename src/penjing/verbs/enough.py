@@ -10,6 +10,22 @@ from penjing.statistics.grams import layers
 from penjing.task import Calibration
 
 
+def needed_data(judge: object) -> str:
+    """What to pass to a strategy that has no data: an importance with a loss reads labels too.
+
+    Args:
+        judge: An importance, or another strategy.
+
+    Returns:
+        The words behind "needs data; ".
+    """
+    inner = getattr(judge, "saliency", judge)
+    labelled = getattr(inner, "statistic", "") == "information"
+    if labelled or getattr(inner, "loss", None) is not None:
+        return "pass calibration=batches of (inputs, labels)"
+    return "pass calibration=batches (unlabelled inputs are enough)"
+
+
 def too_few_samples(program: Program, calibration: Calibration) -> str:
     """What to say where a Gram matrix has fewer rows than unknowns; empty where none has.
 

@@ -39,6 +39,11 @@ from penjing.verbs.remarks import remarks
 from penjing.verbs.repairs import Repair
 from penjing.verbs.work import Work, one_cut
 
+OPTIMIZERS = (
+    "parameters that were cut in place are new ones: an optimizer made before holds the old, until "
+    "penjing.training.cut_moments cuts what it remembers"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
@@ -136,7 +141,7 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
             them.
         seed: Of everything random; the same seed gives the same plan.
         inplace: Write the result into `model` itself; refused when only a graph module can express
-            it.
+            it. An optimizer made before goes on after `penjing.training.cut_moments`.
 
     Returns:
         The smaller network, the plan and the report.
@@ -187,6 +192,8 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
         data = work.report_data(worker, samples)
         data = data if judging is None else replace(data, recovery=judging.rows())
         result = _placed(model, work, home, inplace)
+    if inplace:
+        data = replace(data, notes=(*data.notes, OPTIMIZERS))
     remember(result, model, example_inputs, work.plan)
     report = Report(replace(data, seconds=time.perf_counter() - started))
     return Pruned(result, work.plan, report)

@@ -48,6 +48,7 @@ from penjing.task.randomness import device_of, random_kept
 from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
+from penjing.verbs.enough import too_few_samples
 from penjing.verbs.soundness import check_finite, check_fits
 from penjing.verbs.sparsity_goal import SparsityGoal
 
@@ -540,6 +541,8 @@ def report_of(
         Figures, choices and notes.
     """
     before = figures_in_floats(program)
+    solves = settings.rounding == "gptq" or settings.thinning is not None
+    short = too_few_samples(program, samples) if solves else ""
     return ReportData(
         kind="quantize",
         title=type(model).__name__,
@@ -556,7 +559,7 @@ def report_of(
             "seed": str(settings.seed),
         },
         environment=environment(),
-        notes=notes_of(network),
+        notes=(*notes_of(network), *([short] if short else [])),
     )
 
 

@@ -49,7 +49,7 @@ from penjing.task import agreement as share_alike
 from penjing.task.randomness import random_kept
 from penjing.training.settled import settled as settled_task
 from penjing.verbs.arguments import arguments_checked
-from penjing.verbs.enough import too_few_samples
+from penjing.verbs.enough import needed_data, too_few_samples
 from penjing.verbs.judging import REPAIRED, Judging
 from penjing.verbs.repairs import REPAIRS, Repair, repair_name, settled
 from penjing.verbs.soundness import check_finite, check_fits, telling_batches
@@ -263,9 +263,7 @@ class How:
         needs = isinstance(found, NeedsData) and found.needs_data
         if samples is None and (needs or mending is not None):
             what = f"importance {_name(chosen)!r}" if needs else "repair"
-            raise StrategyError(
-                f"{what} needs data; pass calibration=batches (unlabelled inputs are enough)"
-            )
+            raise StrategyError(f"{what} needs data; {needed_data(found if needs else None)}")
         if samples is not None:
             samples.at_least(2, "sparsify")
         return cls(

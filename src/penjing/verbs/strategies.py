@@ -17,6 +17,7 @@ from penjing.pruning.importance.protocol import Importance, Prepares
 from penjing.recovery.repair import How
 from penjing.task import Calibration
 from penjing.verbs.choices import Choices
+from penjing.verbs.enough import needed_data
 from penjing.verbs.repairs import repair_name, settled
 
 
@@ -92,9 +93,8 @@ class Strategies:
             self._check_errors(" and ".join(map(repr, sorted(self.choices.beside))))
         what = self._what_sees_data
         if what and self.calibration is None:
-            raise StrategyError(
-                f"{what} needs data; pass calibration=batches (unlabelled inputs are enough)"
-            )
+            judge = self.importance if what.startswith("importance") else None
+            raise StrategyError(f"{what} needs data; {needed_data(judge)}")
         if what and self.calibration is not None:
             self.calibration.at_least(2, what)
 

@@ -40,6 +40,7 @@ from penjing.verbs.finetune import Tuned
 from penjing.verbs.prune import Pruned, prune
 from penjing.verbs.trained import Trained, in_choices, lessons
 
+EXACT = 1e-6  # shares closer than this are the same
 EPOCHS = 30  # of the design's example; gradual pruning needs time
 
 
@@ -160,6 +161,7 @@ def train(  # noqa: PLR0913 - the public contract; everything else is in `Fit`
     if inplace and teacher is model:
         raise InputError("the teacher is the model that is trained in place; give a copy of it")
     pattern, sparsity = _of_units(pruning_ratio, sparsity, pattern)
+    sparsity = _share(pattern, sparsity, sparsity_schedule, method)
     chosen = _method(sparsity, sparsity_schedule, method)
     ignored = (
         (ignored_layers,)
@@ -222,6 +224,35 @@ def _of_units(
             "is left sparse after that"
         )
     return UNIT, pruning_ratio
+
+
+def _share(
+    pattern: str | Pattern,
+    sparsity: float | None,
+    schedule: SparsitySchedule | str | Mapping[str, object] | None,
+    method: str | Method,
+) -> float | None:
+    """The sparsity asked for; that of an n:m pattern where nothing else says one.
+
+    Raises:
+        BudgetError: The pattern has another one, or it is given and no zeros are asked for.
+    """
+    if pattern == UNIT:
+        return sparsity
+    shape = Pattern.parse(pattern)
+    own = shape.sparsity
+    if own is not None and sparsity is not None and abs(sparsity - own) > EXACT:
+        raise BudgetError(
+            f"pattern {shape.name!r} makes {own:g} of the weights zero, not {sparsity}; leave "
+            "the sparsity out or take another pattern"
+        )
+    if sparsity is not None or not isinstance(method, str) or not isinstance(schedule, str | None):
+        return sparsity
+    if own is None and schedule is None and shape.name != "element":
+        raise BudgetError(
+            f"pattern is {shape.name!r} and no zeros are asked for; give sparsity=0.9, say"
+        )
+    return own
 
 
 def _restarted(method: Rewinding, settings: FitOptions) -> FitOptions:

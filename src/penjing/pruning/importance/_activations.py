@@ -130,7 +130,7 @@ class Activations:
             for name, number, place in at[node]:
                 found[name][number].append(look(place.of(value.float()), labels))
 
-        needs = self.statistic if self.statistic == "information" else ""
+        needs = "mutual_information" if self.statistic == "information" else ""
         if at:
             watch(network.program, calibration, at, see, self.samples, needs)
         return found
