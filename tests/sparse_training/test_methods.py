@@ -269,6 +269,20 @@ def test_a_mask_of_another_shape_is_refused_with_both():
         sparsifier.masks.put("3.weight", torch.ones(2, 2, dtype=torch.bool))
 
 
+def test_a_moving_average_of_ones_own_gets_the_zeros():
+    sparsifier, _, _ = run(METHODS["gradual"], steps=10)
+    average = torch.optim.swa_utils.AveragedModel(net())
+    sparsifier.masks.apply(average.module)
+    sizes = {name: weight.count_nonzero() for name, weight in sparsifier.masks.weights.items()}
+    assert {n: average.module.get_parameter(n).count_nonzero() for n in sizes} == sizes
+
+
+def test_a_network_of_other_names_gets_no_zeros():
+    sparsifier, _, _ = run(METHODS["gradual"], steps=1)
+    with pytest.raises(InputError, match="no such weight; give the network itself"):
+        sparsifier.masks.apply(torch.optim.swa_utils.AveragedModel(net()))
+
+
 def test_a_network_without_layers_that_may_be_sparse_is_refused_with_the_reasons():
     with pytest.raises(InputError, match=r"0\.weight: it is the last layer"):
         Sparsifier.on(nn.Sequential(nn.Linear(4, 2)), torch.ones(1, 4), METHODS["gradual"])

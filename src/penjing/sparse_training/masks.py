@@ -119,10 +119,30 @@ class Masks:
         self.changes += 1
 
     @torch.no_grad()
-    def apply(self) -> None:
-        """Make the weights zero that do not stay, in place."""
-        for name, weight in self.weights.items():
-            weight.mul_(self.kept[name])
+    def apply(self, other: nn.Module | None = None) -> None:
+        """Make the weights zero that do not stay, in place.
+
+        Args:
+            other: A network of the same names, such as a moving average of your own; None is the
+                one in training.
+
+        Raises:
+            InputError: It has no such weight, or one of another shape.
+        """
+        if other is None:
+            for name, weight in self.weights.items():
+                weight.mul_(self.kept[name])
+            return
+        known = dict(other.named_parameters(remove_duplicate=False))
+        for name, mask in self.kept.items():
+            if name not in known or known[name].shape != mask.shape:
+                seen = tuple(known[name].shape) if name in known else "no such weight"
+                raise InputError(
+                    f"the mask of {name!r} has shape {tuple(mask.shape)}, the "
+                    f"{type(other).__name__} has {seen}; give the network itself, without a wrapper"
+                )
+        for name, mask in self.kept.items():
+            known[name].mul_(mask.to(known[name].device))
 
     @torch.no_grad()
     def apply_to_gradients(self) -> None:
