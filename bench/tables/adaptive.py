@@ -48,8 +48,6 @@ def exits_table(found: Rows) -> str:
 def exits_picture() -> str:
     """Accuracy against milliseconds, of single samples: their mean and their 95th percentile."""
     found = sorted(rows("exits"), key=lambda r: r["latency_ms"]["mean"])
-    best = max(r["images"] for r in found)
-    found = [r for r in found if r["images"] == best]
     curves = {
         f"{words}, with exits": [(r["latency_ms"][key], r["accuracy"]) for r in found]
         for key, words in FIGURES.items()
