@@ -17,7 +17,7 @@ from penjing.codegen.int8.schedule import schedule
 from penjing.codegen.int8.steps import SPARSE
 from penjing.codegen.targets import CORTEX_M4, HOST, TARGETS
 from penjing.errors import ExportError, InfeasibleError, InputError
-from penjing.quantization.integers import IntegerNet
+from penjing.quantization.integers import IntegerNet, scale_of
 from penjing.quantization.reference import execute
 
 from .integer_nets import Builder, attention, everything, further, piece, random_convolutions
@@ -67,6 +67,29 @@ def test_the_bits_stay_when_tensors_share_memory(name):
     target = next(t for t in EVERYWHERE if t.name == name)
     need(target)
     assert compile_integers(everything(), target).check().equal
+
+
+FAR = scale_of(2.0**24)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("rescale", {"result": FAR}),
+        ("mean", {"result": FAR}),
+        ("mul", {"result": FAR}),
+        ("concat", {"parts": (FAR, None), "runs": 1}),
+        ("prelu", {"positive": FAR}),
+    ],
+)
+def test_a_scale_that_moves_values_out_of_32_bits_is_refused(kind, attributes):
+    b = Builder(0, (1, 1, 3))
+    inputs = (b.x, b.x) if kind in {"mul", "concat"} else (b.x,)
+    slopes = {"multiplier": np.full(3, 2**30, np.int32), "shift": np.zeros(3, np.int32)}
+    shape = (1, 1, 6 if kind == "concat" else 3)
+    b.layer(kind, inputs, b.tensor(shape), attributes, slopes if kind == "prelu" else None)
+    with pytest.raises(ExportError, match=r"moved up by 25 bits.*calibration data"):
+        compile_integers(b.net(), HOST)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -139,12 +139,15 @@ def test_embeddings_give_the_bits_of_the_reference_near_the_floats():
 
 
 @pytest.fixture(scope="module")
-def rows():
-    """A program that takes numbers."""
+def table():
+    """A network that takes numbers."""
     model, ids = nn.Embedding(20, 8).eval(), torch.randint(0, 5, (4, 6))
-    return compile_integers(
-        integers(quantize_program(capture(model, ids), Calibration.of(ids))), QUICK
-    )
+    return integers(quantize_program(capture(model, ids), Calibration.of(ids)))
+
+
+@pytest.fixture(scope="module")
+def rows(table):
+    return compile_integers(table, QUICK)
 
 
 def test_rows_that_calibration_did_not_show_are_there(rows):
@@ -162,6 +165,12 @@ def test_rows_that_calibration_did_not_show_are_there(rows):
 def test_numbers_of_no_row_are_refused(rows, ids, text):
     with pytest.raises(InputError, match=text):
         rows(ids)
+
+
+@pytest.mark.parametrize("number", [20, -1])
+def test_the_reference_refuses_numbers_of_no_row_too(table, number):
+    with pytest.raises(InputError, match=f"from {number} to {number}; its table has rows 0 to 19"):
+        run(table, np.full((1, 6), number))
 
 
 def test_the_header_says_how_many_numbers_there_are(rows):

@@ -51,7 +51,7 @@ def execute(
         Every tensor of the network by name, in its dtype, `(N, H, W, C)`.
 
     Raises:
-        InputError: An input has another shape or dtype.
+        InputError: An input has another shape or dtype, or a number that an embedding has not.
     """
     if len(inputs) != len(net.inputs):
         raise InputError(f"the network takes {len(net.inputs)} inputs, {len(inputs)} were given")
@@ -250,7 +250,14 @@ def _prelu(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
 
 def _embedding(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:
     numbers = torch.from_numpy(read[0][0].contiguous().numpy().view("<i4"))
-    return _weights(layer, "table")[numbers.long()].view(-1, *out.shape)
+    table = _weights(layer, "table")
+    least, most = int(numbers.min()), int(numbers.max())
+    if least < 0 or most >= len(table):
+        raise InputError(
+            f"embedding {layer.name!r} reads numbers from {least} to {most}; its table has rows "
+            f"0 to {len(table) - 1}"
+        )
+    return table[numbers.long()].view(-1, *out.shape)
 
 
 def _image(layer: IntegerLayer, read: Read, out: IntegerTensor) -> Tensor:

@@ -50,6 +50,7 @@ from penjing.quantization.integers import (
 )
 
 _Q31 = 31
+_SPAN = HIGH - LOW  # the largest distance between two values of a byte
 _WIDTH = 100  # of lines
 
 _CONTRACT = """Write the inputs into the arena, call net_run, read the outputs: they lie at
@@ -385,8 +386,21 @@ def _add(text: Text, layer: IntegerLayer) -> str:
     return f"pj_add({add_structure(text, layer)}, {a}, {b}, {text.at(layer.output)}, {n});"
 
 
-def _scale_array(text: Text, layer: IntegerLayer, name: str, scale: Scale) -> str:
+def _scale_array(text: Text, layer: IntegerLayer, name: str, scale: Scale, largest: int) -> str:
+    """Multiplier and shift of values of at most this magnitude."""
+    _check_shift(text, layer, scale[1], largest)
     return text.array(layer, name, np.array([scale[0], -scale[1]], np.int32))
+
+
+def _check_shift(text: Text, layer: IntegerLayer, shift: int, largest: int) -> None:
+    """Refuse a scale that moves values out of 32 bits."""
+    text.largest = max(text.largest, largest)
+    if largest << max(shift, 0) >= 1 << _Q31:
+        raise ExportError(
+            f"layer {layer.name!r}: values up to {largest} are moved up by {shift} bits while they "
+            "are rescaled, and 32 bits do not hold that; the scale of its result is too small for "
+            "those of its inputs: quantize with calibration data that fills the result's range"
+        )
 
 
 def _mul(text: Text, layer: IntegerLayer) -> str:
@@ -396,7 +410,7 @@ def _mul(text: Text, layer: IntegerLayer) -> str:
     a, b = (text.at(n) for n in layer.inputs)
     return (
         f"pj_mul({a}, {b}, {text.at(layer.output)}, {tensors[2].size_bytes}, {period}, "
-        f"{_scale_array(text, layer, 'scale', layer.attributes['result'])}, "
+        f"{_scale_array(text, layer, 'scale', layer.attributes['result'], _SPAN**2)}, "
         f"{text.array(layer, 'grids', np.array(grids, np.int8))});"
     )
 
@@ -421,7 +435,8 @@ def _pool(text: Text, layer: IntegerLayer) -> str:
 def _mean(text: Text, layer: IntegerLayer) -> str:
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
     height, width, channels = source.shape
-    scale = _scale_array(text, layer, "scale", layer.attributes["result"])
+    sums = height * width * _SPAN
+    scale = _scale_array(text, layer, "scale", layer.attributes["result"], sums)
     return (
         f"pj_mean({text.at(source.name)}, {text.at(result.name)}, {height * width}, {channels}, "
         f"{scale}, {source.zero_point}, {result.zero_point});"
@@ -443,7 +458,7 @@ def _image(text: Text, layer: IntegerLayer) -> str:
 
 def _rescale(text: Text, layer: IntegerLayer) -> str:
     source, result = (text.net.tensors[n] for n in (layer.inputs[0], layer.output))
-    scale = _scale_array(text, layer, "scale", layer.attributes["result"])
+    scale = _scale_array(text, layer, "scale", layer.attributes["result"], _SPAN)
     n = result.size_bytes
     return (
         f"pj_rescale({text.at(source.name)}, {text.at(result.name)}, 1, {n}, {n}, {scale}, "
@@ -463,7 +478,7 @@ def _concat(text: Text, layer: IntegerLayer) -> str:
         if scale is None:
             calls.append(f"pj_runs({head});")
         else:
-            array = _scale_array(text, layer, f"scale_{n}", scale)
+            array = _scale_array(text, layer, f"scale_{n}", scale, _SPAN)
             zeros = f"{source.zero_point}, {result.zero_point}"
             calls.append(f"pj_rescale({head}, {array}, {zeros});")
         at += run
@@ -510,24 +525,12 @@ def _matmul(text: Text, layer: IntegerLayer) -> str:
     left, right, result = (text.net.tensors[n] for n in (*layer.inputs, layer.output))
     many, rows, inner = left.shape
     grids = [left.zero_point, right.zero_point, result.zero_point, *clamped(layer).values()]
-    _check_product(text, layer, inner)
+    scale = _scale_array(text, layer, "scale", layer.attributes["result"], inner * _SPAN**2)
     return (
         f"pj_matmul({text.at(left.name)}, {text.at(right.name)}, {text.at(result.name)}, {many}, "
-        f"{rows}, {inner}, {result.shape[2]}, "
-        f"{_scale_array(text, layer, 'scale', layer.attributes['result'])}, "
+        f"{rows}, {inner}, {result.shape[2]}, {scale}, "
         f"{text.array(layer, 'grids', np.array(grids, np.int8))});"
     )
-
-
-def _check_product(text: Text, layer: IntegerLayer, inner: int) -> None:
-    """Refuse a product whose sums could leave 32 bits."""
-    shift = max(layer.attributes["result"][1], 0)
-    text.largest = max(text.largest, inner * (HIGH - LOW) ** 2)
-    if inner * (HIGH - LOW) ** 2 << shift >= 1 << _Q31:
-        raise ExportError(
-            f"layer {layer.name!r}: sums over {inner} products may leave 32 bits while they are "
-            "rescaled; its scales are too far apart"
-        )
 
 
 def _resize(text: Text, layer: IntegerLayer) -> str:
@@ -570,7 +573,8 @@ def _prelu(text: Text, layer: IntegerLayer) -> str:
     height, width, channels = source.shape
     multiplier = text.array(layer, "multiplier", layer.weights["multiplier"])
     shift = text.array(layer, "shift", (-layer.weights["shift"]).astype(np.int8))
-    positive = _scale_array(text, layer, "scale", layer.attributes["positive"])
+    positive = _scale_array(text, layer, "scale", layer.attributes["positive"], _SPAN)
+    _check_shift(text, layer, int(layer.weights["shift"].max()), _SPAN)
     return (
         f"pj_prelu({text.at(source.name)}, {text.at(result.name)}, {height * width}, {channels}, "
         f"{multiplier}, {shift}, {positive}, {source.zero_point}, {result.zero_point});"
