@@ -150,6 +150,13 @@ def test_as_many_channels_run_as_the_density_says():
     assert network(0.5).shares(network(0.5).infer(X.double()).opened) == [0.5] * 3
 
 
+def test_channels_that_run_without_a_say_count_as_run():
+    made = network(0.5)
+    for gate in made.gates:
+        nn.init.constant_(gate.head[-1].bias, -1e6)
+    assert made.shares(made.infer(X.double()).opened) == [0.5] * 3
+
+
 def test_a_sample_costs_what_a_narrow_network_costs_and_the_gates():
     narrow = chain()
     for index in (0, 2, 3):

@@ -88,9 +88,13 @@ class ChannelGate(nn.Module):
 
     def salient(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Saliencies `(B, k)` of the channels that run, and their numbers."""
-        scores_BU: Tensor = self.head(features).relu()
+        scores_BU = self._scores(features)
         values, index = scores_BU.topk(kept_of(scores_BU.shape[1], self.density), dim=1)
         return values, index
+
+    def runs(self, features: Tensor) -> Tensor:
+        """Which channels run, `(B, U)` bool: some of them with a saliency of 0."""
+        return self._mask(self._scores(features)) > 0
 
     def forward(self, features: Tensor) -> Tensor:
         """Saliencies `(B, U)`, most of them 0.
@@ -98,10 +102,16 @@ class ChannelGate(nn.Module):
         Args:
             features: What the layer reads.
         """
+        scores_BU = self._scores(features)
+        return scores_BU.mul(self._mask(scores_BU))
+
+    def _scores(self, features: Tensor) -> Tensor:
         scores_BU: Tensor = self.head(features).relu()
+        return scores_BU
+
+    def _mask(self, scores_BU: Tensor) -> Tensor:
         _, index = scores_BU.topk(kept_of(scores_BU.shape[1], self.density), dim=1)
-        mask_BU = torch.zeros_like(scores_BU).scatter(1, index, 1.0)
-        return scores_BU.mul(mask_BU)
+        return torch.zeros_like(scores_BU).scatter(1, index, 1.0)
 
 
 class Pick(nn.Module):
@@ -260,13 +270,16 @@ class ChannelGatedNetwork(nn.Module):
             raise StrategyError("the network is in training mode; call .eval() before .infer()")
         heard: list[Tensor] = []
         gates = getattr(self._masked, GATES)
-        hooks = [g.register_forward_hook(lambda _, __, out: heard.append(out)) for g in gates]
+        hooks = [
+            gate.register_forward_hook(lambda gate, read, _: heard.append(gate.runs(*read)))
+            for gate in gates
+        ]
         try:
             outputs = functional_call(self._masked, self._tensors(GATES), args, kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
-        return Skipped(outputs, torch.cat([mask_BU > 0 for mask_BU in heard], 1))
+        return Skipped(outputs, torch.cat(heard, 1))
 
     def shares(self, opened: Tensor) -> list[float]:
         """Mean share of the channels that ran, of each gated layer.
