@@ -20,8 +20,9 @@ from penjing.figures import RepairFigures
 from penjing.graph.network import Cut
 from penjing.graph.norms import Norm
 from penjing.plan import Group
+from penjing.pruning.standing import standing
 from penjing.recovery.recalibrate import recalibrate
-from penjing.recovery.zeros import KEPT, standing
+from penjing.recovery.zeros import KEPT
 from penjing.statistics.grams import Layer, layers
 from penjing.statistics.outlets import Outlet, outlets
 from penjing.statistics.stream import Stream

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from penjing.figures import RepairFigures
 from penjing.graph.network import Cut
+from penjing.pruning.standing import standing
 from penjing.recovery.choice import Choice
 from penjing.recovery.ridge import Start, fit
-from penjing.recovery.zeros import KEPT, standing
+from penjing.recovery.zeros import KEPT
 from penjing.statistics.routed import Moments, Routed, routed
 from penjing.statistics.stream import MEGABYTE, Chunk, Stream
 

@@ -23,13 +23,14 @@ from penjing.graph.analysis import open_sizes
 from penjing.graph.capture import Program, concrete_shape
 from penjing.graph.network import Cut
 from penjing.graph.norms import Norm
+from penjing.pruning.standing import standing
 from penjing.recovery.choice import Choice
 from penjing.recovery.mixtures import Experts, mixtures
 from penjing.recovery.moments import Fit, Moments, match
 from penjing.recovery.rebase import Rebase, rebases, untouched
-from penjing.recovery.ridge import Ridge, Solution, Start, fit, ridge_of
+from penjing.recovery.ridge import Solution, Start, fit, ridge_of
 from penjing.recovery.write_back import gram_moments, write_back
-from penjing.recovery.zeros import KEPT, standing
+from penjing.recovery.zeros import KEPT
 from penjing.statistics.grams import Gram, Layer, Rows, layers, patches, rows_per_sample
 from penjing.statistics.outlets import Outlet, outlets, per_channel, tied
 from penjing.statistics.stream import MEGABYTE, Chunk, Samples, Stream, differing
@@ -79,14 +80,17 @@ class Support(Protocol):
         """Whether the layer of a weight has zeros."""
         ...
 
-    def choose(self, layer: Layer, gram: Gram, free: bool, full: Callable[[], Tensor]) -> Tensor:
+    def choose(
+        self, layer: Layer, gram: Gram, free: bool, full: Callable[[Tensor | None], Tensor]
+    ) -> Tensor:
         """Weights that stay, `(G, V, U)` bool.
 
         Args:
             layer: The layer.
             gram: Sums over what reaches it.
             free: Whether an intercept is free.
-            full: Solves for the best weight without zeros, `(G, V, U)`.
+            full: Solves for the best weight without zeros, but for those outside a mask,
+                `(G, V, U)`.
         """
         ...
 
@@ -407,8 +411,8 @@ class Reconstruction:
         if self.support is None or layer.weight not in self.support:
             return standing(layer.matrix(tensors[layer.weight]))
 
-        def full() -> Tensor:
-            ridge = Ridge(gram, start.free, FULL_DAMPING)
+        def full(stays: Tensor | None) -> Tensor:
+            ridge = ridge_of(gram, replace(start, support=stays), FULL_DAMPING)
             return ridge.solve(gram.xy, gram.y)[0] if ridge.regular else start.weight
 
         return self.support.choose(layer, gram, start.free, full)

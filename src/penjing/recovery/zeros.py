@@ -11,27 +11,7 @@ from penjing.pruning.weights import OBS
 from penjing.pruning.weights.protocol import AtSparsity, Matrix, Target, WeightImportance
 from penjing.statistics.grams import Gram, Layer
 
-MEANT = 0.01  # share of exact zeros from which they are meant; rounding leaves far fewer
 KEPT = "zeros stay zeros"
-
-
-def standing(weight: Tensor) -> Tensor | None:
-    """Weights that may be other than zero in a layer that was sparse before it was cut.
-
-    Args:
-        weight: Of any shape.
-
-    Returns:
-        Where it is not exactly zero, bool; None where less than `MEANT` of it is.
-
-    Example:
-        >>> import torch
-        >>> standing(torch.tensor([[1.0, 0.0]]))
-        tensor([[ True, False]])
-    """
-    stays = weight != 0
-    zeros = weight.numel() - int(stays.sum())
-    return stays if zeros and zeros >= MEANT * weight.numel() else None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,7 +32,7 @@ class Fixed:
         layer: Layer,
         gram: Gram,  # noqa: ARG002 - the protocol's
         free: bool,  # noqa: ARG002 - the protocol's
-        full: Callable[[], Tensor],  # noqa: ARG002 - the protocol's
+        full: Callable[[Tensor | None], Tensor],  # noqa: ARG002 - the protocol's
     ) -> Tensor:
         """The mask of a layer.
 
@@ -73,6 +53,7 @@ def supporting(
     targets: Mapping[str, Target],
     importance: WeightImportance,
     sparsities: Mapping[str, float],
+    stays: Mapping[str, Tensor],
 ) -> Fixed | Rechosen:
     """The support of a repair: zeros chosen anew where the importance tells errors.
 
@@ -81,10 +62,11 @@ def supporting(
         targets: Layers by name of the weight.
         importance: What judged the weights.
         sparsities: Share of zeros by name of the weight.
+        stays: Of layers with zeros that must stay, where none is, `(G, V, U)` bool.
     """
-    first = Fixed(masks)
+    first = Fixed({n: mask & stays[n] if n in stays else mask for n, mask in masks.items()})
     anew = isinstance(importance, (OBS, AtSparsity))
-    return Rechosen(first, targets, importance, sparsities) if anew else first
+    return Rechosen(first, targets, importance, sparsities, stays) if anew else first
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -96,32 +78,38 @@ class Rechosen:
         targets: By name of the weight.
         importance: How the weights are ranked.
         sparsities: Share of zeros by name of the weight.
+        stays: Of layers with zeros that must stay, where none is.
     """
 
     first: Fixed
     targets: Mapping[str, Target]
     importance: WeightImportance
     sparsities: Mapping[str, float]
+    stays: Mapping[str, Tensor]
 
     def __contains__(self, weight: str) -> bool:
         return weight in self.first
 
-    def choose(self, layer: Layer, gram: Gram, free: bool, full: Callable[[], Tensor]) -> Tensor:
-        """Rank the best weight without zeros on the inputs that really come.
+    def choose(
+        self, layer: Layer, gram: Gram, free: bool, full: Callable[[Tensor | None], Tensor]
+    ) -> Tensor:
+        """Rank the best weight without new zeros on the inputs that really come.
 
         Args:
             layer: The layer.
             gram: Sums over what reaches it.
             free: Whether an intercept is free.
-            full: The best weight without zeros.
+            full: The best weight without zeros, but for those outside a mask.
 
         Returns:
             Weights that stay, `(G, V, U)` bool.
         """
         target = self.targets[layer.weight]
-        weight = full()
+        stays = self.stays.get(layer.weight)
+        weight = full(stays)
         one = weight.new_ones(weight.shape[:2])
         matrix = Matrix(name=layer.weight, weight=weight, scale=one, gram=gram, free=free)
         sparsity, judge = self.sparsities[layer.weight], self.importance
         judge = judge.at(sparsity) if isinstance(judge, AtSparsity) else judge
-        return target.tiling.keep(judge(matrix, target.tiling), sparsity)
+        kept = target.tiling.keep(judge(matrix, target.tiling), sparsity)
+        return kept if stays is None else kept & stays

@@ -24,6 +24,7 @@ from penjing.pruning.selection import Key, matches, several
 from penjing.pruning.sparsity import Removal, Scored
 from penjing.pruning.sparsity import resolve as resolve_allocation
 from penjing.pruning.sparsity.protocol import SparsityAllocation
+from penjing.pruning.standing import standing_in
 from penjing.pruning.surgery import write_tensors
 from penjing.pruning.weights import OBS
 from penjing.pruning.weights import resolve as resolve_importance
@@ -91,6 +92,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
     keep_dense: Iterable[Literal["first", "last", "depthwise"] | str] = ROLES,
     indivisible: Indivisible = "error",
     max_sparsity: float = 0.99,
+    keep_zeros: bool = True,
     transform_fn: Callable[[Any], Any] | None = None,
     task: Task | Tasks | Mapping[str, Task] | None = None,
     seed: int = 0,
@@ -127,6 +129,8 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         indivisible: Where the pattern does not divide a layer: "error", "pad" (its last block is
             smaller), "skip" (it stays dense).
         max_sparsity: Largest share of one layer that becomes zero.
+        keep_zeros: Weights of a layer that was sparse before stay zero, whatever the new pattern
+            is; otherwise repair may fill those that it keeps.
         transform_fn: Makes a batch from what `calibration` yields.
         task: Its metrics and loss are measured with the zeros alone and after the repair, on "val"
             and on "test", and come into the report beside the original's. Nothing is decided by
@@ -171,6 +175,7 @@ def sparsify(  # noqa: PLR0913 - the public contract: names that users of other 
         dims = dims_of(model, example_inputs)
         samples = Calibration.of(calibration, transform_fn, seed=seed, dims=dims)
     how = How.of(importance, allocation, repair, samples, seed).at(goal.sparsity)
+    how = replace(how, keep_zeros=keep_zeros)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     judging = None if task is None else Judging(settled_task(one_or_several(task), model), model, 1)
     with random_kept():
@@ -214,6 +219,7 @@ class How:
         names: The three by name, for the report.
         samples: Calibration data; None when there is none.
         seed: Of everything random.
+        keep_zeros: Whether zeros that are there stay.
     """
 
     importance: WeightImportance
@@ -222,6 +228,7 @@ class How:
     names: tuple[str, str, str]
     samples: Calibration | None
     seed: int
+    keep_zeros: bool = True
 
     @property
     def sees_data(self) -> bool:
@@ -445,7 +452,8 @@ class Work:
         if repair is None or samples is None:
             return self.unrepaired, []
         targets = {t.weight: t for t in self._chosen}
-        support = supporting(self.masks, targets, self.how.importance, self.sparsities)
+        stays = standing_in(self._chosen, self.program.tensors) if self.how.keep_zeros else {}
+        support = supporting(self.masks, targets, self.how.importance, self.sparsities, stays)
         new, rows = mend(self.zeroed, samples, repair, support)
         return self._changes({**self.zeroed.program.tensors, **new}), rows
 

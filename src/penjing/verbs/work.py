@@ -20,6 +20,7 @@ from penjing.pruning.depth import Shortened, make_short
 from penjing.pruning.importance import OBS
 from penjing.pruning.patterns import Pattern
 from penjing.pruning.result import Made, make, with_tensors
+from penjing.pruning.standing import standing_in
 from penjing.pruning.verify import Mismatch
 from penjing.quantization.mixed import words
 from penjing.recovery.repair import notable, repair, zeroed
@@ -260,7 +261,8 @@ def _thinned(preparation: Preparation, cut: Cut) -> tuple[dict[str, Tensor], lis
     tensors = {name: changed.program.tensors[name] for name in targets}
     if how is None or samples is None:
         return tensors, []
-    support = supporting(kept, targets, judge, plan.sparsity)
+    stays = standing_in(targets.values(), cut.program.tensors)
+    support = supporting(kept, targets, judge, plan.sparsity, stays)
     solved, rows = repair(changed, samples, how, support)
     return {**tensors, **solved}, rows
 
