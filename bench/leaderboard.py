@@ -2,9 +2,9 @@
 
     python bench/leaderboard.py --method obs --network resnet20 --level 0.9 --seed 0
     python bench/leaderboard.py --preset minutes        the next missing row of a small board
-    python bench/leaderboard.py --preset night          the next missing row of the large one
-    python bench/leaderboard.py --preset night --all    row after row until stopped
-    python bench/leaderboard.py --method my.module:function --preset minutes
+    python bench/leaderboard.py --preset night --all    row after row until stopped, about 9 hours
+    python bench/leaderboard.py --preset nights --all   all levels and seeds, five minutes a row
+    python bench/leaderboard.py --method my.module:function --preset minutes --all --out mine/
 
 One row is one method, network, board, level and seed. Board "units" cuts to 1/level of the MACs,
 board "weights" makes a share `level` of the inner weights zero. Every method has the same minutes,
@@ -12,6 +12,10 @@ process time on one thread: what it does not use itself goes into distillation f
 network with the same settings for all. It ranks by accuracy on validation data, which no method
 sees; the test set is looked at once per row and decides nothing. "random", "uniform" (equal shares
 by L1, no repair) and "dense" are always on the board.
+
+With `--out` the rows lie in that folder, with a page (leaderboard.md) and a plot (leaderboard.svg)
+of them that are written anew after every row. Without it they join the committed ones, of which
+`python bench/page.py` makes docs/benchmarks.md. What is there is not done again.
 
 A method of your own is a function of a `Contest` that returns a network:
 
@@ -28,15 +32,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import penjing as pj
+from penjing.files import write_text
 from penjing.training import Callback
 from penjing.training.run import Run
-from record import Record, peak_mb
+from record import RESULTS, Record, peak_mb
+from tables.leaderboard import leaderboard_picture, leaderboard_tables
+from tables.rows import Rows
 from workloads import Workload, workload
 
 LEVELS = {"units": (1.5, 2.0, 3.0), "weights": (0.7, 0.8, 0.9, 0.95)}
@@ -182,6 +190,9 @@ METHODS: dict[str, dict[str, Method]] = {
     },
 }
 
+NETWORKS = ("resnet20", "kws", "digits", "text")
+MORE = ("resnet56", "ic", "vww")  # on no preset
+ALL = {board: tuple(methods) for board, methods in METHODS.items()}
 FEW = {
     "units": (*ALWAYS, "l2", "obs"),
     "weights": (*ALWAYS, "magnitude", "obs"),
@@ -195,12 +206,13 @@ PRESETS = {
         methods=FEW,
     ),
     "night": Preset(
-        networks=("resnet20", "kws", "digits", "text"),
-        levels=LEVELS,
-        seeds=(0, 1, 2),
-        minutes=5.0,
-        methods={board: tuple(methods) for board, methods in METHODS.items()},
+        networks=NETWORKS,
+        levels={"units": (2.0, 3.0), "weights": (0.8, 0.9)},
+        seeds=(0, 1),
+        minutes=1.5,
+        methods=ALL,
     ),
+    "nights": Preset(networks=NETWORKS, levels=LEVELS, seeds=(0, 1, 2), minutes=5.0, methods=ALL),
 }
 
 
@@ -214,7 +226,13 @@ def found(board: str, name: str) -> Method:
             )
         return METHODS[board][name]
     module, _, attribute = name.partition(":")
-    method = getattr(importlib.import_module(module), attribute, None)
+    try:
+        method = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"{name!r} was not found ({error}); give package.module:function of something that "
+            "Python can import: PYTHONPATH=folder python bench/leaderboard.py ..."
+        ) from error
     if not callable(method):
         raise SystemExit(f"{name!r} is no function; give package.module:function")
     return method
@@ -223,6 +241,8 @@ def found(board: str, name: str) -> Method:
 def row(job: Workload, contest: Contest, name: str) -> dict:
     """Let a method play, spend what is left on distillation, judge."""
     network = found(contest.board, name)(contest)
+    if not isinstance(network, nn.Module):
+        raise SystemExit(f"method {name!r} gave a {type(network).__name__}, not a network")
     own = contest.spent
     if name != "dense" and not contest.over:
         network = distilled(contest, network)
@@ -303,23 +323,35 @@ def wanted(given: argparse.Namespace) -> Iterator[tuple[str, str, float, int, st
             yield network, board, level, seed, method
 
 
+def show(rows: Rows, folder: Path) -> None:
+    """A page and a plot of the rows, beside them."""
+    write_text(folder / "leaderboard.md", leaderboard_tables(rows, "leaderboard.svg") + "\n")
+    write_text(folder / "leaderboard.svg", leaderboard_picture(rows))
+
+
 def main() -> None:
     """Do the next missing row, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=sorted(PRESETS), default="minutes")
     parser.add_argument("--method", help="a name, or package.module:function")
-    parser.add_argument("--network")
+    parser.add_argument("--network", choices=(*NETWORKS, *MORE))
     parser.add_argument("--board", choices=sorted(LEVELS))
     parser.add_argument("--level", type=float)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--minutes", type=float, help="instead of the preset's")
     parser.add_argument("--all", action="store_true", help="go on with the next row")
+    parser.add_argument("--out", type=Path, help="a folder for rows, page and plot")
     parser.add_argument("--list", action="store_true", help="say what is missing and stop")
     given = parser.parse_args()
+    for board in [given.board] if given.board else LEVELS:
+        if given.method:
+            found(board, given.method)  # a name that is wrong is told before the first row
     torch.set_num_threads(1)
     pj.find_groups(nn.Linear(2, 2), torch.ones(1, 2))  # loads torch.export before any clock runs
     minutes = given.minutes if given.minutes is not None else PRESETS[given.preset].minutes
-    rows = Record("leaderboard", __doc__.splitlines()[0], "python bench/leaderboard.py")
+    rows = Record(
+        "leaderboard", __doc__.splitlines()[0], "python bench/leaderboard.py", given.out or RESULTS
+    )
     keys = ("network", "board", "level", "seed", "method")
     for values in wanted(given):
         key = dict(zip(keys, values, strict=True))
@@ -331,6 +363,8 @@ def main() -> None:
         network, board, level, seed, method = values
         job = workload(network)
         rows.add(row(job, Contest.of(job, board, level, seed, minutes), method))
+        if given.out is not None:
+            show(rows.content["rows"], given.out)
         if not given.all:
             return
 

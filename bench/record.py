@@ -28,10 +28,11 @@ class Record:
         name: File name without suffix, under bench/results.
         question: What the rows answer, one sentence.
         command: The command that makes them.
+        folder: Where the file lies; bench/results unless given.
     """
 
-    def __init__(self, name: str, question: str, command: str) -> None:
-        self.path = RESULTS / f"{name}.json"
+    def __init__(self, name: str, question: str, command: str, folder: Path = RESULTS) -> None:
+        self.path = folder / f"{name}.json"
         self.content: dict[str, Any] = {"question": question, "command": command, "rows": []}
         if self.path.exists():
             self.content["rows"] = json.loads(self.path.read_text())["rows"]

@@ -10,18 +10,25 @@ from tables.names import NAMES, SCHOOLED
 from tables.rows import Rows, alike, grouped, rows
 
 KEYS = ("board", "network", "level", "minutes")
+PICTURE = "assets/leaderboard.svg"
 COLUMN, BOTTOM = 90, 330  # pixels: width of a column, and where the axis lies
 
 
-def leaderboard_tables() -> str:
-    """One table per board, network, level and minutes; the best on validation first."""
+def leaderboard_tables(given: Rows | None = None, picture: str = PICTURE) -> str:
+    """One table per board, network, level and minutes; the best on validation first.
+
+    Args:
+        given: The rows; None takes the committed ones.
+        picture: Path of the plot, seen from the page.
+    """
     parts = []
-    for (board, network, level, minutes), found in grouped(rows("leaderboard"), *KEYS).items():
+    chosen = rows("leaderboard") if given is None else given
+    for (board, network, level, minutes), found in grouped(chosen, *KEYS).items():
         name = {**NAMES, **SCHOOLED}[network]
         parts.append(f"{name}, {asked_for(board, level)}, {minutes:g} minutes\n\n{_board(found)}")
     if not parts:
         return "No rows yet."
-    drawn = "![Validation accuracy of every method in equal minutes](assets/leaderboard.svg)"
+    drawn = f"![Validation accuracy of every method in equal minutes]({picture})"
     return "\n\n".join([drawn, *parts])
 
 
@@ -49,9 +56,13 @@ def asked_for(board: str, level: float) -> str:
     return f"{level:g}x fewer MACs" if board == "units" else f"{100 * level:g} % zeros"
 
 
-def leaderboard_picture() -> str:
-    """Dots of every method, mean validation accuracy, one column per board, network and level."""
-    found = grouped(rows("leaderboard"), *KEYS)
+def leaderboard_picture(given: Rows | None = None) -> str:
+    """Dots of every method, mean validation accuracy, one column per board, network and level.
+
+    Args:
+        given: The rows; None takes the committed ones.
+    """
+    found = grouped(rows("leaderboard") if given is None else given, *KEYS)
     methods = sorted({r["method"] for same in found.values() for r in same})
     colours = {m: charts.colour(n, len(methods), light=42) for n, m in enumerate(methods)}
     right = 60 + COLUMN * len(found)
