@@ -23,7 +23,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from edge import NETWORKS, make
+from penjing.codegen.kernel import Kernel
 from penjing.codegen.kernels import host_kernels
 from penjing.codegen.pipeline import Settings, compile_captured
 from penjing.codegen.runtime import Loaded, aligned
@@ -119,13 +120,14 @@ def quantized(path: Path, x: np.ndarray) -> Path:
 
 
 def compiled(
-    model: nn.Module, x: Tensor, threads: int
+    model: nn.Module, x: Tensor, threads: int, kernels: Sequence[Kernel] | None = None
 ) -> tuple[Callable[[], Any], np.ndarray, dict[str, Any]]:
-    """A call without copies, where its result lies, and figures."""
+    """A call without copies, where its result lies, and figures; all kernels unless told."""
     begin = time.perf_counter()
     captured = capture(model, x)
     captured_at = time.perf_counter()
-    settings = Settings(kernels=host_kernels(), tune=True, threads=threads)
+    chosen = host_kernels() if kernels is None else tuple(kernels)
+    settings = Settings(kernels=chosen, tune=True, threads=threads)
     files = compile_captured(captured, [x], settings)
     compiled_at = time.perf_counter()
     program = Loaded(files, threads=threads)

@@ -12,7 +12,7 @@ from tables.analysis import coverage_table, growth_table, memory_table, random_n
 from tables.attention import attention_table
 from tables.choices import composition_table, depth_table, joint_table, mixed_table, sparsity_table
 from tables.compiling import compiling_tables
-from tables.criteria import cost_table, criteria_table
+from tables.criteria import activations_table, cost_table, criteria_table
 from tables.integer_patterns import integer_patterns_table
 from tables.integers import (
     bits_picture,
@@ -40,6 +40,7 @@ from tables.training import (
 
 # by the mark in the page between whose two halves they stand
 TABLES: dict[str, Callable[[], str]] = {
+    "activations": activations_table,
     "adaptive": adaptive_tables,
     "attention": attention_table,
     "bits": bits_table,

@@ -1,4 +1,4 @@
-"""Is it the criterion, the allocation or the repair, and what does a criterion cost?"""
+"""Criterion, allocation or repair; what a criterion costs; what zeros of activations cost."""
 
 from __future__ import annotations
 
@@ -46,5 +46,22 @@ def cost_table() -> str:
             "MiB more": most("extra_peak_mb", "{:.0f}"),
             "top-1 cut, %": spread("cut", 1),
             "repaired, %": spread("repaired", 1),
+        },
+    )
+
+
+def activations_table() -> str:
+    """What zeros among activations cost and gain, by rule and share."""
+    return table(
+        sorted(rows("activations"), key=lambda row: (row["rule"], row["sparsity"])),
+        {
+            "rule": value("rule"),
+            "share asked for": value("sparsity", "{:.0%}"),
+            "zeros": value("zeros", "{:.1%}"),
+            "AUC of the network, %": value("dense", "{:.2f}"),
+            "AUC, %": value("quiet", "{:.2f}"),
+            "ms, skipping": value("skipping_median_ms", "{:.4f}"),
+            "ms, not skipping": value("plain_median_ms", "{:.4f}"),
+            "times faster": value("times_faster", "{:.2f}"),
         },
     )

@@ -15,6 +15,7 @@ Kinds of layers and what they carry (weights by name, then attributes):
     reduce          kind "sum" | "mean" | "max" | "min", dims
     move            every output element is one of the input's or a fill: index, fill
     concat          dim
+    topk            the largest values in order   dim
     others          softmax, normalize, attention, lstm, gru, embedding, resize, copy
 
 `conv`, `conv_transpose` and `linear` compute `activation(sum + bias + residual)`; the residual is a

@@ -14,7 +14,7 @@ from penjing.codegen.kernels import DenseLinear
 from penjing.codegen.pipeline import Settings, compile_captured
 from penjing.codegen.runtime import Loaded
 from penjing.graph.capture import capture
-from penjing.pruning.activity import quiet
+from penjing.pruning.activity import Rule, quiet
 
 KERNELS = (DenseLinear(vectors=2), DenseLinear(vectors=2, skip=True))
 
@@ -26,13 +26,15 @@ def compiled(model: nn.Module, x: torch.Tensor) -> tuple[Files, list[str]]:
     return files, [la["kernel"] for la in layers if la["kernel"].endswith("_linear")]
 
 
-def test_a_quieted_layer_skips_and_equals_the_network_whatever_is_zero() -> None:
+@pytest.mark.parametrize("rule", ["threshold", "topk"])
+def test_a_quieted_layer_skips_and_equals_the_network_whatever_is_zero(rule: Rule) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 70), nn.Tanh(), nn.Linear(70, 37)).eval()
-    quieted = quiet(model, [torch.randn(64, 24)], sparsity=0.8, layers="2").model
+    quieted = quiet(model, [torch.randn(64, 24)], sparsity=0.8, layers="2", rule=rule).model
     files, kernels = compiled(quieted, torch.randn(1, 24))
     program = Loaded(files, flags=("-O1",))
-    inputs = [torch.randn(1, 24) * scale for scale in (0.0, 0.1, 1.0, 100.0)]
+    scales = (0.0, 0.1, 1.0, *([100.0] if rule == "threshold" else []))  # beyond it values tie
+    inputs = [torch.randn(1, 24) * scale for scale in scales]
     exact = quieted.double()
     worst = max(
         np.abs(program.run([x.numpy()])[0] - exact(x.double()).detach().numpy()).max()
@@ -45,3 +47,22 @@ def test_a_quieted_layer_skips_and_equals_the_network_whatever_is_zero() -> None
 @pytest.mark.parametrize("x", [torch.ones(1, 24), torch.zeros(2, 24)], ids=["few zeros", "rows"])
 def test_a_layer_for_which_skipping_does_not_pay_is_dense(x: torch.Tensor) -> None:
     assert compiled(nn.Linear(24, 70), x)[1] == ["dense_linear"]
+
+
+class Largest(nn.Module):
+    """The largest values along a dimension, in order."""
+
+    def __init__(self, k: int, dim: int) -> None:
+        super().__init__()
+        self.k, self.dim = k, dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.topk(self.k, dim=self.dim).values
+
+
+@pytest.mark.parametrize(("k", "dim"), [(1, -1), (3, 1), (5, 0), (7, 2)])
+def test_the_largest_values_of_a_program_are_those_of_torch(k: int, dim: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(-4, 5, (5, 3, 7)).float()  # with ties
+    program = Loaded(compile_captured(capture(Largest(k, dim), x), [x], Settings()), flags=("-O1",))
+    assert np.array_equal(program.run([x.numpy()])[0], x.topk(k, dim=dim).values.numpy())

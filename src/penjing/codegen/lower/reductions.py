@@ -1,11 +1,11 @@
-"""Sums, means and extrema over dimensions; softmax."""
+"""Sums, means and extrema over dimensions; the largest values; softmax."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from penjing.codegen.lower.trace import Op, Rule, Trace, Value
+from penjing.codegen.lower.trace import Missing, Op, Rule, Trace, Value
 
 
 def _dims(op: Op, rank: int) -> tuple[int, ...]:
@@ -51,6 +51,18 @@ def _variance(trace: Trace, op: Op) -> Value:
     )
 
 
+def _largest(trace: Trace, op: Op) -> list[Value | Missing]:
+    """The largest values along a dimension, in order; which ones they were is not computed."""
+    if not op.get("largest", True):
+        op.refuse("of the smallest values")
+    x = trace.hold(op.get("self"))
+    if x.dtype != "f32":
+        op.refuse("of integers")
+    dim = int(op.get("dim", -1)) % max(len(x.shape), 1)
+    made = trace.add("topk", op, [x], [trace.result(op)], dim=dim)
+    return [made, Missing(op)]
+
+
 def _softmax(trace: Trace, op: Op) -> Value:
     x = trace.hold(op.get("self", op.get("input")))
     dim = int(op.get("dim", -1)) % max(len(x.shape), 1)
@@ -69,6 +81,7 @@ RULES: Mapping[str, Rule] = {
     "prod": _reduce("product"),
     "var": _variance,
     "std": _variance,
+    "topk": _largest,
     "softmax": _softmax,
     "_softmax": _softmax,
     "log_softmax": _softmax,

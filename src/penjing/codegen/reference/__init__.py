@@ -14,7 +14,7 @@ def reference_kernels() -> tuple[Kernel, ...]:
 
     Example:
         >>> len({kernel.kind for kernel in reference_kernels()})
-        19
+        20
     """
     return (
         Reference("conv", convolution.emit, convolution.asks),
@@ -25,6 +25,7 @@ def reference_kernels() -> tuple[Kernel, ...]:
         Reference("pool", pooling.pool),
         Reference("adaptive_pool", pooling.adaptive),
         Reference("reduce", pooling.reduce),
+        Reference("topk", pooling.topk),
         Reference("softmax", pooling.softmax, in_place),
         Reference("normalize", pooling.normalize, in_place),
         Reference("resize", pooling.resize),

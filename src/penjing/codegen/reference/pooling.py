@@ -194,6 +194,30 @@ def _kept_strides(x: Place, y: Place, kept: Sequence[int]) -> list[int]:
     return list(y.strides)
 
 
+def topk(site: Site) -> Code:
+    """The largest values along a dimension, in falling order: each is put in its place."""
+    x, y, dim = site.inputs[0], site.outputs[0], site.layer.attributes["dim"]
+    count, names = y.shape[dim], index_names(x.shape)
+    outer = [n if d != dim else 1 for d, n in enumerate(x.shape)]
+
+    def place(of: Place, name: str) -> str:
+        return at(of.strides, [name if d == dim else n for d, n in enumerate(names)])
+
+    body = [
+        f"float s[{count}];",
+        "int m = 0;",
+        f"for (int n = 0; n < {x.shape[dim]}; n++) {{",
+        f"  const float v = x[{place(x, 'n')}];",
+        f"  if (m == {count} && !(v > s[{count - 1}])) continue;",
+        f"  int j = m < {count} ? m++ : {count - 1};",
+        "  for (; j > 0 && s[j - 1] < v; j--) s[j] = s[j - 1];",
+        "  s[j] = v;",
+        "}",
+        f"for (int j = 0; j < {count}; j++) y[{place(y, 'j')}] = s[j];",
+    ]
+    return _simple("topk", site, loops(outer, body, parallel=True))
+
+
 def softmax(site: Site) -> Code:
     """exp(x - max) over its sum along one dimension, or the log of it."""
     x, y, attributes = site.inputs[0], site.outputs[0], site.layer.attributes
