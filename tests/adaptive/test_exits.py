@@ -477,3 +477,8 @@ def test_the_report_shows_who_leaves_where(trained, tmp_path):
     page = done.report.save(tmp_path / "exits.html").read_text().replace("<wbr>", "")
     assert "samples that leave" in page
     assert "blocks.2" in page
+
+
+def test_integers_of_a_network_with_exits_say_that_no_input_leaves():
+    notes = pj.quantize(network(), X[:1], calibration=[X]).report.data.notes
+    assert "no input leaves early" in " ".join(notes)

@@ -498,3 +498,15 @@ def choice(sizes):
 def test_a_choice_between_values_of_one_shape_is_a_condition(sizes, op):
     made = conditional(choice(sizes))
     assert [node.op_type for node in made.graph.node] == [op]
+
+
+def test_a_cut_of_a_gated_network_says_that_nothing_is_left_out_any_more():
+    made = pj.gate_blocks(chain(), X[:1]).model.eval()
+    notes = pj.prune(made, X[:1], pruning_ratio=0.3).report.data.notes
+    assert "nothing is saved" in " ".join(notes)
+
+
+def test_zeros_go_into_a_gated_network_which_goes_on_skipping():
+    made = pj.gate_blocks(chain(), X[:1]).model.eval()
+    sparse = pj.sparsify(made, X[:1], sparsity=0.5).model
+    assert sparse.infer(X[:4]).opened.shape == (4, len(made.branches))

@@ -49,6 +49,7 @@ from penjing.training.settled import settled
 from penjing.verbs.arguments import arguments_checked
 from penjing.verbs.drop import Referee, apart, bound, likeness, watched
 from penjing.verbs.enough import too_few_samples
+from penjing.verbs.runs_whole import runs_whole
 from penjing.verbs.soundness import check_finite, check_fits
 from penjing.verbs.sparsity_goal import SparsityGoal
 
@@ -559,7 +560,7 @@ def report_of(
             "seed": str(settings.seed),
         },
         environment=environment(),
-        notes=(*notes_of(network), *([short] if short else [])),
+        notes=(*runs_whole(model), *notes_of(network), *([short] if short else [])),
     )
 
 

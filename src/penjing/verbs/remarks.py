@@ -12,6 +12,7 @@ from penjing.pruning.allocation.space import options, units_dropped
 from penjing.pruning.pretrained import describe_config
 from penjing.verbs.goal import Goal
 from penjing.verbs.preparation import Preparation
+from penjing.verbs.runs_whole import runs_whole
 from penjing.verbs.work import Work
 
 TOLD = 3  # groups that a note names
@@ -31,6 +32,7 @@ def remarks(original: nn.Module, work: Work, goal: Goal) -> tuple[str, ...]:
         goal: What was asked for.
     """
     return (
+        *runs_whole(original),
         *_told_of(original, work),
         *_nearest_legal(work.preparation, goal),
         *_judged_otherwise(work),
