@@ -164,7 +164,10 @@ def prune(  # noqa: PLR0913 - the public contract: names that users of other pru
     started = time.perf_counter()
     goal = Goal(pruning_ratio, constraints, plan, iterative_steps)
     if goal.is_empty and not pruning_ratio_dict:
-        raise BudgetError("give one of pruning_ratio, constraints and plan; got none")
+        raise BudgetError(
+            "give one of pruning_ratio, constraints and plan; got none. Half the "
+            'multiply-accumulates are constraints={"macs": "50%"}, or --macs 50%'
+        )
     choices = Choices(
         importance=importance,
         allocation=allocation,

@@ -51,7 +51,10 @@ class SparsityGoal:
         if all(given) or (own is not None and self.constraints):
             raise BudgetError("give one of sparsity, constraints and an n:m pattern, not several")
         if own is None and not any(given) and not self.single:
-            raise BudgetError("give sparsity, constraints or sparsity_dict; got none")
+            raise BudgetError(
+                "give sparsity, constraints or sparsity_dict; got none. Nine weights in ten become "
+                "zero by sparsity=0.9, or --sparsity 0.9"
+            )
         unknown = sorted(set(self.constraints) - set(BOUNDS))
         if unknown or len(self.constraints) > 1:
             raise BudgetError(
