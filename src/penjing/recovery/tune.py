@@ -35,6 +35,7 @@ FEATURES = 30.0  # 1, 3, 10, 30 take 17, 20, 24, 25 % off the error of ResNet-20
 # Step size times layers: 0.03, 0.06, 0.12 take 38, 41, 44 % off the same error in 120 steps, and of
 # ResNet-56 in 60 steps 0.06 and 0.12 take as much.
 REACH = 0.06
+LARGEST_STEP = 0.003  # of shallow networks: it takes 16 % off that of ResNet-8, and 0.006 nothing
 WHITENING = 128  # samples that tell the moments of what layers read
 WARM_UP = 0.1  # share of the steps in which the step size grows to its full
 DECAY = 0.01  # share of the step size that is left at the end
@@ -59,7 +60,7 @@ class Tune:
         batch: Samples of one step.
         lr: Largest step size of Adam, after a warm-up and before it falls as a cosine; None for
             0.06 over the number of layers, since what they change adds up along the depth; half
-            of that without `whiten`.
+            of that without `whiten`, and at most 0.003.
         features: Weight of the error behind additions beside that of the outputs; 0 leaves it out.
         divergence: Weight of the Kullback-Leibler divergence of softmaxed outputs beside their
             squared error, for classifiers; 0 leaves it out.
@@ -157,7 +158,8 @@ class _Tuning:
         self.judge = self._held_targets()
         self.scales = self._scales()
         reach = REACH if self.settings.whiten else REACH / 2
-        self.lr = self.settings.lr or reach / max(1, len(layers(program)[0]))
+        usual = min(LARGEST_STEP, reach / max(1, len(layers(program)[0])))
+        self.lr = self.settings.lr or usual
         self.random = torch.Generator().manual_seed(settings.seed)
 
     def run(self) -> tuple[dict[str, Tensor], RepairFigures]:
