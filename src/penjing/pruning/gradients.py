@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError, StrategyError
@@ -384,7 +386,9 @@ def mean_gradient(
     total = {name: torch.zeros_like(w) for name, w in weights.items()}
     whole = sum(program.samples(inputs) for inputs, _ in pieces)
     for inputs, labels in pieces:
-        with torch.enable_grad():
+        # fused attention is differentiable once only
+        twice = nullcontext() if along is None else sdpa_kernel(SDPBackend.MATH)
+        with torch.enable_grad(), twice:
             own = {name: w.clone().requires_grad_() for name, w in weights.items()}
             outputs = program.unflatten_outputs(program.run(inputs, {**fixed, **own}))
             value = loss(outputs, labels)

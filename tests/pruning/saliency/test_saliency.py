@@ -218,3 +218,12 @@ def test_synflow_needs_no_data():
 def test_no_samples_are_refused(saliency):
     with pytest.raises(StrategyError, match="samples is 0"):
         saliency(samples=0)
+
+
+def test_grasp_goes_twice_through_attention():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    net = nn.Sequential(layer, nn.Flatten(), nn.Linear(24, 3)).eval()
+    data = [(torch.randn(8, 3, 8), torch.arange(8) % 3)]
+    scores = pj.sparsify(net, data[0][0][:1], sparsity=0.5, importance="grasp", calibration=data)
+    assert all(p.isfinite().all() for p in scores.model.parameters())
