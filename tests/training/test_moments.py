@@ -100,3 +100,13 @@ def test_after_a_cut_in_place_the_parameters_from_before_are_enough():
     mine = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in mine} == {id(p) for p in model.parameters()}
     assert optimizer.state[model[0].weight]["exp_avg"].shape == model[0].weight.shape
+
+
+def test_parameters_that_an_optimizer_did_not_hold_do_not_join_it():
+    model = net().eval()
+    optimizer = torch.optim.SGD(model[6].parameters(), 0.1)
+    groups = find_groups(model, X[:1])
+    result = prune(model, X[:1], pruning_ratio=0.5, importance="l2", repair=None)
+    cut_moments(optimizer, model, result.model, groups, result.plan)
+    held = optimizer.param_groups[0]["params"]
+    assert {id(p) for p in held} == {id(p) for p in result.model[6].parameters()}

@@ -55,7 +55,8 @@ def cut_moments(
                 memory = optimizer.state.get(parameter, {})
                 state[new[name]] = _cut(name, memory, parameter, new[name], kept[name])
     known = {parameter for parameters in told for parameter in parameters}
-    told[0] += [p for p in new.values() if p.requires_grad and p not in known]
+    old = set(names.values())  # one that it was not given before is not given to it now
+    told[0] += [p for n, p in new.items() if n not in old and p.requires_grad and p not in known]
     for group, parameters in zip(optimizer.param_groups, told, strict=True):
         group["params"] = parameters
     optimizer.state = defaultdict(dict, {p: memory for p, memory in state.items() if memory})
