@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import penjing as pj
 from penjing.errors import InputError, StrategyError
 from penjing.sparse_training import (
     STR,
@@ -321,3 +322,13 @@ def test_zeros_are_not_chosen_by_weights_that_are_no_numbers():
         model[2].weight[0, 0] = torch.nan
     with pytest.raises(InputError, match=r"1 of 96 scores of '2\.weight' are NaN.*diverged"):
         sparsifier.step(optimizer)
+
+
+def test_a_training_that_diverges_goes_back_to_its_last_good_state():
+    def loss(outputs, labels):  # finite, and its gradient is not
+        return F.cross_entropy(outputs, labels) + (outputs * 0).abs().sum().sqrt()
+
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    job = pj.Task(train=[(torch.ones(4, 4), torch.tensor([0, 1, 0, 1]))], loss=loss)
+    trained = pj.train(net, job, sparsity=0.5, epochs=2, progress=False)
+    assert all(map(torch.equal, trained.model.parameters(), net.parameters()))

@@ -18,6 +18,7 @@ from penjing.pruning.sparsity import Removal
 from penjing.pruning.sparsity.protocol import SparsityAllocation
 from penjing.pruning.weights.protocol import Target
 from penjing.sparse_training.parts import Blocks, Part
+from penjing.training.callbacks import DivergedError
 
 
 @dataclass(eq=False, slots=True)
@@ -180,13 +181,12 @@ def _check(scores: Mapping[str, Tensor]) -> None:
     """Refuse to choose by the scores of a training that has diverged.
 
     Raises:
-        InputError: A score is NaN.
+        DivergedError: A score is NaN; the training loop then goes back to its last good state.
     """
     for name, score in scores.items():
         wrong = int(score.isnan().sum())
         if wrong:
-            raise InputError(
+            raise DivergedError(
                 f"{wrong} of {score.numel()} scores of {name!r} are NaN, so no zeros can be "
-                "chosen: the training has diverged; go back to a state before that, and take a "
-                "lower learning rate, say"
+                "chosen: the training has diverged; take a lower learning rate, say"
             )

@@ -7,8 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from penjing.errors import StrategyError
+from penjing.errors import InputError, StrategyError
 from penjing.training.run import Run
+
+
+class DivergedError(InputError):
+    """The loss, a weight or a score is no longer finite: the loop goes back to its last state."""
 
 
 class Callback:

@@ -25,7 +25,7 @@ from penjing.task import Batch, Task, Tasks, evaluating, random_kept, random_sta
 from penjing.task.batches import check_call, describe
 from penjing.task.randomness import buffers_kept, device_of, modes_kept, seed_all
 from penjing.training import resume
-from penjing.training.callbacks import Callback, check_callbacks
+from penjing.training.callbacks import Callback, DivergedError, check_callbacks
 from penjing.training.compiling import compiled, first_call
 from penjing.training.optimizers import optimizer
 from penjing.training.processes import joined
@@ -103,10 +103,6 @@ def fit(
             made.zero_grad(set_to_none=True)
 
 
-class _DivergedError(Exception):
-    """The loss or a weight is no longer finite."""
-
-
 @dataclass(eq=False, slots=True)
 class _Loop:
     """The moving parts of one call of `fit`."""
@@ -141,7 +137,7 @@ class _Loop:
         while run.epoch < run.settings.epochs and not run.stopped:
             try:
                 self._next_epoch()
-            except _DivergedError as error:
+            except DivergedError as error:
                 write_back(run.model, run.kept)
                 run.stop(f"{error}; the state {_after(run.kept_epoch)} was kept")
         return self._finish()
@@ -255,7 +251,7 @@ class _Loop:
         own = 0 if batch is None else batch.samples
         value, samples, self.share = run.processes.weigh(loss, own)
         if not math.isfinite(value):
-            raise _DivergedError(f"the loss became {value} at {run.place}: {_cause(run)}")
+            raise DivergedError(f"the loss became {value} at {run.place}: {_cause(run)}")
         if not self.pending:
             run.optimizer.zero_grad(set_to_none=True)
         if loss is not None:
@@ -281,7 +277,7 @@ class _Loop:
             parameters = (p for group in run.optimizer.param_groups for p in group["params"])
             norm = float(nn.utils.clip_grad_norm_(parameters, run.settings.clip))
             if not math.isfinite(norm):
-                raise _DivergedError(f"the norm of the gradient became {norm} at {run.place}")
+                raise DivergedError(f"the norm of the gradient became {norm} at {run.place}")
         run.optimizer.step()
         run.step += 1
         for callback in self.callbacks:
@@ -320,7 +316,7 @@ class _Loop:
         undefined = run.task.undefined(metrics)
         if bad or undefined:
             what = f"{bad} is" if bad else f"{undefined} on validation is"
-            raise _DivergedError(f"{what} no longer finite at the end of epoch {run.epoch + 1}")
+            raise DivergedError(f"{what} no longer finite at the end of epoch {run.epoch + 1}")
         seconds, loss = time.monotonic() - self.epoch_started, run.loss_sum / run.samples
         lr = float(run.optimizer.param_groups[0]["lr"])
         run.epoch += 1
