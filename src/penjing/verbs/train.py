@@ -52,12 +52,16 @@ class _Sparse:
     method: Method | None
 
     def pruned(self, trained: nn.Module, inplace: bool) -> Pruned | None:
-        """The network without its units of zeros; None where single weights became zero."""
+        """The network without its units of zeros; None where none went."""
         if self.callback is None or self.callback.pattern != UNIT:
             return None
         example = self.callback.example_inputs
         assert example is not None  # the run has begun
         plan = vanished(trained, find_groups(trained, example))
+        went = {part.name for part in self.callback.sparsifier.masks.parts}  # not what was ignored
+        plan = replace(plan, drop={name: d for name, d in plan.drop.items() if name in went})
+        if not plan.drop:
+            return None
         return prune(trained, example, plan=plan, repair=None, inplace=inplace)
 
     def keep_from(self, epochs: int) -> int:
@@ -217,6 +221,8 @@ def _of_units(
         if pattern == UNIT:
             raise BudgetError("the share of whole units is pruning_ratio=0.5, say")
         return pattern, sparsity
+    if pattern == UNIT and sparsity is None:
+        return UNIT, pruning_ratio
     if sparsity is not None or Pattern.parse(pattern).name != "element":
         raise BudgetError(
             f"pruning_ratio is {pruning_ratio} of whole units, beside sparsity {sparsity} in the "
