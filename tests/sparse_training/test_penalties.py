@@ -135,3 +135,15 @@ def test_slimming_needs_norms():
 def test_a_penalty_without_strength_is_refused():
     with pytest.raises(StrategyError, match="above 0"):
         L1(strength=0)
+
+
+def test_growing_refuses_a_unit_that_a_group_does_not_have():
+    with pytest.raises(StrategyError, match="unit 8 of '0', whose units are 0 to 7"):
+        Growing(groups=groups(net()), drop={"0": (8,)})
+
+
+def test_group_lasso_leaves_directions_of_a_weight_norm():
+    weight_norm = torch.nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 2))
+    GroupLasso(groups=groups(model), strength=1e3).shrink(model, 1.0)
+    assert torch.equal(model[0].weight, torch.zeros(8, 6))

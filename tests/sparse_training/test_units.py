@@ -23,6 +23,7 @@ from penjing.sparse_training import (
 
 X = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(16) % 4
+FLAT = X[:, 0, 0, :4]
 METHODS = {
     "gradual": Gradual(schedule=0.5, every=0.05),
     "uniform": Gradual(schedule=0.5, allocation="uniform", every=0.05),
@@ -54,13 +55,13 @@ def job():
     return pj.Task(train=[(X, Y)] * 5, loss=F.cross_entropy)
 
 
-def run(method, model=None, steps=20, **how):
+def run(method, model=None, steps=20, inputs=X, **how):
     model = Residual() if model is None else model
-    sparsifier = Sparsifier.on(model, X[:1], method, total_steps=steps, pattern="unit", **how)
+    sparsifier = Sparsifier.on(model, inputs[:1], method, total_steps=steps, pattern="unit", **how)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01)
     for _ in range(steps):
         optimizer.zero_grad()
-        F.cross_entropy(model(X), Y).backward()
+        F.cross_entropy(model(inputs), Y).backward()
         sparsifier.before_step()
         optimizer.step()
         sparsifier.step(optimizer)
@@ -197,3 +198,29 @@ def test_a_network_that_was_cut_in_training_is_saved_and_loaded(tmp_path):
     pj.save(tuned.model, tmp_path / "net")
     again = pj.load(tmp_path / "net", Residual())
     torch.testing.assert_close(again.eval()(X), tuned.model.eval()(X))
+
+
+def test_a_layer_that_is_ignored_keeps_units_that_were_zero_before():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    with torch.no_grad():
+        for part in (model[2].weight[:2], model[2].bias[:2], model[4].weight[:, :2]):
+            part.zero_()
+    task = pj.Task(train=[(FLAT, Y)], loss=F.cross_entropy)
+    how = {"pruning_ratio": 0.5, "epochs": 2, "progress": False, "ignored_layers": ["4"]}
+    assert set(pj.train(model, task, **how).plan.drop) == {"0"}
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.weight_norm]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_units_of_a_weight_norm_go_by_their_lengths(wrap):
+    torch.manual_seed(0)
+    model = nn.Sequential(wrap(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 4))
+    run(Gradual(schedule=0.5), model, inputs=FLAT)
+    assert (model[0].weight.abs().sum(1) == 0).sum() == 4
+
+
+def test_a_network_of_which_nothing_went_has_no_plan():
+    tuned = pj.train(Residual(), job(), pruning_ratio=0.0, epochs=1, progress=False)
+    assert tuned.plan is None

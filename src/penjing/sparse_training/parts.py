@@ -6,12 +6,15 @@ Suffixes: U = units of a group.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.weight_norm import WeightNorm
 
 from penjing.plan import Group, Groups, Plan, Slice
 from penjing.pruning.importance.sums import by_unit
@@ -124,7 +127,7 @@ class Units:
     """Units of one group: a unit goes with every slice of every parameter that it owns.
 
     Args:
-        group: The group.
+        group: The group, without the directions of weight norms.
         shapes: Shapes of the parameters that it cuts, by name.
     """
 
@@ -136,8 +139,10 @@ class Units:
     def of(cls, model: nn.Module, group: Group) -> Units:
         """A group and the parameters of a network that it cuts."""
         known = dict(model.named_parameters(remove_duplicate=False))
-        names = dict.fromkeys(piece.tensor for piece in group.slices if piece.tensor in known)
-        return cls(group, {name: known[name].shape for name in names})
+        pieces = without_directions(model, group.slices)
+        names = dict.fromkeys(piece.tensor for piece in pieces if piece.tensor in known)
+        shapes = {name: known[name].shape for name in names}
+        return cls(replace(group, slices=pieces), shapes)
 
     @property
     def name(self) -> str:
@@ -205,6 +210,26 @@ class Units:
             value = values[piece.tensor].detach().double().cpu().movedim(piece.dim, 0)
             sums_U += by_unit(value.reshape(len(value), -1).sum(1), piece, self.group.units)
         return sums_U
+
+
+def without_directions(model: nn.Module, slices: Sequence[Slice]) -> tuple[Slice, ...]:
+    """Slices without those of vectors that a weight norm divides by their length.
+
+    A vector of zeros has no direction and would become NaN; its length `g` is zero where a unit is,
+    which is enough.
+
+    Args:
+        model: Read, never changed.
+        slices: Of one group.
+    """
+    found: set[tuple[str, int]] = set()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, ParametrizationList):
+            norms = [made for made in module if isinstance(made, _WeightNorm)]
+            found |= {(f"{name}.original1", norm.dim) for norm in norms}
+        old = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
+        found |= {(f"{name}.{hook.name}_v".lstrip("."), hook.dim) for hook in old}
+    return tuple(piece for piece in slices if (piece.tensor, piece.dim) not in found)
 
 
 def vanished(model: nn.Module, groups: Groups, /) -> Plan:

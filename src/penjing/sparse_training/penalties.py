@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from penjing.errors import StrategyError
 from penjing.plan import Group, Groups, Slice
 from penjing.pruning.importance.sums import by_unit
+from penjing.sparse_training.parts import without_directions
 from penjing.training import Callback, Run
 
 Way = Literal["proximal", "loss"]
@@ -168,7 +169,7 @@ class Growing:
         strength: Weight of the penalty at progress 1, above 0.
 
     Raises:
-        StrategyError: `strength` is not above 0.
+        StrategyError: `strength` is not above 0, or `drop` names what the groups do not have.
 
     Source:
         Wang et al. 2021, arXiv:2012.09243 (GReg-1). Deviation: the penalty grows with the
@@ -182,9 +183,15 @@ class Growing:
 
     def __post_init__(self) -> None:
         _check(self.strength)
-        unknown = sorted(set(self.drop) - {group.name for group in self.groups})
-        if unknown:
-            raise StrategyError(f"drop names {unknown[0]!r}, which is none of the groups")
+        units = {group.name: group.units for group in self.groups}
+        for name, drop in self.drop.items():
+            if name not in units:
+                raise StrategyError(f"drop names {name!r}, which is none of the groups")
+            if wrong := [unit for unit in drop if not 0 <= unit < units[name]]:
+                raise StrategyError(
+                    f"drop names unit {wrong[0]} of {name!r}, whose units are 0 to "
+                    f"{units[name] - 1}"
+                )
 
     def at(self, progress: float) -> None:
         """Say how much of the run is done, in [0, 1]; `Penalised` and `attach` do it."""
@@ -324,7 +331,8 @@ def _pieces(model: nn.Module, group: Group) -> list[tuple[Slice, nn.Parameter]]:
         StrategyError: The network has none of them.
     """
     known = dict(model.named_parameters(remove_duplicate=False))
-    found = [(piece, known[piece.tensor]) for piece in group.slices if piece.tensor in known]
+    slices = without_directions(model, group.slices)
+    found = [(piece, known[piece.tensor]) for piece in slices if piece.tensor in known]
     if not found:
         raise StrategyError(
             f"group {group.name!r} cuts no parameter of this network; find the groups anew"
