@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tables.markdown import average, median, most, seeds, shared, spread, table, value
-from tables.rows import alike, grouped, rows
+from tables.markdown import average, change, median, most, seeds, shared, spread, table, value
+from tables.names import NAMES, SCHOOLED
+from tables.rows import Row, alike, grouped, rows
 
 
 def criteria_table() -> str:
@@ -51,17 +52,23 @@ def cost_table() -> str:
 
 
 def activations_table() -> str:
-    """What zeros among activations cost and gain, by rule and share."""
+    """What zeros among activations cost and gain, by network, rule and share."""
+    found = sorted(rows("activations"), key=lambda r: (r["network"], r["rule"], r["sparsity"]))
     return table(
-        sorted(rows("activations"), key=lambda row: (row["rule"], row["sparsity"])),
+        found,
         {
+            "network": lambda r: {**NAMES, **SCHOOLED}[r["network"]],
             "rule": value("rule"),
             "share asked for": value("sparsity", "{:.0%}"),
             "zeros": value("zeros", "{:.1%}"),
-            "AUC of the network, %": value("dense", "{:.2f}"),
-            "AUC, %": value("quiet", "{:.2f}"),
-            "ms, skipping": value("skipping_median_ms", "{:.4f}"),
-            "ms, not skipping": value("plain_median_ms", "{:.4f}"),
-            "times faster": value("times_faster", "{:.2f}"),
+            "top-1 or AUC": change("dense", "quiet", "{:.2f}"),
+            "ms, not skipping → skipping": _skipping,
+            "times faster": lambda r: f"{r['times_faster']:.2f}" if "times_faster" in r else "-",
         },
     )
+
+
+def _skipping(row: Row) -> str:
+    if "times_faster" not in row:
+        return "-"
+    return change("plain_median_ms", "skipping_median_ms", "{:.4f}")(row)
