@@ -35,8 +35,8 @@ class Axis:
 
 
 def every(step: float, low: float, high: float) -> list[float]:
-    """Round ticks that hold all values from `low` to `high`."""
-    return [step * n for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    """Round ticks that hold all values from `low` to `high`, to a twentieth of a step."""
+    return [step * n for n in range(math.floor(low / step), math.ceil(high / step - 0.05) + 1)]
 
 
 def plot(
