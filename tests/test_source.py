@@ -183,8 +183,24 @@ def test_a_missing_file_lists_its_neighbours(write):
 
 
 def test_a_missing_module_is_named():
-    with pytest.raises(SourceError, match="importing nowhere_at_all failed"):
+    with pytest.raises(SourceError, match="'nowhere_at_all' is no module that Python can import"):
         load_source("nowhere_at_all:model")
+
+
+def test_a_module_that_imports_what_is_missing_says_what(write, tmp_path, monkeypatch):
+    write("import nowhere_at_all", "some_importer.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SourceError, match=r"importing some_importer failed.*'nowhere_at_all'"):
+        load_source("some_importer")
+
+
+@pytest.mark.parametrize("name", ["net.txt", "my net.txt"])
+def test_a_file_of_another_kind_lists_what_can_be_given(write, tmp_path, monkeypatch, name):
+    write(WHOLE)
+    write(WHOLE, name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=rf"{name} is a file of another kind; give net\.py, "):
+        load_source(name)
 
 
 @pytest.mark.parametrize("spec", ["what is this", "some/where", ""])

@@ -179,13 +179,28 @@ def _file(path: Path) -> ModuleType:
 
 
 def _module(name: str) -> ModuleType:
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise SourceError(
-            f"{name!r} is no module, and there is no such file or folder; give net.py, "
-            "'package.module:function', a .pt2 file or a saved folder"
-        )
+    is_file = bool(Path(name).suffix) and Path(name).is_file()
+    if is_file or not all(part.isidentifier() for part in name.split(".")):
+        raise _no_source(name)
     with _Running(f"importing {name}"):
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is there, and imports something that is not
+            raise _no_source(name) from error
+
+
+def _no_source(name: str) -> SourceError:
+    """What to say of something that is neither a network's file nor a module."""
+    seen = (
+        f"{name} is a file of another kind"
+        if Path(name).is_file()
+        else f"{name!r} is no module that Python can import, and there is no such file or folder"
+    )
+    return SourceError(
+        f"{seen}; give net.py, 'package.module:function', a .pt2 file or a saved folder"
+    )
 
 
 def _defined(module: ModuleType, spec: str, function: str, want: Collection[str]) -> Source:
