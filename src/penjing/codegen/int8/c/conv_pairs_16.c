@@ -1,7 +1,7 @@
 /* Dense convolution, two pixels and two outputs at a time. The weights of two outputs alternate
  * word by word, the middle two of each word exchanged; depth is a multiple of four, filled up with
  * zeros. */
-static inline uint32_t pj_two(const int16_t *p) {
+static inline uint32_t pj_two_16(const int16_t *p) {
     uint32_t x;
     memcpy(&x, p, 4);
     return x;
@@ -18,8 +18,8 @@ static void pj_pairs_16(const pj_conv_16_t *k, const int16_t *a, const int16_t *
             int32_t s0 = 0, s1 = 0, t0 = 0, t1 = 0;
             const int16_t *const end = p + (left < PJ_MOST ? left : PJ_MOST);
             do {
-                const uint32_t x0 = pj_two(p), x1 = pj_two(p + 2);
-                const uint32_t z0 = pj_two(q), z1 = pj_two(q + 2);
+                const uint32_t x0 = pj_two_16(p), x1 = pj_two_16(p + 2);
+                const uint32_t z0 = pj_two_16(q), z1 = pj_two_16(q + 2);
                 const uint32_t v = pj_load(w), v0 = pj_even(v), v1 = pj_odd(v);
                 p += 4;
                 q += 4;
@@ -44,8 +44,8 @@ static void pj_pairs_16(const pj_conv_16_t *k, const int16_t *a, const int16_t *
         int64_t s = k->bias[o], t = s;
         for (int32_t i = 0; i < k->depth; i += 4) {
             const uint32_t v = pj_load(w + i), v0 = pj_even(v), v1 = pj_odd(v);
-            s += pj_both(pj_two(a + i + 2), v1, pj_both(pj_two(a + i), v0, 0));
-            t += pj_both(pj_two(b + i + 2), v1, pj_both(pj_two(b + i), v0, 0));
+            s += pj_both(pj_two_16(a + i + 2), v1, pj_both(pj_two_16(a + i), v0, 0));
+            t += pj_both(pj_two_16(b + i + 2), v1, pj_both(pj_two_16(b + i), v0, 0));
         }
         y[o] = pj_finish_16(k, o, s);
         next[o] = pj_finish_16(k, o, t);
@@ -62,7 +62,7 @@ static void pj_single_16(const pj_conv_16_t *k, const int16_t *a, int16_t *y) {
             const int32_t end = k->depth - at < PJ_MOST ? k->depth : at + PJ_MOST;
             int32_t sum = 0, other = 0;
             for (int32_t i = at; i < end; i += 4, w += 4 + apart) {
-                const uint32_t x0 = pj_two(a + i), x1 = pj_two(a + i + 2);
+                const uint32_t x0 = pj_two_16(a + i), x1 = pj_two_16(a + i + 2);
                 const uint32_t v = pj_load(w), u = pj_load(w + apart);
                 sum = pj_both(x1, pj_odd(v), pj_both(x0, pj_even(v), sum));
                 other = pj_both(x1, pj_odd(u), pj_both(x0, pj_even(u), other));
