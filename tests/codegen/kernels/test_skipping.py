@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from penjing.codegen.emit.files import Files
 from penjing.codegen.kernels import DenseLinear
 from penjing.codegen.pipeline import Settings, compile_captured
 from penjing.codegen.runtime import Loaded
+from penjing.errors import ExportError
 from penjing.graph.capture import capture
 from penjing.pruning.activity import Rule, quiet
 
@@ -66,3 +69,38 @@ def test_the_largest_values_of_a_program_are_those_of_torch(k: int, dim: int) ->
     x = torch.randint(-4, 5, (5, 3, 7)).float()  # with ties
     program = Loaded(compile_captured(capture(Largest(k, dim), x), [x], Settings()), flags=("-O1",))
     assert np.array_equal(program.run([x.numpy()])[0], x.topk(k, dim=dim).values.numpy())
+
+
+class Read(nn.Module):
+    """What a function makes of a tensor."""
+
+    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.topk(2).indices,
+        lambda x: tuple(x.topk(2)),
+        lambda x: x.topk(2).indices.float(),
+        lambda x: x * x.topk(2).indices.sum(),
+    ],
+    ids=["output", "second output", "read alone", "read beside others"],
+)
+def test_a_network_that_reads_which_values_are_largest_is_refused(
+    function: Callable[[torch.Tensor], Any],
+) -> None:
+    x = torch.randn(2, 5)
+    with pytest.raises(ExportError, match="no topk with more than its first result"):
+        compile_captured(capture(Read(function), x), [x], Settings())
+
+
+def test_the_largest_of_a_single_number_is_refused() -> None:
+    x = torch.randn(2, 5)
+    with pytest.raises(ExportError, match="no topk of a single number"):
+        compile_captured(capture(Read(lambda x: x.sum().topk(1).values), x), [x], Settings())

@@ -27,7 +27,7 @@ from penjing.codegen.lower import (
     reductions,
     resize,
 )
-from penjing.codegen.lower.trace import DTYPES, Op, Rule, Trace, Value, identifier
+from penjing.codegen.lower.trace import DTYPES, Missing, Op, Rule, Trace, Value, identifier
 from penjing.errors import InputError
 from penjing.graph.call import op_name
 from penjing.graph.capture import Program, describe, is_hinted, unbacked
@@ -138,6 +138,9 @@ class _Walk:
     def _lowered(self, node: fx.Node, result: Any) -> Any:
         flat = [v for v in pytree.tree_leaves(result) if isinstance(v, TorchTensor)]
         op = Op(node, self._arguments(node), tuple(flat), self._source(node))
+        for value in pytree.tree_leaves(op.arguments):
+            if isinstance(value, Missing):
+                value.refuse()
         rule = RULES.get(op_name(node))
         self._check_sizes(op)
         if rule is None or not isinstance(node.target, torch._ops.OpOverload):
@@ -198,7 +201,7 @@ class _Walk:
         return [
             self.trace.hold(value, identifier(f"output_{position}"))
             for position, value in enumerate(found)
-            if isinstance(value, Value)
+            if isinstance(value, (Value, Missing))
         ]
 
 
@@ -215,7 +218,9 @@ def _undecided(node: fx.Node) -> list[tuple[int, set[Any]]]:
 
 def _is_live(value: Any) -> bool:
     leaves = value if isinstance(value, (list, tuple)) else [value]
-    return any(isinstance(v, Value) and v.constant is None for v in leaves)
+    return any(
+        isinstance(v, Missing) or (isinstance(v, Value) and v.constant is None) for v in leaves
+    )
 
 
 def _constant(value: Any) -> Any:

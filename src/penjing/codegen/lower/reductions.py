@@ -58,7 +58,9 @@ def _largest(trace: Trace, op: Op) -> list[Value | Missing]:
     x = trace.hold(op.get("self"))
     if x.dtype != "f32":
         op.refuse("of integers")
-    dim = int(op.get("dim", -1)) % max(len(x.shape), 1)
+    if not x.shape:
+        op.refuse("of a single number")
+    dim = int(op.get("dim", -1)) % len(x.shape)
     made = trace.add("topk", op, [x], [trace.result(op)], dim=dim)
     return [made, Missing(op)]
 

@@ -121,6 +121,14 @@ class Missing:
 
     op: Op
 
+    def refuse(self) -> NoReturn:
+        """Say whose result it is to who reads it.
+
+        Raises:
+            ExportError: Always.
+        """
+        self.op.refuse("with more than its first result")
+
 
 def as_array(value: TorchTensor, dtype: DType) -> np.ndarray:
     """A constant as a contiguous array of the compiler's type."""
@@ -179,7 +187,7 @@ class Trace:
             ExportError: It is a result that is not computed.
         """
         if isinstance(value, Missing):
-            value.op.refuse("with more than its first result")
+            value.refuse()
         if value.name:
             return value
         assert value.constant is not None  # a value without a name is one
