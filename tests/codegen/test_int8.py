@@ -92,6 +92,13 @@ def test_a_scale_that_moves_values_out_of_32_bits_is_refused(kind, attributes):
         compile_integers(b.net(), HOST)
 
 
+def test_sums_that_32_bits_do_not_hold_are_refused():
+    b = Builder(0, (3000, 3000, 1))
+    b.layer("mean", (b.x,), b.tensor((1, 1, 1)), {"result": scale_of(1e-6)})
+    with pytest.raises(ExportError, match="its sums may reach 2295000000, and 32 bits do not"):
+        compile_integers(b.net(), HOST)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", ["host", "cortex-m4"])
 def test_random_convolutions_give_the_bits_of_the_reference(seed, name):

@@ -395,6 +395,10 @@ def _scale_array(text: Text, layer: IntegerLayer, name: str, scale: Scale, large
 def _check_shift(text: Text, layer: IntegerLayer, shift: int, largest: int) -> None:
     """Refuse a scale that moves values out of 32 bits."""
     text.largest = max(text.largest, largest)
+    if largest >= 1 << _Q31:
+        raise ExportError(
+            f"layer {layer.name!r}: its sums may reach {largest}, and 32 bits do not hold that"
+        )
     if largest << max(shift, 0) >= 1 << _Q31:
         raise ExportError(
             f"layer {layer.name!r}: values up to {largest} are moved up by {shift} bits while they "
