@@ -11,6 +11,8 @@ from penjing.figures import EpochFigures, Figures, GroupFigures, LatencyFigures,
 from penjing.plan import Lock
 from penjing.report import CandidateFigures, Report, ReportData
 from penjing.report import _charts as charts
+from penjing.report import _tables as tables
+from penjing.report.data import ClassFigures
 from penjing.report.html import breakable
 from penjing.task import Recovered
 
@@ -174,6 +176,12 @@ def test_a_faster_result_has_no_such_note():
 def test_a_budget_that_is_not_met_is_said_at_the_top(full):
     text = page(dataclasses.replace(full, constraints={"macs": "10%"}))
     assert "<strong>Over budget.</strong>" in text
+
+
+def test_a_class_that_is_unchanged_to_two_digits_is_neither_better_nor_worse(full):
+    one = ClassFigures("cat", 10**6, before=0.9, after=0.89999)
+    cells = [row[4] for row in tables.classes(dataclasses.replace(full, per_class=(one,))).rows]
+    assert [(cell.text, cell.tone) for cell in cells] == [("unchanged", "")]
 
 
 @pytest.mark.parametrize(

@@ -228,9 +228,9 @@ def _gain(figures: ClassFigures) -> float | None:
 def _change(change: float | None, reach: float) -> Cell:
     if change is None or math.isnan(change):
         return Cell()
-    moved = f"{100 * change:+.2f}"
-    text = "unchanged" if float(moved) == 0 else f"{moved} points".replace("-", "−")
-    tone = "better" if change > 0 else "worse" if change < 0 else ""
+    moved = round(100 * change, 2)
+    text = f"{moved:+.2f} points".replace("-", "−") if moved else "unchanged"
+    tone = "better" if moved > 0 else "worse" if moved < 0 else ""
     return Cell(text, change, charts.swing(change, reach, text), tone)
 
 
