@@ -10,7 +10,7 @@ import typer
 
 from penjing.cli.answers import show_json, show_text, working
 from penjing.cli.bundles import Call, unbundled
-from penjing.cli.options import Net, Threads
+from penjing.cli.options import Net
 from penjing.codegen.int8 import IntegerProgram
 from penjing.codegen.preprocessing import Normalize
 from penjing.codegen.program import Program
@@ -48,7 +48,9 @@ def compile(  # noqa: PLR0913 - one parameter per option
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Samples per call; the example's.")
     ] = None,
-    threads: Threads = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="That a call of the program runs on.")
+    ] = 1,
     tune: Annotated[
         bool, typer.Option("--tune", help="Time the kernels of each layer on this machine.")
     ] = False,

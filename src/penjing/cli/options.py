@@ -71,10 +71,12 @@ MaxDrop = Annotated[
     ),
 ]
 Importance = Annotated[
-    str | None, typer.Option("--importance", help="obs, taylor, l1, l2, random, module:thing.")
+    str | None,
+    typer.Option("--importance", help="obs, taylor, l1, l2, random, ... or module:thing."),
 ]
 Allocation = Annotated[
-    str | None, typer.Option("--allocation", help="dp, global, isomorphic, uniform, module:thing.")
+    str | None,
+    typer.Option("--allocation", help="dp, global, isomorphic, uniform, ... or module:thing."),
 ]
 RoundTo = Annotated[
     int | None, typer.Option("--round-to", min=1, help="Units that remain, a multiple of this.")

@@ -39,11 +39,11 @@ def sparsify(  # noqa: PLR0913 - each is an option of the command
     out: Out = Path("runs/sparse"),
     importance: Annotated[
         str | None,
-        typer.Option("--importance", help="obs, wanda, magnitude, random, module:thing."),
+        typer.Option("--importance", help="obs, wanda, magnitude, random, ... or module:thing."),
     ] = None,
     allocation: Annotated[
         str | None,
-        typer.Option("--allocation", help="dp, lamp, erk, global, uniform, module:thing."),
+        typer.Option("--allocation", help="dp, lamp, erk, global, uniform, ... or module:thing."),
     ] = None,
     repair: RepairOption = Repair.AUTO,
     sparing: Sparing,
