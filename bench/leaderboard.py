@@ -1,6 +1,6 @@
 """Which method leaves the most accuracy in the same minutes?
 
-    python bench/leaderboard.py --method obs --network resnet20 --level 0.9 --seed 0
+    python bench/leaderboard.py --method obs --network resnet20 --board weights --level 0.9 --seed 0
     python bench/leaderboard.py --preset minutes        the next missing row of a small board
     python bench/leaderboard.py --preset night --all    row after row until stopped, about 9 hours
     python bench/leaderboard.py --preset nights --all   all levels and seeds, five minutes a row
@@ -27,10 +27,11 @@ A method of your own is a function of a `Contest` that returns a network:
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -240,7 +241,8 @@ def found(board: str, name: str) -> Method:
 
 def row(job: Workload, contest: Contest, name: str) -> dict:
     """Let a method play, spend what is left on distillation, judge."""
-    network = found(contest.board, name)(contest)
+    own_copy = replace(contest, model=copy.deepcopy(contest.model))  # which it may change
+    network = found(contest.board, name)(own_copy)
     if not isinstance(network, nn.Module):
         raise SystemExit(f"method {name!r} gave a {type(network).__name__}, not a network")
     own = contest.spent
@@ -308,10 +310,16 @@ def share(network: nn.Module, x: Tensor, y: Tensor) -> float:
     return right / len(y)
 
 
-def wanted(given: argparse.Namespace) -> Iterator[tuple[str, str, float, int, str]]:
+def fits(board: str, level: float) -> bool:
+    """Whether a board has such a level: a factor above 1, or a share below it."""
+    return level > 1 if board == "units" else 0 < level < 1
+
+
+def wanted(
+    given: argparse.Namespace, boards: Sequence[str]
+) -> Iterator[tuple[str, str, float, int, str]]:
     """Rows that are asked for, in the order in which they are worth having."""
     preset = PRESETS[given.preset]
-    boards = [given.board] if given.board else list(preset.levels)
     for seed, board, network in product(
         [given.seed] if given.seed is not None else preset.seeds,
         boards,
@@ -343,7 +351,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a folder for rows, page and plot")
     parser.add_argument("--list", action="store_true", help="say what is missing and stop")
     given = parser.parse_args()
-    for board in [given.board] if given.board else LEVELS:
+    asked = [given.board] if given.board else LEVELS
+    boards = [b for b in asked if given.level is None or fits(b, given.level)]
+    if not boards:
+        parser.error(
+            f"--level is {given.level}; board units has factors above 1, board weights shares of "
+            "zeros below 1"
+        )
+    for board in boards:
         if given.method:
             found(board, given.method)  # a name that is wrong is told before the first row
     torch.set_num_threads(1)
@@ -353,7 +368,7 @@ def main() -> None:
         "leaderboard", __doc__.splitlines()[0], "python bench/leaderboard.py", given.out or RESULTS
     )
     keys = ("network", "board", "level", "seed", "method")
-    for values in wanted(given):
+    for values in wanted(given, boards):
         key = dict(zip(keys, values, strict=True))
         if rows.has(minutes=minutes, **key):
             continue

@@ -11,6 +11,7 @@ from tables.rows import Rows, alike, grouped, rows
 
 KEYS = ("board", "network", "level", "minutes")
 PICTURE = "assets/leaderboard.svg"
+SLACK = 0.99  # of a level, for rounding to whole units
 COLUMN, BOTTOM = 90, 330  # pixels: width of a column, and where the axis lies
 
 
@@ -34,10 +35,11 @@ def leaderboard_tables(given: Rows | None = None, picture: str = PICTURE) -> str
 
 def _board(found: Rows) -> str:
     methods = alike(found, "method")
+    least = min((r["zeros"] for r in found if r["method"] == "uniform"), default=0.0)
     return table(
         sorted(methods, key=lambda same: average(same, "validation"), reverse=True),
         {
-            "method": _method,
+            "method": lambda same: _method(same, least),
             "seeds": seeds,
             "validation, %": spread("validation", 1),
             "test, %": spread("test", 1),
@@ -46,9 +48,15 @@ def _board(found: Rows) -> str:
     )
 
 
-def _method(same: Rows) -> str:
+def _method(same: Rows, least: float) -> str:
+    """Its name, and what it did not keep to; `least` are the zeros of uniform shares."""
+    name, board, level = (same[0][key] for key in ("method", "board", "level"))
     late = "" if all(r["in_time"] for r in same) else " (over time)"
-    return f"{same[0]['method']}{late}"
+    if name == "dense":
+        return f"{name}{late}"
+    key, bound = ("fewer_macs", level) if board == "units" else ("zeros", least)
+    missed = any(r[key] < SLACK * bound for r in same)
+    return f"{name}{late}{' (level not reached)' if missed else ''}"
 
 
 def asked_for(board: str, level: float) -> str:
