@@ -171,6 +171,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "fisher": cut("fisher", "global"),
         "sensitivity": cut("sensitivity", "sensitivity"),
         "obs": cut("obs", "dp"),
+        "obs, tuned": cut("obs", "dp", "tune"),
         "obs + netadapt": cut("obs", "netadapt"),
         "obs + local search": cut("obs", "local_search"),
         "obs + genetic": cut("obs", "genetic"),
@@ -188,6 +189,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "fisher": cut("fisher", "global"),
         "synflow": cut("synflow", "global"),
         "obs": cut("obs", "dp"),
+        "obs, tuned": cut("obs", "dp", "tune"),
     },
 }
 
