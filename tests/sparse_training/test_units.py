@@ -224,3 +224,21 @@ def test_units_of_a_weight_norm_go_by_their_lengths(wrap):
 def test_a_network_of_which_nothing_went_has_no_plan():
     tuned = pj.train(Residual(), job(), pruning_ratio=0.0, epochs=1, progress=False)
     assert tuned.plan is None
+
+
+class Summed(nn.Module):
+    """Two groups: weights read the units of one, a sum those of the other."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.read, self.summed, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(1, 4)
+
+    def forward(self, x):
+        return self.head(torch.sigmoid(self.summed(F.relu(self.read(x)))).sum(-1, keepdim=True))
+
+
+def test_units_whose_zeros_a_sum_would_count_stay():
+    sparsifier = Sparsifier.on(Summed(), FLAT[:1], METHODS["gradual"], pattern="unit")
+    assert [part.name for part in sparsifier.masks.parts] == ["read"]
+    assert "an op without weights" in sparsifier.dense["summed"]

@@ -25,6 +25,7 @@ from penjing.graph.call import Call, op_name
 from penjing.graph.capture import Program
 from penjing.graph.network import Cut
 from penjing.graph.rewrite import masked, renumbered, sliced
+from penjing.plan import Group
 
 TOLERANCE = 1e-9  # relative, float64: six digits above rounding, six below any real mistake
 TRIES = 8  # a few samples and random weights leave a unit behind a ReLU silent now and then
@@ -96,6 +97,33 @@ def prove(cut: Cut, seed: int = 0) -> Evidence:
         "masking the units of the plan moved no output, so the cut cannot be proved: "
         f"{sorted(cut.plan.drop)[:5]} do not reach the outputs on the example inputs"
     )
+
+
+def silent(cut: Cut, groups: Sequence[Group], seed: int = 0) -> bool:
+    """Whether units whose parameters are all zero add nothing, so that their cut changes nothing.
+
+    They do add something where no parameter reads them: a sum over units counts `sigmoid(0)`.
+
+    Args:
+        cut: Units that go.
+        groups: Those of the plan, with the slices that become zero.
+        seed: Of the random weights and inputs.
+
+    Raises:
+        Mismatch: The cut itself is wrong.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    program = cut.network.program
+    tensors = randomised(program, generator)
+    for group in groups:
+        for piece in group.slices:
+            if piece.tensor in program.parameters:
+                gone = [p for unit in cut.plan.drop[group.name] for p in piece.positions(unit)]
+                index = torch.tensor(gone, dtype=torch.long)
+                tensors[piece.tensor] = tensors[piece.tensor].index_fill(piece.dim, index, 0)
+    inputs = [random_like(v, generator) for v in program.example]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return _Lockstep(cut, tensors, inputs).walk().moved <= TOLERANCE
 
 
 def randomised(program: Program, generator: torch.Generator) -> dict[str, Tensor]:

@@ -233,7 +233,10 @@ def without_directions(model: nn.Module, slices: Sequence[Slice]) -> tuple[Slice
 
 
 def vanished(model: nn.Module, groups: Groups, /) -> Plan:
-    """The plan that cuts all units whose weights are zero: nothing is lost with them.
+    """The plan that cuts all units whose weights are zero.
+
+    Nothing is lost with them where weights read them; a sum over units counts what an activation
+    makes of zero, such as `sigmoid(0)`. `Sparsifier` leaves such groups alone.
 
     Args:
         model: A trained network; read, never changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
 from penjing.errors import InputError, StrategyError
 from penjing.graph.capture import Example, capture
 from penjing.graph.network import Network
 from penjing.pruning.patterns import Indivisible, Pattern
 from penjing.pruning.selection import Key, ignored_groups
+from penjing.pruning.verify import silent
 from penjing.pruning.weights.targets import ROLES, Wanted, find_targets
 from penjing.sparse_training._alternating import Alternating
 from penjing.sparse_training._evolving import Evolving
@@ -22,6 +25,7 @@ from penjing.sparse_training._str import STR
 from penjing.sparse_training.masks import Masks
 from penjing.sparse_training.parts import UNIT, Blocks, Part, Units
 from penjing.sparse_training.protocol import Method, Moment
+from penjing.task.randomness import device_of
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -186,10 +190,11 @@ def _units(
     model: nn.Module, example: Example, ignored: tuple[Key, ...]
 ) -> tuple[list[Units], dict[str, str]]:
     """Groups whose units may become zero, and why the others may not."""
-    groups = Network.of(model, example).groups
-    kept = ignored_groups(model, groups, ignored)
-    parts, dense = [], {}
-    for group in groups:
+    network = _network(model, example)
+    kept = ignored_groups(model, network.groups, ignored)
+    parts: list[Units] = []
+    dense = {}
+    for group in network.groups:
         units = Units.of(model, group)
         if group.name in kept:
             dense[group.name] = "it is among ignored_layers"
@@ -199,7 +204,24 @@ def _units(
             dense[group.name] = "experts are chosen among, and one of zeros could be chosen"
         elif units.shapes:
             parts.append(units)
-    return parts, dense
+    loud = [] if _silent(network, parts) else [u for u in parts if not _silent(network, [u])]
+    for units in loud:
+        dense[units.name] = "an op without weights reads its units and would count their zeros"
+    return [units for units in parts if units not in loud], dense
+
+
+def _network(model: nn.Module, example: Example) -> Network:
+    """The network on the CPU, where cuts are tried."""
+    if device_of(model).type == "cpu":
+        return Network.of(model, example)
+    moved = pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, example)
+    return Network.of(copy.deepcopy(model).cpu(), moved)
+
+
+def _silent(network: Network, parts: Sequence[Units]) -> bool:
+    """Whether a unit of each group can be cut unnoticed once its weights are zero."""
+    plan = network.plan({units.name: (0,) for units in parts})
+    return not parts or silent(network.cut(plan), [units.group for units in parts])
 
 
 def _check_takes_units(method: Method) -> None:
