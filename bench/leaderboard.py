@@ -2,7 +2,7 @@
 
     python bench/leaderboard.py --method obs --network resnet20 --board weights --level 0.9 --seed 0
     python bench/leaderboard.py --preset minutes        the next missing row of a small board
-    python bench/leaderboard.py --preset night --all    row after row until stopped, about 9 hours
+    python bench/leaderboard.py --preset night --all    row after row until stopped, about 10 hours
     python bench/leaderboard.py --preset nights --all   all levels and seeds, five minutes a row
     python bench/leaderboard.py --method my.module:function --preset minutes --all --out mine/
 
