@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import penjing as pj
-from penjing.errors import StrategyError
+from penjing.errors import InputError, StrategyError
 from penjing.graph.capture import capture
 from penjing.recovery import Reconstruct, Tune, tune
 from penjing.recovery.repair import Valued
@@ -158,6 +158,31 @@ def test_the_verbs_tune_after_the_least_squares(verb):
     given = {"pruning_ratio": 0.4} if verb == "prune" else {"sparsity": 0.6, "keep_dense": ()}
     result = getattr(pj, verb)(make(), X[:2], calibration=[X], repair=QUICK, **given)
     assert result.report.data.repair[-1].layer == "outputs, tuned"
+
+
+class EightAtATime(nn.Module):
+    """A network that takes eight samples, no more and no less."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = make()
+
+    def forward(self, x):
+        return self.inner(x.reshape(8, 6))
+
+
+def test_whole_batches_are_held_out_where_a_network_takes_no_others():
+    result = pj.sparsify(
+        EightAtATime(), X[:8], sparsity=0.6, keep_dense=(), calibration=[X[:40]], repair=QUICK
+    )
+    assert result.report.data.repair[-1].layer == "outputs, tuned"
+
+
+def test_a_single_batch_of_a_network_that_takes_no_others_is_too_little():
+    with pytest.raises(InputError, match="fixed batch of 8 and the calibration data has 12"):
+        pj.sparsify(
+            EightAtATime(), X[:8], sparsity=0.6, keep_dense=(), calibration=[X[:12]], repair=QUICK
+        )
 
 
 def test_tuning_gets_nearer_than_least_squares_alone():

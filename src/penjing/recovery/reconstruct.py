@@ -158,7 +158,7 @@ def reconstruct(
         calibration: Unlabelled samples.
         settings: How; the defaults when None.
         support: Layers with zeros that stay zero, and where; other layers keep the zeros that they
-            have, where `zeros.standing` finds them meant.
+            have, where `pruning.standing` finds them meant.
 
     Returns:
         New values by qualified name for tensors of the cut network, and one row per layer that was

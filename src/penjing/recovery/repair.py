@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from penjing.errors import StrategyError
+from penjing.errors import InputError, StrategyError
 from penjing.figures import RepairFigures
 from penjing.graph.capture import Program
 from penjing.graph.network import Cut
@@ -76,6 +76,10 @@ def repair(
 
     Returns:
         Values by qualified name, and a row for each layer that was looked at.
+
+    Raises:
+        InputError: Too few samples.
+        StrategyError: The repair does not suit the change.
     """
     if how == "recalibrate":
         return recalibrate(changed.program, changed.program.tensors, samples), []
@@ -84,7 +88,7 @@ def repair(
     if isinstance(how, Reconstruct):
         return reconstruct(changed, samples, how, support)
     samples.at_least(MIN_SAMPLES, "tuning")
-    seen, held = _split(samples, how)
+    seen, held = _split(samples, how, changed.program)
     few = Calibration.of(seen, limit=how.first_samples)
     solved, rows = reconstruct(changed, few, replace(how.first, keep_frozen=True), support)
     tuned, row = tune(_with(changed, solved), seen, held, how)
@@ -111,10 +115,21 @@ def _folded(
     return fold(changed, samples, how)
 
 
-def _split(samples: Calibration, how: Tune) -> tuple[Calibration, Calibration]:
-    """Samples to learn from, and those held out, drawn by chance."""
+def _split(samples: Calibration, how: Tune, program: Program) -> tuple[Calibration, Calibration]:
+    """Samples to learn from, and those held out, drawn by chance.
+
+    Raises:
+        InputError: There are not two batches of a network that takes only whole ones.
+    """
     order = torch.randperm(samples.samples, generator=torch.Generator().manual_seed(how.seed))
     held = max(1, round(how.hold_out * samples.samples))
+    if not program.dynamic_batch:
+        held = max(program.batch, held - held % program.batch)
+        if samples.samples - held < program.batch:
+            raise InputError(
+                f"the network has a fixed batch of {program.batch} and the calibration data has "
+                f"{samples.samples} samples; tuning holds a batch out, so give at least two"
+            )
     return samples.those(order[held:]), samples.those(order[:held])
 
 
