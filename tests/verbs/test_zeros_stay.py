@@ -43,5 +43,15 @@ def test_zeros_that_were_there_stay(sparse, how):
     assert refilled(sparse, **how) == 0
 
 
+@pytest.mark.parametrize("importance", ["random", "movement", "grasp", "magnitude"])
+def test_zeros_that_were_there_count_first(sparse, importance):
+    labelled = [(X, torch.arange(len(X)) % 4)]
+    again = pj.sparsify(
+        sparse, X[:2], sparsity=0.3, importance=importance, calibration=labelled,
+        allocation="uniform", repair=None,
+    ).model  # fmt: skip
+    assert torch.equal(again[2].weight == 0, sparse[2].weight == 0)
+
+
 def test_zeros_come_back_where_that_is_asked_for(sparse):
     assert refilled(sparse, pattern="kernel", sparsity=0.3, keep_zeros=False) > 0

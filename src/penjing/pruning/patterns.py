@@ -213,6 +213,10 @@ class Tiling:
             tiles = torch.cat([tiles, tiles.new_zeros(self.groups, missing, *tiles.shape[2:])], 1)
         return tiles.reshape(-1, self.pattern.rows, *self.index.shape)
 
+    def empty(self, matrix: Tensor) -> Tensor:
+        """Blocks of a matrix `(G, V, U)` that are all zero, `(N, B)` bool."""
+        return (self.blocks(matrix).count_nonzero((1, 3)) == 0) & (self.sizes > 0)
+
     def spread(self, kept: Tensor) -> Tensor:
         """Blocks that stay `(N, B)` as weights that stay `(G, V, U)`, both bool."""
         rows = kept.view(self.groups, self.bundles, -1).repeat_interleave(self.pattern.rows, 1)

@@ -332,11 +332,15 @@ class Work:
 
     @cached_property
     def scores(self) -> dict[str, Tensor]:
-        """Scores of the blocks of every target."""
+        """Scores of the blocks of every target; 0 where a block is zero already and stays so."""
         scores = self.survey.run(self.how.samples if self.how.sees_data else None)
         for target in self.found[0]:
             _check_scores(target, scores[target.weight])
-        return scores
+        if not self.how.keep_zeros:
+            return scores
+        tensors, least = self.program.tensors, torch.finfo(torch.float64).tiny
+        empty = {t.weight: t.tiling.empty(t.matrix(tensors[t.weight])) for t in self.found[0]}
+        return {n: s.clamp_min(least).masked_fill(empty[n], 0.0) for n, s in scores.items()}
 
     @cached_property
     def sparsities(self) -> dict[str, float]:
