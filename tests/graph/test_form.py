@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from penjing.errors import CaptureError, InputError
+from penjing.graph.attributes import Readings, readings
 from penjing.graph.capture import capture
 from penjing.graph.form import graph_form
 from penjing.graph.network import Network
@@ -239,3 +240,10 @@ def test_the_representation_is_short(form: fx.GraphModule) -> None:
 def test_a_deep_copy_remembers_the_original(form: fx.GraphModule) -> None:
     form.meta["original"] = "Net"
     assert repr(copy.deepcopy(form)).startswith("GraphForm(of Net, inputs ")
+
+
+def test_a_graph_form_has_no_settings_that_a_cut_could_follow():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    example = torch.randn(2, 3, 8)
+    form = graph_form(capture(layer, example))
+    assert readings(form, ((example,), {})) == Readings((), frozenset())

@@ -276,6 +276,8 @@ def _twin(model: nn.Module) -> nn.Module:
 
 
 def _hang_probes(module: nn.Module, name: str, met: set[Place]) -> None:
+    if isinstance(module, fx.GraphModule):  # its sizes are in its code, its attributes of the graph
+        return
     own = vars(module)
     for attribute in [a for a in own if a not in _OF_EVERY_MODULE]:
         own[attribute] = _probed(own[attribute], Place(name, (attribute,)), 2, met)
