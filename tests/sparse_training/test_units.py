@@ -137,11 +137,22 @@ def test_a_network_without_groups_is_refused():
 
 
 @pytest.mark.parametrize(
-    "how", [{"pruning_ratio": 0.5, "sparsity": 0.5}, {"sparsity": 0.5, "pattern": "unit"}]
+    "how",
+    [
+        {"pruning_ratio": 0.5, "sparsity": 0.5},
+        {"sparsity": 0.5, "pattern": "unit"},
+        {"pruning_ratio": 0.5, "sparsity": 0.5, "pattern": "unit"},
+        {"pruning_ratio": 0.5, "pattern": "2:4"},
+    ],
 )
 def test_shares_of_units_and_of_weights_are_not_mixed(how):
     with pytest.raises(BudgetError, match="pruning_ratio"):
         pj.train(Residual(), job(), **how)
+
+
+def test_a_share_of_units_may_name_their_pattern_too():
+    tuned = pj.train(Residual(), job(), pruning_ratio=0.5, pattern="unit", epochs=1, progress=False)
+    assert tuned.plan is not None
 
 
 def test_a_run_goes_on_where_it_was():

@@ -221,13 +221,12 @@ def _of_units(
         if pattern == UNIT:
             raise BudgetError("the share of whole units is pruning_ratio=0.5, say")
         return pattern, sparsity
-    if pattern == UNIT and sparsity is None:
-        return UNIT, pruning_ratio
-    if sparsity is not None or Pattern.parse(pattern).name != "element":
+    shape = UNIT if pattern == UNIT else Pattern.parse(pattern).name
+    if sparsity is not None or shape not in {UNIT, "element"}:
         raise BudgetError(
             f"pruning_ratio is {pruning_ratio} of whole units, beside sparsity {sparsity} in the "
-            f"pattern {Pattern.parse(pattern).name!r}; give one of them, and make the network that "
-            "is left sparse after that"
+            f"pattern {shape!r}; give one of them, and make the network that is left sparse after "
+            "that"
         )
     return UNIT, pruning_ratio
 
